@@ -1,0 +1,1 @@
+//! Completion ports for Rust.
