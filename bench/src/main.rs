@@ -1,1 +1,240 @@
-fn main() {}
+//! Landfall and its peers side by side: the same echo server under each stack, one neutral client.
+//! See `README.md` for what is measured and how.
+
+mod client;
+mod protocol;
+mod runs;
+mod server;
+mod stacks;
+mod statistics;
+mod table;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::Serialize;
+
+use crate::client::LARGEST_MESSAGE;
+use crate::runs::sharing::{Neighbour, Sharing};
+use crate::runs::{accept, echo, memory};
+use crate::stacks::{Role, Stack};
+use crate::statistics::Comparison;
+
+/// Runs the same echo server under Landfall and its peers, and compares what each costs
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// What to measure [default: all]
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Subcommand, Clone)]
+enum Command {
+    /// All of the following
+    All,
+    /// Processor time of the server per echoed message
+    Echo,
+    /// Processor time of the server per accepted connection
+    Accept,
+    /// User memory of the server per idle connection
+    Memory,
+    /// Latency of connections whose neighbour computes, or blocks its thread
+    Sharing,
+    /// One of the servers under test, until it is ended
+    Serve(Serve),
+}
+
+#[derive(Args)]
+struct Options {
+    /// Rounds; each takes one sample of each stack
+    #[arg(long, global = true, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// A smoke run: fewer and shorter rounds
+    #[arg(long, global = true)]
+    quick: bool,
+    /// Only these stacks
+    #[arg(long, global = true, value_delimiter = ',', value_enum, default_values_t = Stack::value_variants())]
+    stacks: Vec<Stack>,
+    /// Worker threads of the servers (echo and accept)
+    #[arg(long, global = true, value_delimiter = ',', default_values_t = [1, 2], value_parser = workers)]
+    workers: Vec<usize>,
+    /// Connections (echo)
+    #[arg(long, global = true, value_delimiter = ',', default_values_t = [50, 1000], value_parser = connections)]
+    connections: Vec<usize>,
+    /// Message sizes in bytes (echo)
+    #[arg(long, global = true, value_delimiter = ',', default_values_t = [64, LARGEST_MESSAGE], value_parser = size)]
+    sizes: Vec<usize>,
+    /// Writes all samples to this file
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Args, Clone)]
+struct Serve {
+    #[arg(long, value_enum)]
+    stack: Stack,
+    #[arg(long, default_value_t = 1, value_parser = workers)]
+    workers: usize,
+    /// 0 for any free port; the address is printed
+    #[arg(long, default_value_t = 0)]
+    port: u16,
+    /// Processors to run on [default: any]
+    #[arg(long, value_delimiter = ',')]
+    processors: Vec<usize>,
+    /// End when the process that started this one does
+    #[arg(long)]
+    with_parent: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    machine: Machine,
+    comparisons: Vec<Comparison>,
+    sharing: Vec<Sharing>,
+}
+
+#[derive(Serialize)]
+struct Machine {
+    kernel: String,
+    processors: usize,
+}
+
+fn main() -> Result<ExitCode> {
+    let cli = Cli::parse();
+    match cli.command {
+        Some(Command::Serve(serve)) => run_server(&serve).map(|()| ExitCode::SUCCESS),
+        command => measure(&command.unwrap_or(Command::All), &cli.options),
+    }
+}
+
+fn run_server(serve: &Serve) -> Result<()> {
+    if serve.with_parent {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    }
+    if !serve.processors.is_empty() {
+        server::pin(&serve.processors)?;
+    }
+    server::raise_descriptor_limit()?;
+    serve
+        .stack
+        .serve(serve.workers, serve.port, |address| println!("{address}"))
+        .with_context(|| format!("the {} server ended", serve.stack.name()))
+}
+
+/// Ends with 1 if a stack failed anywhere.
+fn measure(command: &Command, options: &Options) -> Result<ExitCode> {
+    let chosen = |this: &Command| {
+        let same = std::mem::discriminant(command) == std::mem::discriminant(this);
+        same || matches!(command, Command::All)
+    };
+    let machine = machine()?;
+    println!("Linux {}, {} processors\n", machine.kernel, machine.processors);
+    let mut report = Report { machine, comparisons: Vec::new(), sharing: Vec::new() };
+    if chosen(&Command::Echo) {
+        measure_echo(options, &mut report);
+    }
+    if chosen(&Command::Accept) {
+        for &workers in &options.workers {
+            report.add(accept::run(&options.stacks, options.rounds(), workers, options.slices()));
+        }
+    }
+    if chosen(&Command::Memory) {
+        // It hardly varies.
+        report.add(memory::run(&options.stacks, options.rounds().min(3))?);
+    }
+    if chosen(&Command::Sharing) {
+        measure_sharing(options, &mut report);
+    }
+    if let Some(path) = &options.json {
+        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        serde_json::to_writer_pretty(file, &report)?;
+    }
+    Ok(if report.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn measure_echo(options: &Options, report: &mut Report) {
+    for &workers in &options.workers {
+        for &connections in &options.connections {
+            for &message_size in &options.sizes {
+                let load = echo::Load {
+                    workers,
+                    connections,
+                    message_size,
+                    messages: if message_size <= 1024 { 6000 } else { 4000 },
+                    slices: options.slices(),
+                };
+                report.add(echo::run(&options.stacks, options.rounds(), load));
+            }
+        }
+    }
+}
+
+fn measure_sharing(options: &Options, report: &mut Report) {
+    let duration = Duration::from_secs(if options.quick { 2 } else { 5 });
+    // The ring is a limit of cost; in sharing it is one more thread-per-core server.
+    let mut stacks = options.stacks.clone();
+    stacks.retain(|stack| stack.role() != Role::Limit);
+    for neighbour in [Neighbour::None, Neighbour::Computes, Neighbour::Sleeps] {
+        let rounds = options.rounds().min(5);
+        let sharing = runs::sharing::run(&stacks, rounds, duration, neighbour);
+        println!("{}\n", table::sharing(&sharing));
+        report.sharing.push(sharing);
+    }
+}
+
+impl Options {
+    fn rounds(&self) -> usize {
+        if self.quick { 3 } else { usize::from(self.rounds) }
+    }
+
+    /// Slices of a round, some tens of milliseconds each.
+    fn slices(&self) -> usize {
+        if self.quick { 2 } else { 10 }
+    }
+}
+
+impl Report {
+    fn add(&mut self, comparison: Comparison) {
+        println!("{}\n", table::comparison(&comparison));
+        self.comparisons.push(comparison);
+    }
+
+    fn failed(&self) -> bool {
+        let compared = self.comparisons.iter().flat_map(|comparison| &comparison.rows);
+        let shared = self.sharing.iter().flat_map(|sharing| &sharing.rows);
+        compared.map(|row| &row.series.failure).chain(shared.map(|row| &row.failure)).any(Option::is_some)
+    }
+}
+
+fn machine() -> Result<Machine> {
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
+    let processors = std::thread::available_parallelism()?.get();
+    ensure!(processors >= 2, "server and client need a processor each; there is only one");
+    Ok(Machine { kernel, processors })
+}
+
+fn workers(text: &str) -> Result<usize, String> {
+    within(text, 1, 2)
+}
+
+fn connections(text: &str) -> Result<usize, String> {
+    within(text, 1, 10_000)
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    within(text, 1, LARGEST_MESSAGE)
+}
+
+fn within(text: &str, low: usize, high: usize) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if (low..=high).contains(&number) => Ok(number),
+        _ => Err(format!("a number from {low} to {high} is needed")),
+    }
+}

@@ -1,0 +1,6 @@
+//! The four measurements.
+
+pub mod accept;
+pub mod echo;
+pub mod memory;
+pub mod sharing;

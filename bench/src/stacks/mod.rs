@@ -1,0 +1,120 @@
+//! The echo servers under test: one module each, in the best form its library has, all with
+//! `serve`, which runs until the process is ended.
+
+mod compio;
+mod monoio;
+mod ring;
+mod threads;
+mod tokio;
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::thread;
+
+use anyhow::{Result, anyhow};
+use clap::ValueEnum;
+use serde::Serialize;
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Holds the largest message of the benchmark with room to spare, so that a message that arrived
+/// whole is received whole, and a readiness-based reader learns from the short read that there is
+/// no more.
+const RECEIVE_SIZE: usize = 20 * 1024;
+/// Pooled buffers of one worker's ring. Few enough for the warm ones to stay in the cache.
+const POOLED_BUFFERS: u16 = 256;
+/// A burst of connections must not overflow the queue: a dropped SYN costs a second.
+const BACKLOG: i32 = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stack {
+    Tokio,
+    Compio,
+    Monoio,
+    Threads,
+    Ring,
+    RingDefer,
+}
+
+/// What a stack is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A way in which people write servers today.
+    Peer,
+    /// The least that the kernel's interface allows, with nothing on top.
+    Limit,
+}
+
+impl Stack {
+    pub fn name(self) -> &'static str {
+        match self {
+            Stack::Tokio => "tokio",
+            Stack::Compio => "compio",
+            Stack::Monoio => "monoio",
+            Stack::Threads => "threads",
+            Stack::Ring => "ring",
+            Stack::RingDefer => "ring-defer",
+        }
+    }
+
+    pub fn role(self) -> Role {
+        match self {
+            Stack::Tokio | Stack::Compio | Stack::Monoio | Stack::Threads => Role::Peer,
+            Stack::Ring | Stack::RingDefer => Role::Limit,
+        }
+    }
+
+    /// Thread-per-core stacks have one listener a worker; the kernel spreads connections over them.
+    fn listeners(self, workers: usize) -> usize {
+        match self {
+            Stack::Tokio | Stack::Threads => 1,
+            Stack::Compio | Stack::Monoio | Stack::Ring | Stack::RingDefer => workers,
+        }
+    }
+
+    /// Serves on `port` of the loopback address (0 chooses one) until the process is ended.
+    /// `listening` is told the address as soon as clients may connect.
+    pub fn serve(
+        self,
+        workers: usize,
+        port: u16,
+        listening: impl FnOnce(SocketAddr),
+    ) -> Result<()> {
+        let mut listeners = vec![listen(port)?];
+        let address = listeners[0].local_addr()?;
+        while listeners.len() < self.listeners(workers) {
+            listeners.push(listen(address.port())?);
+        }
+        listening(address);
+        match self {
+            Stack::Tokio => tokio::serve(listeners.remove(0), workers),
+            Stack::Compio => thread_per_core(listeners, compio::serve),
+            Stack::Monoio => thread_per_core(listeners, monoio::serve),
+            Stack::Threads => threads::serve(listeners.remove(0)),
+            Stack::Ring => thread_per_core(listeners, ring::serve_cooperative),
+            Stack::RingDefer => thread_per_core(listeners, ring::serve_deferred),
+        }
+    }
+}
+
+/// Accepted sockets inherit the listener's `TCP_NODELAY`: without it a server that answers a message
+/// in two pieces would measure Nagle's algorithm.
+fn listen(port: u16) -> Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn thread_per_core(
+    listeners: Vec<TcpListener>,
+    serve: fn(TcpListener) -> Result<()>,
+) -> Result<()> {
+    let workers: Vec<_> =
+        listeners.into_iter().map(|listener| thread::spawn(move || serve(listener))).collect();
+    for worker in workers {
+        worker.join().map_err(|_| anyhow!("a worker panicked"))??;
+    }
+    Ok(())
+}
