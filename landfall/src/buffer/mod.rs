@@ -1,0 +1,202 @@
+//! Buffers: owned by the program, by an operation, or by a pool, one at a time.
+
+mod pool;
+
+use std::fmt;
+use std::ops::Deref;
+
+use bytes::Bytes;
+
+pub(crate) use pool::{Home, Pool};
+pub use pool::PooledBuffer;
+
+/// Memory that goes into an operation and comes back with its completion.
+///
+/// ```
+/// use landfall::buffer::Buffer;
+///
+/// let mut buffer = Buffer::from("hello, world");
+/// buffer.advance(7);
+/// assert_eq!(&buffer[..], b"world");
+/// ```
+#[non_exhaustive]
+pub enum Buffer {
+    /// A vector.
+    Vec(Vec<u8>),
+    /// A vector whose first bytes have been used.
+    Rest(Vec<u8>, usize),
+    /// Shared bytes.
+    Bytes(Bytes),
+    /// A buffer of a port's pool.
+    Pooled(PooledBuffer),
+    /// Bytes that live as long as the program.
+    Static(&'static [u8]),
+}
+
+impl Buffer {
+    /// Gives the first `count` bytes up.
+    ///
+    /// # Panics
+    ///
+    /// When the buffer is shorter.
+    pub fn advance(&mut self, count: usize) {
+        assert!(count <= self.len(), "advanced {count} of {} bytes", self.len());
+        match self {
+            Buffer::Vec(vec) => *self = Buffer::Rest(std::mem::take(vec), count),
+            Buffer::Rest(_, start) => *start += count,
+            Buffer::Bytes(bytes) => *bytes = bytes.split_off(count),
+            Buffer::Pooled(pooled) => pooled.advance(count),
+            Buffer::Static(bytes) => *bytes = &bytes[count..],
+        }
+    }
+
+    /// Keeps the first `length` bytes; does nothing when there are no more.
+    pub fn truncate(&mut self, length: usize) {
+        if length >= self.len() {
+            return;
+        }
+        match self {
+            Buffer::Vec(vec) => vec.truncate(length),
+            Buffer::Rest(vec, start) => vec.truncate(*start + length),
+            Buffer::Bytes(bytes) => bytes.truncate(length),
+            Buffer::Pooled(pooled) => pooled.truncate(length),
+            Buffer::Static(bytes) => *bytes = &bytes[..length],
+        }
+    }
+
+    /// The bytes as a vector: the same one if it was one, a copy otherwise.
+    pub fn into_vec(self) -> Vec<u8> {
+        match self {
+            Buffer::Vec(vec) => vec,
+            Buffer::Rest(mut vec, start) => {
+                vec.drain(..start);
+                vec
+            }
+            Buffer::Bytes(bytes) => bytes.into(),
+            other => other.to_vec(),
+        }
+    }
+
+    /// The bytes as shared bytes, without copying unless they are pooled.
+    pub fn into_bytes(self) -> Bytes {
+        match self {
+            Buffer::Vec(vec) => vec.into(),
+            Buffer::Rest(vec, start) => Bytes::from(vec).split_off(start),
+            Buffer::Bytes(bytes) => bytes,
+            Buffer::Static(bytes) => Bytes::from_static(bytes),
+            Buffer::Pooled(pooled) => Bytes::copy_from_slice(&pooled),
+        }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Buffer::Vec(vec) => vec,
+            Buffer::Rest(vec, start) => &vec[*start..],
+            Buffer::Bytes(bytes) => bytes,
+            Buffer::Pooled(pooled) => pooled,
+            Buffer::Static(bytes) => bytes,
+        }
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Buffer::Static(&[])
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self {
+            Buffer::Vec(_) | Buffer::Rest(..) => "Vec",
+            Buffer::Bytes(_) => "Bytes",
+            Buffer::Pooled(_) => "Pooled",
+            Buffer::Static(_) => "Static",
+        };
+        write!(f, "Buffer::{kind}({} bytes)", self.len())
+    }
+}
+
+impl From<Vec<u8>> for Buffer {
+    fn from(vec: Vec<u8>) -> Self {
+        Buffer::Vec(vec)
+    }
+}
+
+impl From<String> for Buffer {
+    fn from(text: String) -> Self {
+        Buffer::Vec(text.into_bytes())
+    }
+}
+
+impl From<Bytes> for Buffer {
+    fn from(bytes: Bytes) -> Self {
+        Buffer::Bytes(bytes)
+    }
+}
+
+impl From<PooledBuffer> for Buffer {
+    fn from(pooled: PooledBuffer) -> Self {
+        Buffer::Pooled(pooled)
+    }
+}
+
+impl From<&'static [u8]> for Buffer {
+    fn from(bytes: &'static [u8]) -> Self {
+        Buffer::Static(bytes)
+    }
+}
+
+impl<const N: usize> From<&'static [u8; N]> for Buffer {
+    fn from(bytes: &'static [u8; N]) -> Self {
+        Buffer::Static(bytes)
+    }
+}
+
+impl From<&'static str> for Buffer {
+    fn from(text: &'static str) -> Self {
+        Buffer::Static(text.as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_advances_truncates_and_converts_alike() {
+        let forms: [fn() -> Buffer; 3] = [
+            || b"0123456789".to_vec().into(),
+            || Bytes::from_static(b"0123456789").into(),
+            || b"0123456789".into(),
+        ];
+        for form in forms {
+            let mut buffer = form();
+            buffer.advance(2);
+            buffer.advance(1);
+            buffer.truncate(5);
+            buffer.truncate(50);
+            assert_eq!(&buffer[..], b"34567");
+            assert_eq!(buffer.into_vec(), b"34567");
+            let mut buffer = form();
+            buffer.advance(8);
+            assert_eq!(&buffer.into_bytes()[..], b"89");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "advanced 4 of 3 bytes")]
+    fn advancing_past_the_end_panics() {
+        Buffer::from("abc").advance(4);
+    }
+}

@@ -1,0 +1,128 @@
+//! What a driver must provide, and which driver a port gets.
+//!
+//! A driver turns operations into system calls and what the system reports into
+//! [`Completion`]s. It has one or more *lanes*: independent queues (a ring, an epoll instance)
+//! that one thread at a time waits on and any thread may take from. Who waits where, who is
+//! released and how many run is decided above, in `port/scheduler.rs`, once for all drivers.
+//!
+//! To write another driver, implement [`Driver`] and put it under `tests/contract/`.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use socket2::Socket;
+
+use crate::port::{Completion, Handle, Operation, OperationId, SubmitError};
+
+pub(crate) mod uring;
+
+/// The code of an operation ended by a cancel or a close.
+pub(crate) const ABORTED: i32 = libc::ECANCELED;
+
+/// The most lanes a port can have: sets of lanes are the bits of a `u64`.
+pub(crate) const MAX_LANES: usize = 64;
+
+/// A socket inside a driver.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct SocketRef {
+    pub(crate) lane: u32,
+    pub(crate) index: u32,
+}
+
+/// Takes completions as a driver finds them.
+pub(crate) trait Sink {
+    fn push(&mut self, completion: Completion);
+}
+
+impl Sink for Vec<Completion> {
+    fn push(&mut self, completion: Completion) {
+        Vec::push(self, completion);
+    }
+}
+
+impl Sink for Option<Completion> {
+    fn push(&mut self, completion: Completion) {
+        debug_assert!(self.is_none(), "asked for one completion");
+        *self = Some(completion);
+    }
+}
+
+/// An accepted submission.
+pub(crate) struct Submitted {
+    pub(crate) id: OperationId,
+    /// The lanes that now have something to flush, as bits.
+    pub(crate) lanes: u64,
+}
+
+/// The list of what every system must provide.
+///
+/// Completions, handles and buffers run user code and other locks when dropped, so a driver never
+/// drops one while it holds a lock of its own.
+pub(crate) trait Driver: Send + Sync + fmt::Debug {
+    /// The name that `--driver` takes and the tool prints.
+    fn name(&self) -> &'static str;
+
+    fn lanes(&self) -> usize;
+
+    /// Takes a socket over, into the lane that has the fewest. On failure it comes back.
+    fn attach(&self, socket: Socket) -> Result<SocketRef, (io::Error, Socket)>;
+
+    /// Accepts an operation or gives it back. From a worker it may rest in the lane until that
+    /// worker's next `flush` or `wait`; other threads' operations always wait for a worker, so
+    /// that none dies with the thread that asked for it.
+    fn submit(
+        &self,
+        handle: &Handle,
+        operation: Operation,
+        token: usize,
+        worker: bool,
+    ) -> Result<Submitted, SubmitError>;
+
+    /// Asks for the end of one operation. Returns the lanes to flush, or `None` when there is no
+    /// such operation.
+    fn cancel(&self, id: OperationId, worker: bool) -> Option<u64>;
+
+    /// Asks for the end of a socket's operations. Returns how many, and the lanes to flush.
+    fn cancel_all(&self, socket: SocketRef, worker: bool) -> (usize, u64);
+
+    /// Closes a socket: its operations end as aborted, later ones are refused. Returns the lanes
+    /// to flush.
+    fn close(&self, socket: SocketRef, worker: bool) -> u64;
+
+    /// Forgets a socket that nothing refers to any more, closing it if need be. Returns the lanes
+    /// to flush.
+    fn release(&self, socket: SocketRef, worker: bool) -> u64;
+
+    /// Lets the next held-back completion of a serial handle out.
+    fn next_turn(&self, socket: SocketRef);
+
+    /// A descriptor of the caller's own for a socket.
+    fn descriptor(&self, socket: SocketRef) -> io::Result<OwnedFd>;
+
+    /// Takes up to `max` completions from a lane without waiting and returns how many.
+    fn reap(&self, lane: usize, max: usize, sink: &mut dyn Sink) -> usize;
+
+    /// Whether `reap` would probably find something. Cheap; may be wrong while another thread is
+    /// taking from the lane.
+    fn pending(&self, lane: usize) -> bool;
+
+    /// Hands what rests in the lane to the system and lets the system post what it has, without
+    /// waiting. Returns whether there was anything to do, so that `reap` may now find more.
+    fn flush(&self, lane: usize) -> bool;
+
+    /// Flushes and waits until one of `lanes` (bits) has a completion, `wake` is called on one of
+    /// them, or the time is over. May return early.
+    fn wait(&self, lanes: u64, timeout: Option<Duration>);
+
+    /// Ends a `wait` that covers the lane.
+    fn wake(&self, lane: usize);
+
+    /// Makes threads that compute in user code let the system post what they submitted.
+    fn poke(&self);
+
+    /// Refuses what comes later, ends everything pending, and returns when the system holds no
+    /// memory of ours any more.
+    fn shutdown(&self);
+}

@@ -1,0 +1,341 @@
+//! Streams of accepts: several single accepts posted on every lane, or one multishot accept each.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::Mutex;
+use slab::Slab;
+
+use super::complete::{filled, first_stage, remove, retried};
+use super::lane::{self, Lane, State};
+use super::op::{AcceptOne, AcceptStream, FirstData, Kind, NO_SOCKET, Op, Stage};
+use super::socket::{Place, Socket};
+use crate::buffer::Buffer;
+use crate::driver::{ABORTED, SocketRef};
+use crate::port::{Accepted, Completion, CompletionKind, OperationId, Payload};
+
+/// Single accepts kept posted on each lane (as many as libuv posts on Windows): a burst of clients
+/// meets that many before the worker has to come back.
+pub(super) const POSTED: usize = 32;
+
+/// In place of a lane in the name of an operation: it is a stream of accepts.
+pub(super) const STREAM_LANE: u64 = 0xff;
+
+/// The streams of all lanes, by name.
+#[derive(Default)]
+pub(super) struct Streams(Mutex<(Slab<Arc<AcceptStream>>, u32)>);
+
+impl Streams {
+    pub(super) fn insert(&self, make: impl FnOnce(u64) -> AcceptStream) -> Arc<AcceptStream> {
+        let (streams, generation) = &mut *self.0.lock();
+        *generation = (*generation + 1) & 0xff_ffff;
+        let entry = streams.vacant_entry();
+        let id = STREAM_LANE << 56 | u64::from(*generation) << 32 | entry.key() as u64;
+        entry.insert(Arc::new(make(id))).clone()
+    }
+
+    pub(super) fn get(&self, id: u64) -> Option<Arc<AcceptStream>> {
+        let (streams, _) = &*self.0.lock();
+        streams.get(id as u32 as usize).filter(|stream| stream.id == id).cloned()
+    }
+
+    /// The streams of a listener.
+    pub(super) fn of(&self, socket: SocketRef) -> Vec<Arc<AcceptStream>> {
+        let (streams, _) = &*self.0.lock();
+        let of_socket = |stream: &&Arc<AcceptStream>| stream.socket == socket;
+        streams.iter().map(|(_, stream)| stream).filter(of_socket).cloned().collect()
+    }
+
+    fn remove(&self, id: u64) -> Option<Arc<AcceptStream>> {
+        let (streams, _) = &mut *self.0.lock();
+        streams.try_remove(id as u32 as usize)
+    }
+}
+
+/// Posts what a lane is to carry of a stream.
+pub(super) fn post(lane: &Lane, state: &mut State, stream: &Arc<AcceptStream>, worker: bool) {
+    let multishot = lane.facilities.multishot_accept && !lane.facilities.direct_descriptors && !stream.once;
+    let count = if multishot || stream.once { 1 } else { POSTED };
+    for _ in 0..count {
+        let slot = if multishot { None } else { state.slots.take() };
+        let accept = AcceptOne::new(stream.clone(), slot, multishot);
+        stream.live.fetch_add(1, Ordering::AcqRel);
+        let op = Op::new(Kind::Accept(accept), NO_SOCKET, stream.token, None);
+        let key = lane.insert(state, op);
+        state.accepting.push(key);
+        lane.start(state, key, worker);
+    }
+}
+
+/// All lanes have their part of a stream; every part may be over already.
+pub(super) fn posted(lane: &Lane, state: &mut State, stream: &Arc<AcceptStream>) {
+    if let Some(last) = one_less(lane, stream, None) {
+        state.ready.push_back(last);
+    }
+}
+
+/// Ends what a lane carries of a stream.
+pub(super) fn cancel(lane: &Lane, state: &mut State, stream: &Arc<AcceptStream>, worker: bool) {
+    for place in 0..state.accepting.len() {
+        let key = state.accepting[place];
+        let of_stream = match &state.ops[key as usize].kind {
+            Kind::Accept(accept) => Arc::ptr_eq(&accept.stream, stream),
+            Kind::FirstData(first) => Arc::ptr_eq(&first.stream, stream),
+            _ => false,
+        };
+        if of_stream {
+            lane.cancel_in_kernel(state, key, worker);
+        }
+    }
+}
+
+/// A posted accept has something to report.
+pub(super) fn accepted(
+    lane: &Lane,
+    state: &mut State,
+    key: u32,
+    result: i32,
+    more: bool,
+) -> Option<Completion> {
+    let op = &mut state.ops[key as usize];
+    let cancelled = op.cancelled;
+    let Kind::Accept(accept) = &mut op.kind else {
+        return None;
+    };
+    let stream = accept.stream.clone();
+    let peer = accept.peer().filter(|_| result >= 0);
+    let slot = accept.slot.take();
+    let mut completion = None;
+    if result >= 0 {
+        let place = match slot {
+            Some(slot) => Place::Direct(slot),
+            // SAFETY: an accept without a place in the ring's table answers with a new descriptor.
+            None => Place::Plain(Arc::new(unsafe { lane::own(result) })),
+        };
+        completion = connection(lane, state, &stream, place, peer);
+    } else if let Some(slot) = slot {
+        state.slots.give_back(slot);
+    }
+    if more {
+        return completion;
+    }
+    let over = stream.once && result >= 0;
+    if !cancelled && !over && !state.closed && !stream.cancelled.load(Ordering::Acquire) {
+        if result >= 0 || passes(-result) {
+            post_again(lane, state, key);
+            return completion;
+        }
+        *stream.error.lock() = Some(-result);
+    }
+    forget(lane, state, key);
+    let last = one_less(lane, &stream, completion.as_mut());
+    if let Some(last) = last {
+        match completion {
+            Some(_) => state.ready.push_back(last),
+            None => return Some(last),
+        }
+    }
+    completion
+}
+
+/// Failures of one connection, after which the next accept may well succeed: the client gave up
+/// (accept(2) lists the network's errors), a signal, or the end of the thread that submitted it.
+fn passes(code: i32) -> bool {
+    matches!(
+        code,
+        libc::ECONNABORTED
+            | libc::EPROTO
+            | libc::ENETDOWN
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::EINTR
+            | libc::EAGAIN
+            | libc::ECANCELED
+            | libc::EFAULT
+    )
+}
+
+fn post_again(lane: &Lane, state: &mut State, key: u32) {
+    let slot = state.slots.take();
+    if let Kind::Accept(accept) = &mut state.ops[key as usize].kind {
+        match (accept.multishot, slot) {
+            (true, Some(slot)) => state.slots.give_back(slot),
+            (_, slot) => accept.slot = slot,
+        }
+    }
+    lane.start(state, key, true);
+}
+
+/// A new connection: handed out, or first asked for its data.
+fn connection(
+    lane: &Lane,
+    state: &mut State,
+    stream: &Arc<AcceptStream>,
+    place: Place,
+    peer: Option<SocketAddr>,
+) -> Option<Completion> {
+    let socket = state.sockets.insert(Socket::new(place, false)) as u32;
+    lane.population.fetch_add(1, Ordering::Relaxed);
+    if stream.first_data.is_none() {
+        return completion(lane, stream, socket, peer, None);
+    }
+    stream.live.fetch_add(1, Ordering::AcqRel);
+    let first = Box::new(FirstData {
+        stream: stream.clone(),
+        peer,
+        stage: first_stage(lane),
+        deadline: 0,
+    });
+    let waiting = lane.insert(state, Op::new(Kind::FirstData(first), socket, 0, None));
+    state.accepting.push(waiting);
+    lane.start(state, waiting, true);
+    let name = Lane::name(state, waiting);
+    let deadline = Op::new(Kind::Deadline(stream.clone(), name), NO_SOCKET, 0, None);
+    let deadline = lane.insert(state, deadline);
+    lane.start(state, deadline, true);
+    let deadline = Lane::name(state, deadline);
+    if let Kind::FirstData(first) = &mut state.ops[waiting as usize].kind {
+        first.deadline = deadline;
+    }
+    None
+}
+
+fn completion(
+    lane: &Lane,
+    stream: &AcceptStream,
+    socket: u32,
+    peer: Option<SocketAddr>,
+    first_data: Option<Buffer>,
+) -> Option<Completion> {
+    let handle = stream.handle.lock().clone()?;
+    let bytes = first_data.as_ref().map_or(0, |data| data.len());
+    let accepted = Accepted {
+        shared: handle.shared().clone(),
+        socket: Some(SocketRef {
+            lane: lane.index as u32,
+            index: socket,
+        }),
+        peer,
+        first_data,
+    };
+    Some(Completion {
+        kind: CompletionKind::Accept,
+        last: false,
+        code: 0,
+        sequence: 0,
+        bytes,
+        key: handle.key(),
+        token: stream.token,
+        id: OperationId(stream.id),
+        payload: Payload::Accepted(accepted),
+        handle: Some(handle),
+    })
+}
+
+/// The first data of a connection has come, or will not.
+pub(super) fn first_data(
+    lane: &Lane,
+    state: &mut State,
+    key: u32,
+    result: i32,
+    buffer: Option<Buffer>,
+) -> Option<Completion> {
+    let op = &mut state.ops[key as usize];
+    let (socket, cancelled) = (op.socket, op.cancelled);
+    let Kind::FirstData(first) = &mut op.kind else {
+        return None;
+    };
+    let next = match (&first.stage, result) {
+        (Stage::Select, result) if result == -libc::ENOBUFS => Some(Stage::Poll),
+        (Stage::Poll, 0..) => Some(Stage::Own(Vec::with_capacity(lane.means.buffer_size as usize))),
+        _ => None,
+    };
+    if let Some(next) = next.filter(|_| !cancelled) {
+        first.stage = next;
+        lane.start(state, key, true);
+        return None;
+    }
+    let received = usize::try_from(result).ok().filter(|_| !matches!(first.stage, Stage::Poll));
+    let stage = std::mem::replace(&mut first.stage, Stage::Poll);
+    let (stream, peer, deadline) = (first.stream.clone(), first.peer, first.deadline);
+    if received.is_none() && retried(lane, state, key, result) {
+        return None;
+    }
+    let data = received.map(|bytes| match stage {
+        Stage::Own(vec) => Buffer::Vec(filled(vec, bytes)),
+        _ => buffer.unwrap_or_default(),
+    });
+    if let Some(deadline) = Lane::find(state, deadline) {
+        lane.cancel_in_kernel(state, deadline, true);
+    }
+    forget(lane, state, key);
+    let mut completion = match data {
+        Some(data) => completion(lane, &stream, socket, peer, Some(data)),
+        None => {
+            // Silent too long, or broken before its first word: the client is never seen.
+            state.sockets[socket as usize].released = true;
+            lane.close_now(state, socket, true);
+            if stream.once && !stream.cancelled.load(Ordering::Acquire) && !state.closed {
+                post(lane, state, &stream, true);
+            }
+            None
+        }
+    };
+    match (one_less(lane, &stream, completion.as_mut()), completion.is_some()) {
+        (Some(last), true) => state.ready.push_back(last),
+        (last, false) => return last,
+        (None, true) => {}
+    }
+    completion
+}
+
+/// The time for first data is over, or the wait for it was cancelled.
+pub(super) fn deadline(lane: &Lane, state: &mut State, waiting: u64, result: i32) {
+    if result != -libc::ETIME {
+        return;
+    }
+    if let Some(key) = Lane::find(state, waiting) {
+        lane.cancel_in_kernel(state, key, true);
+    }
+}
+
+fn forget(lane: &Lane, state: &mut State, key: u32) {
+    if let Some(place) = state.accepting.iter().position(|&accepting| accepting == key) {
+        state.accepting.swap_remove(place);
+    }
+    remove(lane, state, key);
+}
+
+/// One part of a stream is over. If it was the last one, ends the stream: a single accept's
+/// completion is then final, a stream gets a final one of its own.
+fn one_less(
+    lane: &Lane,
+    stream: &Arc<AcceptStream>,
+    completion: Option<&mut Completion>,
+) -> Option<Completion> {
+    if stream.live.fetch_sub(1, Ordering::AcqRel) != 1 {
+        return None;
+    }
+    lane.streams.remove(stream.id);
+    let handle = stream.handle.lock().take();
+    if let Some(completion) = completion.filter(|_| stream.once) {
+        completion.last = true;
+        return None;
+    }
+    Some(Completion {
+        kind: CompletionKind::Accept,
+        last: true,
+        code: stream.error.lock().unwrap_or(ABORTED),
+        sequence: 0,
+        bytes: 0,
+        key: handle.as_ref().map_or(0, |handle| handle.key()),
+        token: stream.token,
+        id: OperationId(stream.id),
+        payload: Payload::None,
+        handle,
+    })
+}

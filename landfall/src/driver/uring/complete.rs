@@ -1,0 +1,398 @@
+//! What becomes of an operation when the kernel reports on it.
+
+use std::sync::Arc;
+
+use io_uring::cqueue;
+
+use super::accept;
+use super::lane::{Lane, State, user_data};
+use super::op::{Kind, Op, Stage};
+use super::socket::Socket;
+use crate::buffer::{Buffer, Pool};
+use crate::driver::ABORTED;
+use crate::port::{Completion, Payload};
+
+/// Works one entry of the completion queue off. Returns a completion to be handed out, if the
+/// entry makes one and its handle has no other out.
+pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Option<Completion> {
+    let data = cqe.user_data();
+    match user_data::tag(data) {
+        user_data::OPERATION => {}
+        user_data::CLOSED => {
+            state.slots.give_back(user_data::index(data));
+            return None;
+        }
+        _ => return None,
+    }
+    let Some(key) = Lane::find(state, data) else {
+        debug_assert!(false, "the kernel reports on an operation that is not ours");
+        return None;
+    };
+    let more = cqueue::more(cqe.flags());
+    if !more {
+        left_kernel(state, key);
+    }
+    let result = cqe.result();
+    let op = &mut state.ops[key as usize];
+    match &mut op.kind {
+        Kind::Pooled { .. } => {
+            let buffer = selected(state, cqe);
+            pooled(lane, state, key, result, more, buffer)
+        }
+        Kind::Send(_) | Kind::SendVectored(..) => sent(lane, state, key, result),
+        Kind::SendZeroCopy(_, known) => {
+            // The first report brings the result, a later one says that the memory is free.
+            let result = *known.get_or_insert(result);
+            if more {
+                return None;
+            }
+            *known = None;
+            sent(lane, state, key, result)
+        }
+        Kind::Receive(_) => received(lane, state, key, result, false),
+        Kind::ReceiveDatagram(_, message) => {
+            let truncated = message.truncated();
+            received(lane, state, key, result, truncated)
+        }
+        Kind::Connect(_) => connected(lane, state, key, result),
+        Kind::Readable | Kind::Shutdown(_) => {
+            if result < 0 && retried(lane, state, key, result) {
+                return None;
+            }
+            end(lane, state, key, (-result).max(0), 0)
+        }
+        Kind::SetOption(options) => {
+            if result >= 0 && options.next() {
+                lane.start(state, key, true);
+                return None;
+            }
+            end(lane, state, key, (-result).max(0), 0)
+        }
+        Kind::Install(answer) => {
+            answer.set(result);
+            remove(lane, state, key);
+            None
+        }
+        Kind::Accept(_) => accept::accepted(lane, state, key, result, more),
+        Kind::FirstData(_) => {
+            let buffer = selected(state, cqe);
+            accept::first_data(lane, state, key, result, buffer)
+        }
+        Kind::Deadline(_, name) => {
+            let name = *name;
+            remove(lane, state, key);
+            accept::deadline(lane, state, name, result);
+            None
+        }
+    }
+}
+
+/// The buffer that the kernel picked, if it did.
+fn selected(state: &State, cqe: &cqueue::Entry) -> Option<Buffer> {
+    let id = cqueue::buffer_select(cqe.flags())?;
+    let pool: &Arc<Pool> = state.pool.as_ref()?;
+    let length = cqe.result().max(0) as usize;
+    // SAFETY: the kernel took the buffer off its ring for this completion, which is seen once, and
+    // has done with it. It filled at most the length that the buffer was registered with.
+    Some(Buffer::Pooled(unsafe { pool.buffer(id, length.min(pool.size())) }))
+}
+
+/// The kernel is done with the operation, at least for now.
+fn left_kernel(state: &mut State, key: u32) {
+    let op = &mut state.ops[key as usize];
+    if std::mem::take(&mut op.in_kernel) {
+        if let Some(socket) = state.sockets.get_mut(op.socket as usize) {
+            socket.in_kernel -= 1;
+        }
+    }
+}
+
+/// Submits an operation again that failed for no reason of its own: interrupted, or ended by the
+/// kernel because the thread that submitted it is gone (io_uring_prep_cancel(3) names ECANCELED;
+/// a retry on behalf of such a thread fails with EFAULT, liburing #1595).
+pub(super) fn retried(lane: &Lane, state: &mut State, key: u32, result: i32) -> bool {
+    let spurious = matches!(-result, libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::EFAULT);
+    let op = &mut state.ops[key as usize];
+    let again = spurious && !op.cancelled && !state.closed;
+    if again {
+        lane.start(state, key, true);
+    }
+    again
+}
+
+/// A failure as its code: what was asked to end is aborted, whatever the kernel calls it.
+fn code(op: &Op, result: i32) -> i32 {
+    match -result {
+        libc::EINTR | libc::EAGAIN if op.cancelled => ABORTED,
+        code => code,
+    }
+}
+
+fn pooled(
+    lane: &Lane,
+    state: &mut State,
+    key: u32,
+    result: i32,
+    more: bool,
+    buffer: Option<Buffer>,
+) -> Option<Completion> {
+    let op = &mut state.ops[key as usize];
+    let Kind::Pooled { stream, stage } = &mut op.kind else {
+        return None;
+    };
+    let stream = *stream;
+    match (&mut *stage, result) {
+        (Stage::Select, result) if result == -libc::ENOBUFS => {
+            // Nobody starves: the pool's users may keep its buffers for ever.
+            *stage = Stage::Poll;
+            return again_or_abort(lane, state, key, more);
+        }
+        (Stage::Poll, 0..) => {
+            *stage = Stage::Own(Vec::with_capacity(lane.means.buffer_size as usize));
+            return again_or_abort(lane, state, key, more);
+        }
+        _ => {}
+    }
+    if result < 0 {
+        if more || retried(lane, state, key, result) {
+            return None;
+        }
+        let code = code(&state.ops[key as usize], result);
+        return end(lane, state, key, code, 0);
+    }
+    let bytes = result as usize;
+    let data = match std::mem::replace(stage, first_stage(lane)) {
+        Stage::Own(vec) => Some(Buffer::Vec(filled(vec, bytes))),
+        Stage::Select | Stage::Poll => buffer,
+    };
+    if bytes == 0 {
+        // An empty pooled buffer goes back here; its home's lock is not ours.
+        drop(data);
+        return if more { None } else { end(lane, state, key, 0, 0) };
+    }
+    if !stream {
+        let mut completion = finished(lane, state, key, 0, bytes);
+        completion.payload = data.map_or(Payload::None, Payload::Buffer);
+        return deliver(state, completion);
+    }
+    let completion = step(lane, state, key, bytes, data);
+    let delivered = deliver(state, completion);
+    if !more {
+        if let Some(last) = again_or_abort(lane, state, key, more) {
+            // Both at once: the second one waits its turn behind the first.
+            state.ready.push_back(last);
+        }
+    }
+    delivered
+}
+
+/// How a pooled receive begins.
+pub(super) fn first_stage(lane: &Lane) -> Stage {
+    match lane.facilities.provided_buffers {
+        true => Stage::Select,
+        false => Stage::Poll,
+    }
+}
+
+/// A vector into whose spare capacity the kernel has written.
+pub(super) fn filled(mut vec: Vec<u8>, bytes: usize) -> Vec<u8> {
+    assert!(bytes <= vec.capacity() - vec.len(), "received past the end of the buffer");
+    // SAFETY: the kernel has written that many bytes from the vector's length on, which its
+    // capacity covers.
+    unsafe { vec.set_len(vec.len() + bytes) };
+    vec
+}
+
+/// Goes on with an operation whose last report left it without the kernel, unless it is to end.
+fn again_or_abort(lane: &Lane, state: &mut State, key: u32, more: bool) -> Option<Completion> {
+    if more {
+        return None;
+    }
+    if state.ops[key as usize].cancelled || state.closed {
+        return end(lane, state, key, ABORTED, 0);
+    }
+    lane.start(state, key, true);
+    None
+}
+
+fn received(lane: &Lane, state: &mut State, key: u32, result: i32, truncated: bool) -> Option<Completion> {
+    if result < 0 {
+        if retried(lane, state, key, result) {
+            return None;
+        }
+        let code = code(&state.ops[key as usize], result);
+        return end(lane, state, key, code, 0);
+    }
+    let bytes = result as usize;
+    match &mut state.ops[key as usize].kind {
+        Kind::Receive(buffer) | Kind::ReceiveDatagram(buffer, _) => {
+            *buffer = filled(std::mem::take(buffer), bytes);
+        }
+        _ => {}
+    }
+    end(lane, state, key, if truncated { libc::EMSGSIZE } else { 0 }, bytes)
+}
+
+fn sent(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Completion> {
+    let op = &mut state.ops[key as usize];
+    if result < 0 {
+        if retried(lane, state, key, result) {
+            return None;
+        }
+        let op = &state.ops[key as usize];
+        let (code, done) = (code(op, result), op.done);
+        return end(lane, state, key, code, done);
+    }
+    op.done += result as usize;
+    let (done, length) = (op.done, op.length());
+    if done >= length || result == 0 {
+        return end(lane, state, key, 0, done);
+    }
+    if op.cancelled || state.closed {
+        return end(lane, state, key, ABORTED, done);
+    }
+    lane.start(state, key, true);
+    None
+}
+
+fn connected(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Completion> {
+    let op = &mut state.ops[key as usize];
+    let Kind::Connect(connect) = &mut op.kind else {
+        return None;
+    };
+    match -result {
+        // The wait for an earlier attempt is over: ask for its outcome.
+        ..=0 if connect.again => {
+            connect.again = false;
+            lane.start(state, key, true);
+            None
+        }
+        libc::EISCONN => end(lane, state, key, 0, 0),
+        libc::ECANCELED | libc::EINTR | libc::EALREADY | libc::EFAULT if !op.cancelled && !state.closed => {
+            connect.again = true;
+            lane.start(state, key, true);
+            None
+        }
+        code => end(lane, state, key, code.max(0), 0),
+    }
+}
+
+/// One completion of several.
+fn step(lane: &Lane, state: &mut State, key: u32, bytes: usize, data: Option<Buffer>) -> Completion {
+    let id = lane.id(state, key);
+    let op = &mut state.ops[key as usize];
+    let sequence = op.sequence;
+    op.sequence = sequence.wrapping_add(1);
+    Completion {
+        kind: op.completion_kind(),
+        last: false,
+        code: 0,
+        sequence,
+        bytes,
+        key: op.handle.as_ref().map_or(0, |handle| handle.key()),
+        token: op.token,
+        id,
+        payload: data.map_or(Payload::None, Payload::Buffer),
+        handle: op.handle.clone(),
+    }
+}
+
+/// Ends an operation and lets its final completion out, or holds it back.
+fn end(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) -> Option<Completion> {
+    let completion = finished(lane, state, key, code, bytes);
+    deliver(state, completion)
+}
+
+/// Ends an operation; its final completion becomes ready.
+pub(super) fn finish(lane: &Lane, state: &mut State, key: u32, code: i32) {
+    let done = state.ops[key as usize].done;
+    if let Some(completion) = end(lane, state, key, code, done) {
+        state.ready.push_back(completion);
+    }
+}
+
+/// Takes an operation back that waits for its turn: it completes as aborted.
+pub(super) fn withdraw(lane: &Lane, state: &mut State, key: u32) {
+    let op = &state.ops[key as usize];
+    if let Some(socket) = state.sockets.get_mut(op.socket as usize) {
+        socket.receives.waiting.retain(|&waiting| waiting != key);
+        socket.sends.waiting.retain(|&waiting| waiting != key);
+    }
+    finish(lane, state, key, ABORTED);
+}
+
+/// Takes a finished operation out of the table, lets the next of its direction go, and closes the
+/// socket if that was waited for.
+pub(super) fn remove(lane: &Lane, state: &mut State, key: u32) -> Op {
+    left_kernel(state, key);
+    let op = state.ops.remove(key as usize);
+    let Some(socket) = state.sockets.get_mut(op.socket as usize) else {
+        return op;
+    };
+    let next = next_of(socket, &op, key);
+    let close = socket.closing && socket.in_kernel == 0;
+    if let Some(next) = next {
+        lane.start(state, next, true);
+    } else if close {
+        lane.close_now(state, op.socket, true);
+    }
+    op
+}
+
+fn next_of(socket: &mut Socket, op: &Op, key: u32) -> Option<u32> {
+    let direction = match op.is_send() {
+        true => &mut socket.sends,
+        false if op.is_receive() => &mut socket.receives,
+        false => return None,
+    };
+    if direction.current != Some(key) {
+        return None;
+    }
+    direction.current = direction.waiting.pop_front();
+    direction.current
+}
+
+/// The final completion of an operation, with its memory.
+fn finished(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) -> Completion {
+    let id = lane.id(state, key);
+    let mut op = remove(lane, state, key);
+    let handle = op.handle.take();
+    Completion {
+        kind: op.completion_kind(),
+        last: true,
+        code,
+        sequence: op.sequence,
+        bytes,
+        key: handle.as_ref().map_or(0, |handle| handle.key()),
+        token: op.token,
+        id,
+        payload: Op::payload(op.kind),
+        handle,
+    }
+}
+
+/// Hands a completion out, or holds it back while another of a serial handle is out.
+pub(super) fn deliver(state: &mut State, completion: Completion) -> Option<Completion> {
+    let Some(handle) = &completion.handle else {
+        return Some(completion);
+    };
+    if !completion.takes_turns() || handle.take_turn() {
+        return Some(completion);
+    }
+    let index = handle.socket().index as usize;
+    state.sockets[index].held.push_back(completion);
+    None
+}
+
+/// Lets the next held-back completion of a socket out.
+pub(super) fn next_turn(state: &mut State, socket: u32) {
+    let Some(socket) = state.sockets.get_mut(socket as usize) else {
+        return;
+    };
+    if let Some(completion) = socket.held.pop_front() {
+        if let Some(handle) = &completion.handle {
+            handle.keep_turn(!socket.held.is_empty());
+        }
+        state.ready.push_back(completion);
+    }
+}

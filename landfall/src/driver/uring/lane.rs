@@ -1,0 +1,451 @@
+//! One ring with its table of operations, behind a lock that is free almost always.
+//!
+//! The lock covers the two queues in user space and the tables; it is never held across a system
+//! call. The kernel runs submissions of several threads one after another by itself.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use io_uring::squeue::Entry;
+use io_uring::{IoUring, cqueue, opcode, types};
+use parking_lot::{Mutex, MutexGuard};
+use slab::Slab;
+
+use super::accept::Streams;
+use super::op::{Kind, Means, Op};
+use super::socket::{Place, Slots, Socket};
+use super::{buffers, complete};
+use crate::buffer::Pool;
+use crate::driver::{ABORTED, Sink};
+use crate::port::{BufferPolicy, Completion, Facilities, OperationId};
+
+/// What the kernel echoes with a completion: a tag in the top byte, and for operations a
+/// generation of 24 bits and an index of 32.
+pub(super) mod user_data {
+    pub(in super::super) const OPERATION: u64 = 0;
+    pub(in super::super) const WAKE: u64 = 1;
+    pub(in super::super) const IGNORE: u64 = 2;
+    /// The low bits are a place of the ring's table that is free now.
+    pub(in super::super) const CLOSED: u64 = 3;
+
+    pub(in super::super) fn tagged(tag: u64, rest: u64) -> u64 {
+        tag << 56 | rest
+    }
+
+    pub(in super::super) fn tag(data: u64) -> u64 {
+        data >> 56
+    }
+
+    pub(in super::super) fn index(data: u64) -> u32 {
+        data as u32
+    }
+
+    pub(in super::super) fn generation(data: u64) -> u32 {
+        (data >> 32) as u32 & 0xff_ffff
+    }
+}
+
+/// Entries of the submission queue. A worker that fills it flushes early.
+const SUBMISSIONS: u32 = 1024;
+/// Entries of the completion queue. Should it run over, the kernel keeps the rest.
+const COMPLETIONS: u32 = 8192;
+
+pub(super) struct Lane {
+    pub(super) index: usize,
+    pub(super) ring: IoUring,
+    pub(super) means: Means,
+    pub(super) facilities: Facilities,
+    pub(super) streams: Arc<Streams>,
+    pub(super) state: Mutex<State>,
+    /// Sockets in the lane, to spread new ones evenly.
+    pub(super) population: AtomicUsize,
+    /// A thread is in `wait`.
+    waiting: AtomicBool,
+    /// That thread, or the next one, is to return.
+    woken: AtomicBool,
+}
+
+pub(super) struct State {
+    pub(super) ops: Slab<Op>,
+    pub(super) sockets: Slab<Socket>,
+    pub(super) slots: Slots,
+    pub(super) pool: Option<Arc<Pool>>,
+    /// Posted accepts, and connections whose first data is awaited.
+    pub(super) accepting: Vec<u32>,
+    /// Completions ready to be taken, ahead of what the ring holds.
+    pub(super) ready: VecDeque<Completion>,
+    /// Entries that found no room, or come from threads that may not submit themselves.
+    backlog: VecDeque<Entry>,
+    pub(super) closed: bool,
+    generation: u32,
+}
+
+impl Lane {
+    pub(super) fn new(
+        index: usize,
+        buffers: BufferPolicy,
+        facilities: Facilities,
+        streams: Arc<Streams>,
+    ) -> io::Result<Self> {
+        let ring = IoUring::builder()
+            .dontfork()
+            .setup_clamp()
+            .setup_submit_all()
+            .setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)?;
+        let table = match facilities.direct_descriptors {
+            true => register_table(&ring),
+            false => 0,
+        };
+        let pool = match facilities.provided_buffers {
+            true => buffers::register(&ring, buffers).ok(),
+            false => None,
+        };
+        let provided = pool.is_some();
+        Ok(Lane {
+            index,
+            ring,
+            means: Means {
+                multishot_receive: facilities.multishot_receive,
+                zero_copy: facilities.zero_copy,
+                buffer_size: buffers.size as u32,
+            },
+            facilities: Facilities {
+                provided_buffers: provided,
+                direct_descriptors: table > 0,
+                ..facilities
+            },
+            streams,
+            state: Mutex::new(State {
+                ops: Slab::new(),
+                sockets: Slab::new(),
+                slots: Slots::new(table),
+                pool,
+                accepting: Vec::new(),
+                ready: VecDeque::with_capacity(64),
+                backlog: VecDeque::new(),
+                closed: false,
+                generation: 0,
+            }),
+            population: AtomicUsize::new(0),
+            waiting: AtomicBool::new(false),
+            woken: AtomicBool::new(false),
+        })
+    }
+
+    /// Queues an entry: for a worker in the ring, where its next flush takes it; for others in the
+    /// backlog, until a worker comes.
+    pub(super) fn push(&self, state: &mut State, entry: Entry, worker: bool) {
+        if worker && state.backlog.is_empty() && self.push_to_ring(&entry) {
+            return;
+        }
+        state.backlog.push_back(entry);
+    }
+
+    /// Callers hold the lock.
+    fn push_to_ring(&self, entry: &Entry) -> bool {
+        // SAFETY: the lane's lock makes this the only use of the submission queue's tail, and the
+        // memory that the entry points to belongs to an operation in the table (or to nothing).
+        unsafe { self.ring.submission_shared().push(entry).is_ok() }
+    }
+
+    /// Moves what waits into the ring. Callers hold the lock.
+    fn move_backlog(&self, state: &mut State) {
+        while let Some(entry) = state.backlog.front() {
+            if !self.push_to_ring(entry) {
+                break;
+            }
+            state.backlog.pop_front();
+        }
+    }
+
+    /// Puts an operation into the table. Its entry is still to be pushed.
+    pub(super) fn insert(&self, state: &mut State, mut op: Op) -> u32 {
+        state.generation = (state.generation + 1) & 0xff_ffff;
+        op.generation = state.generation;
+        state.ops.insert(op) as u32
+    }
+
+    pub(super) fn name(state: &State, key: u32) -> u64 {
+        let generation = state.ops[key as usize].generation;
+        user_data::tagged(user_data::OPERATION, u64::from(generation) << 32 | u64::from(key))
+    }
+
+    pub(super) fn id(&self, state: &State, key: u32) -> OperationId {
+        OperationId(Self::name(state, key) | (self.index as u64) << 56)
+    }
+
+    /// The operation of that name, if it is still in the table.
+    pub(super) fn find(state: &State, data: u64) -> Option<u32> {
+        let key = user_data::index(data);
+        let op = state.ops.get(key as usize)?;
+        (op.generation == user_data::generation(data)).then_some(key)
+    }
+
+    /// Hands an operation, or the rest of it, to the kernel.
+    pub(super) fn start(&self, state: &mut State, key: u32, worker: bool) {
+        let name = Self::name(state, key);
+        let op = &mut state.ops[key as usize];
+        let target = match &op.kind {
+            // Names its listener itself.
+            Kind::Accept(_) | Kind::Deadline(..) => super::socket::Target::plain(-1),
+            _ => match state.sockets[op.socket as usize].target() {
+                Some(target) => target,
+                None => {
+                    complete::finish(self, state, key, ABORTED);
+                    return;
+                }
+            },
+        };
+        if !op.in_kernel {
+            op.in_kernel = true;
+            if let Some(socket) = state.sockets.get_mut(op.socket as usize) {
+                socket.in_kernel += 1;
+            }
+        }
+        let entry = op.entry(target, self.means).user_data(name);
+        self.push(state, entry, worker);
+    }
+
+    /// Asks the kernel to end an operation that it has.
+    pub(super) fn cancel_in_kernel(&self, state: &mut State, key: u32, worker: bool) {
+        state.ops[key as usize].cancelled = true;
+        let name = Self::name(state, key);
+        let entry = opcode::AsyncCancel::new(name).build();
+        let entry = entry.user_data(user_data::tagged(user_data::IGNORE, 0));
+        self.push(state, entry, worker);
+    }
+
+    /// Closes a socket that the kernel has no operation of.
+    pub(super) fn close_now(&self, state: &mut State, socket: u32, worker: bool) {
+        let place = std::mem::replace(&mut state.sockets[socket as usize].place, Place::Closed);
+        match place {
+            Place::Direct(slot) => {
+                let entry = opcode::Close::new(types::Fixed(slot)).build();
+                let data = user_data::tagged(user_data::CLOSED, u64::from(slot));
+                self.push(state, entry.user_data(data), worker);
+            }
+            // A listener is shared with its posted accepts; the last to let go closes it. Other
+            // sockets are closed by the kernel, where a lingering close blocks nobody.
+            Place::Plain(fd) => {
+                if let Some(fd) = Arc::into_inner(fd) {
+                    let fd = std::os::fd::IntoRawFd::into_raw_fd(fd);
+                    let entry = opcode::Close::new(types::Fd(fd)).build();
+                    let data = user_data::tagged(user_data::IGNORE, 0);
+                    self.push(state, entry.user_data(data), worker);
+                }
+            }
+            Place::Closed => {}
+        }
+        if state.sockets[socket as usize].released {
+            state.sockets.remove(socket as usize);
+            self.population.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn reap(&self, max: usize, sink: &mut dyn Sink) -> usize {
+        let mut taken = 0;
+        let mut woken = false;
+        {
+            let mut state = self.state.lock();
+            while taken < max {
+                if let Some(completion) = state.ready.pop_front() {
+                    sink.push(completion);
+                    taken += 1;
+                    continue;
+                }
+                let Some(cqe) = self.next_cqe(&mut state) else {
+                    break;
+                };
+                woken |= user_data::tag(cqe.user_data()) == user_data::WAKE;
+                if let Some(completion) = complete::process(self, &mut state, &cqe) {
+                    sink.push(completion);
+                    taken += 1;
+                }
+            }
+        }
+        // The wake was for somebody else, who may not have seen it.
+        if woken && self.waiting.load(Ordering::SeqCst) && self.woken.load(Ordering::SeqCst) {
+            self.wake();
+        }
+        taken
+    }
+
+    /// The guard shows that the lane is locked.
+    fn next_cqe(&self, _state: &mut MutexGuard<'_, State>) -> Option<cqueue::Entry> {
+        // SAFETY: the lane's lock makes this the only use of the completion queue's head.
+        unsafe { self.ring.completion_shared().next() }
+    }
+
+    pub(super) fn pending(&self) -> bool {
+        self.state.try_lock().is_some_and(|state| {
+            // SAFETY: as in `next_cqe`.
+            !state.ready.is_empty() || !unsafe { self.ring.completion_shared().is_empty() }
+        })
+    }
+
+    /// Hands over what waits, and lets the kernel post what it holds back.
+    pub(super) fn flush(&self) -> bool {
+        let mut entered = false;
+        loop {
+            let (enter, again, ready) = {
+                let mut state = self.state.lock();
+                self.move_backlog(&mut state);
+                // SAFETY: as in `push_to_ring`.
+                let queue = unsafe { self.ring.submission_shared() };
+                let enter = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
+                (enter, !state.backlog.is_empty(), !state.ready.is_empty())
+            };
+            if ready && self.waiting.load(Ordering::SeqCst) {
+                self.wake();
+            }
+            if !enter {
+                return entered;
+            }
+            // An error leaves the entries where they are, for the next flush: the kernel is out
+            // of memory or wants its completions taken first.
+            let submitted = self.ring.submit().is_ok();
+            entered = true;
+            if !submitted || !again {
+                return entered;
+            }
+        }
+    }
+
+    /// Flushes and waits for a completion, a wake, or the end of the time.
+    pub(super) fn wait(&self, timeout: Option<Duration>) {
+        self.waiting.store(true, Ordering::SeqCst);
+        self.move_backlog(&mut self.state.lock());
+        let awaited = usize::from(!self.woken.load(Ordering::SeqCst) && !self.has_ready());
+        let result = match timeout {
+            None => self.ring.submitter().submit_and_wait(awaited),
+            Some(timeout) => {
+                let time = types::Timespec::from(timeout);
+                let arguments = types::SubmitArgs::new().timespec(&time);
+                self.ring.submitter().submit_with_args(awaited, &arguments)
+            }
+        };
+        // Interrupted, out of time, or completions to be taken first: in each case the caller
+        // looks at the queue.
+        drop(result);
+        self.end_wait();
+    }
+
+    /// Prepares a wait in several lanes at once: whether there is something already.
+    pub(super) fn begin_shared_wait(&self) -> bool {
+        self.waiting.store(true, Ordering::SeqCst);
+        self.flush();
+        self.woken.load(Ordering::SeqCst) || self.pending()
+    }
+
+    pub(super) fn end_wait(&self) {
+        self.waiting.store(false, Ordering::SeqCst);
+        self.woken.store(false, Ordering::SeqCst);
+    }
+
+    fn has_ready(&self) -> bool {
+        !self.state.lock().ready.is_empty()
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the ring's descriptor is open as long as the lane.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
+    }
+
+    /// Ends a wait: whoever waits is told, and an empty operation completes to rouse it.
+    pub(super) fn wake(&self) {
+        self.woken.store(true, Ordering::SeqCst);
+        let entry = opcode::Nop::new().build();
+        let entry = entry.user_data(user_data::tagged(user_data::WAKE, 0));
+        loop {
+            let pushed = {
+                let _state = self.state.lock();
+                self.push_to_ring(&entry)
+            };
+            let submitted = self.ring.submit();
+            if pushed && submitted.is_ok() {
+                return;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Takes everything that the ring has into `ready`, so that an answer among it is seen.
+    pub(super) fn drain(&self) {
+        let mut state = self.state.lock();
+        while let Some(cqe) = self.next_cqe(&mut state) {
+            if let Some(completion) = complete::process(self, &mut state, &cqe) {
+                state.ready.push_back(completion);
+            }
+        }
+    }
+
+    /// Ends every operation and returns when the kernel has none left.
+    pub(super) fn shutdown(&self, poke: &dyn Fn()) {
+        self.cancel_everything();
+        loop {
+            self.flush();
+            self.drain();
+            let (left, dropped) = {
+                let mut state = self.state.lock();
+                (!state.ops.is_empty(), std::mem::take(&mut state.ready))
+            };
+            // Frees handles, which lock the lane.
+            drop(dropped);
+            if !left {
+                break;
+            }
+            poke();
+            self.wait(Some(Duration::from_millis(1)));
+        }
+        let held: Vec<_> = {
+            let mut state = self.state.lock();
+            state.sockets.iter_mut().flat_map(|(_, socket)| std::mem::take(&mut socket.held)).collect()
+        };
+        drop(held);
+        self.flush();
+    }
+
+    fn cancel_everything(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let keys: Vec<u32> = state.ops.iter().map(|(key, _)| key as u32).collect();
+        for key in keys {
+            if !state.ops.contains(key as usize) {
+                continue;
+            }
+            match state.ops[key as usize].in_kernel {
+                true => self.cancel_in_kernel(&mut state, key, true),
+                false => complete::withdraw(self, &mut state, key),
+            }
+        }
+    }
+}
+
+/// Registers an empty table as large as the process's limit allows, and returns its size; 0 when
+/// the kernel has no such tables.
+fn register_table(ring: &IoUring) -> u32 {
+    // Linux bounds each table by RLIMIT_NOFILE, and all by 2^20 (IORING_MAX_FIXED_FILES).
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let size = limit.current.unwrap_or(1 << 20).min(1 << 20) as u32;
+    match ring.submitter().register_files_sparse(size) {
+        Ok(()) => size,
+        Err(_) => 0,
+    }
+}
+
+/// Makes an owned descriptor of what the kernel returned.
+///
+/// # Safety
+///
+/// The number is a descriptor that the kernel just opened for us and nobody else knows.
+pub(super) unsafe fn own(number: i32) -> OwnedFd {
+    // SAFETY: the caller's promise.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}

@@ -1,0 +1,488 @@
+//! Completion ports on io_uring, Linux 6.1 and later.
+//!
+//! A lane is a ring with cooperative task running (`COOP_TASKRUN`), which any thread may submit to
+//! and take from, behind a lock (shape C of `docs/decisions/0001-shape-of-the-port.md`). What
+//! follows from it: a request belongs to the thread that submitted it. Its completions are posted
+//! when that thread is in the kernel, asleep or not; one that computes is made to enter it by
+//! [`Driver::poke`]; when one is gone, the kernel ends its requests with `ECANCELED` at the moment
+//! when they would have completed, and they are submitted again.
+
+mod accept;
+mod buffers;
+mod complete;
+mod lane;
+mod op;
+mod socket;
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use io_uring::types;
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use socket2::{Socket as SystemSocket, Type};
+
+use super::{Driver, SocketRef, Submitted, Sink};
+use crate::port::{BufferPolicy, Facilities, Handle, Operation, OperationId, SubmitError};
+use accept::Streams;
+use lane::{Lane, State};
+use op::{AcceptStream, Connect, Installed, Kind, Message, Op, Options};
+use socket::{Place, Socket};
+
+pub(crate) struct Uring {
+    lanes: Vec<Lane>,
+    streams: Arc<Streams>,
+    /// Whether threads can be made to enter the kernel from outside.
+    membarrier: bool,
+}
+
+impl Uring {
+    pub(crate) fn new(lanes: usize, buffers: BufferPolicy, facilities: Facilities) -> io::Result<Self> {
+        let streams = Arc::new(Streams::default());
+        let lanes: io::Result<Vec<_>> = (0..lanes)
+            .map(|index| Lane::new(index, buffers, facilities, streams.clone()))
+            .collect();
+        Ok(Uring {
+            lanes: lanes.map_err(explain)?,
+            streams,
+            membarrier: register_membarrier(),
+        })
+    }
+
+    fn lane(&self, socket: SocketRef) -> &Lane {
+        &self.lanes[socket.lane as usize]
+    }
+
+    fn all_lanes(&self) -> u64 {
+        (0..self.lanes.len()).fold(0, |set, lane| set | 1 << lane)
+    }
+
+    /// Submits a stream of accepts, on all lanes; a single accept, on the listener's.
+    fn accept(
+        &self,
+        handle: &Handle,
+        accept: crate::port::Accept,
+        token: usize,
+        worker: bool,
+    ) -> Result<Submitted, SubmitError> {
+        let refuse = |error| SubmitError {
+            error,
+            operation: Operation::Accept(accept),
+        };
+        let socket = handle.socket();
+        let listener = {
+            let state = self.lane(socket).state.lock();
+            let entry = &state.sockets[socket.index as usize];
+            match &entry.place {
+                _ if state.closed || entry.closing => return Err(refuse(closed())),
+                Place::Plain(fd) => fd.clone(),
+                Place::Direct(_) | Place::Closed => return Err(refuse(not_listening())),
+            }
+        };
+        let listening = socket2::SockRef::from(&listener).is_listener().unwrap_or(true);
+        if !listening {
+            return Err(refuse(not_listening()));
+        }
+        let stream = self.streams.insert(|id| AcceptStream {
+            id,
+            socket,
+            listener,
+            token,
+            once: accept.once,
+            first_data: accept.first_data.map(types::Timespec::from),
+            cancelled: AtomicBool::new(false),
+            // One for this call, so that a stream does not end while it is being posted.
+            live: AtomicUsize::new(usize::from(!accept.once)),
+            error: Mutex::new(None),
+            handle: Mutex::new(Some(handle.clone())),
+        });
+        let lanes = match accept.once {
+            true => 1 << socket.lane,
+            false => self.all_lanes(),
+        };
+        for lane in self.lanes.iter().filter(|lane| lanes & 1 << lane.index != 0) {
+            accept::post(lane, &mut lane.state.lock(), &stream, worker);
+        }
+        if !accept.once {
+            let lane = self.lane(socket);
+            accept::posted(lane, &mut lane.state.lock(), &stream);
+        }
+        Ok(Submitted {
+            id: OperationId(stream.id),
+            lanes,
+        })
+    }
+
+    fn cancel_stream(&self, stream: &Arc<AcceptStream>, worker: bool) -> u64 {
+        stream.cancelled.store(true, Ordering::Release);
+        for lane in &self.lanes {
+            accept::cancel(lane, &mut lane.state.lock(), stream, worker);
+        }
+        self.all_lanes()
+    }
+
+    fn cancel_streams_of(&self, socket: SocketRef, worker: bool) -> (usize, u64) {
+        let streams = self.streams.of(socket);
+        let lanes = streams.iter().fold(0, |lanes, stream| lanes | self.cancel_stream(stream, worker));
+        (streams.len(), lanes)
+    }
+}
+
+impl Driver for Uring {
+    fn name(&self) -> &'static str {
+        "uring"
+    }
+
+    fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    fn attach(&self, socket: SystemSocket) -> Result<SocketRef, (io::Error, SystemSocket)> {
+        let kind = match prepare(&socket) {
+            Ok(kind) => kind,
+            Err(error) => return Err((error, socket)),
+        };
+        let listener = socket.is_listener().unwrap_or(false);
+        let emptiest = self.lanes.iter().min_by_key(|lane| lane.population.load(Ordering::Relaxed));
+        let lane = emptiest.expect("a driver has at least one lane");
+        // A listener serves all lanes, so it stays in the process's table.
+        let slot = if listener { None } else { lane.state.lock().slots.take() };
+        let place = match slot {
+            None => Place::Plain(Arc::new(OwnedFd::from(socket))),
+            Some(slot) => {
+                let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+                match lane.ring.submitter().register_files_update(slot, &[fd]) {
+                    Ok(_) => Place::Direct(slot),
+                    Err(error) => {
+                        lane.state.lock().slots.give_back(slot);
+                        return Err((error, socket));
+                    }
+                }
+            }
+        };
+        lane.population.fetch_add(1, Ordering::Relaxed);
+        let index = lane.state.lock().sockets.insert(Socket::new(place, kind == Type::DGRAM)) as u32;
+        Ok(SocketRef {
+            lane: lane.index as u32,
+            index,
+        })
+    }
+
+    fn submit(
+        &self,
+        handle: &Handle,
+        operation: Operation,
+        token: usize,
+        worker: bool,
+    ) -> Result<Submitted, SubmitError> {
+        if let Operation::Accept(accept) = operation {
+            return self.accept(handle, accept, token, worker);
+        }
+        let socket = handle.socket();
+        let lane = self.lane(socket);
+        let mut state = lane.state.lock();
+        let entry = &state.sockets[socket.index as usize];
+        if state.closed || entry.closing {
+            drop(state);
+            return Err(SubmitError {
+                error: closed(),
+                operation,
+            });
+        }
+        let kind = match kind_of(lane, entry, operation) {
+            Ok(kind) => kind,
+            Err(refused) => {
+                drop(state);
+                return Err(refused);
+            }
+        };
+        let op = Op::new(kind, socket.index, token, Some(handle.clone()));
+        let (is_send, is_receive) = (op.is_send(), op.is_receive());
+        let key = lane.insert(&mut state, op);
+        let id = lane.id(&state, key);
+        let entry = &mut state.sockets[socket.index as usize];
+        let direction = match () {
+            () if is_send => Some(&mut entry.sends),
+            () if is_receive => Some(&mut entry.receives),
+            () => None,
+        };
+        let start = match direction {
+            Some(direction) if direction.current.is_some() => {
+                direction.waiting.push_back(key);
+                false
+            }
+            Some(direction) => {
+                direction.current = Some(key);
+                true
+            }
+            None => true,
+        };
+        if start {
+            lane.start(&mut state, key, worker);
+        }
+        Ok(Submitted {
+            id,
+            lanes: 1 << lane.index,
+        })
+    }
+
+    fn cancel(&self, id: OperationId, worker: bool) -> Option<u64> {
+        let place = id.0 >> 56;
+        if place == accept::STREAM_LANE {
+            let stream = self.streams.get(id.0)?;
+            return Some(self.cancel_stream(&stream, worker));
+        }
+        let lane = self.lanes.get(place as usize)?;
+        let mut state = lane.state.lock();
+        let key = Lane::find(&state, id.0)?;
+        cancel_one(lane, &mut state, key, worker);
+        Some(1 << lane.index)
+    }
+
+    fn cancel_all(&self, socket: SocketRef, worker: bool) -> (usize, u64) {
+        let (streams, lanes) = self.cancel_streams_of(socket, worker);
+        let lane = self.lane(socket);
+        let mut state = lane.state.lock();
+        let operations = cancel_operations(lane, &mut state, socket.index, worker);
+        (streams + operations, lanes | 1 << lane.index)
+    }
+
+    fn close(&self, socket: SocketRef, worker: bool) -> u64 {
+        let lane = self.lane(socket);
+        {
+            let mut state = lane.state.lock();
+            if std::mem::replace(&mut state.sockets[socket.index as usize].closing, true) {
+                return 0;
+            }
+        }
+        let (_, lanes) = self.cancel_streams_of(socket, worker);
+        let mut state = lane.state.lock();
+        cancel_operations(lane, &mut state, socket.index, worker);
+        if state.sockets[socket.index as usize].in_kernel == 0 {
+            lane.close_now(&mut state, socket.index, worker);
+        }
+        lanes | 1 << lane.index
+    }
+
+    fn release(&self, socket: SocketRef, worker: bool) -> u64 {
+        let lane = self.lane(socket);
+        let mut state = lane.state.lock();
+        let entry = &mut state.sockets[socket.index as usize];
+        entry.closing = true;
+        entry.released = true;
+        // A descriptor that is being installed is the one operation that needs no handle.
+        if entry.in_kernel == 0 {
+            lane.close_now(&mut state, socket.index, worker);
+        }
+        let closed = state.closed;
+        drop(state);
+        if closed {
+            // No worker will come by any more.
+            lane.flush();
+        }
+        1 << lane.index
+    }
+
+    fn next_turn(&self, socket: SocketRef) {
+        complete::next_turn(&mut self.lane(socket).state.lock(), socket.index);
+    }
+
+    fn descriptor(&self, socket: SocketRef) -> io::Result<OwnedFd> {
+        let lane = self.lane(socket);
+        let answer = Arc::new(Installed::default());
+        {
+            let mut state = lane.state.lock();
+            match &state.sockets[socket.index as usize].place {
+                Place::Plain(fd) => return fd.try_clone(),
+                Place::Closed => return Err(closed()),
+                Place::Direct(_) => {}
+            }
+            if state.closed {
+                return Err(closed());
+            }
+            let op = Op::new(Kind::Install(answer.clone()), socket.index, 0, None);
+            let key = lane.insert(&mut state, op);
+            lane.start(&mut state, key, true);
+        }
+        loop {
+            lane.flush();
+            lane.drain();
+            match answer.wait(Duration::from_millis(1)) {
+                None => {}
+                // SAFETY: the kernel answers an install with a new descriptor.
+                Some(fd @ 0..) => return Ok(unsafe { lane::own(fd) }),
+                Some(code) => return Err(io::Error::from_raw_os_error(-code)),
+            }
+        }
+    }
+
+    fn reap(&self, lane: usize, max: usize, sink: &mut dyn Sink) -> usize {
+        self.lanes[lane].reap(max, sink)
+    }
+
+    fn pending(&self, lane: usize) -> bool {
+        self.lanes[lane].pending()
+    }
+
+    fn flush(&self, lane: usize) -> bool {
+        self.lanes[lane].flush()
+    }
+
+    fn wait(&self, lanes: u64, timeout: Option<Duration>) {
+        if lanes.is_power_of_two() {
+            self.lanes[lanes.trailing_zeros() as usize].wait(timeout);
+            return;
+        }
+        let lanes = || self.lanes.iter().filter(|lane| lanes & 1 << lane.index != 0);
+        let something = lanes().fold(false, |found, lane| lane.begin_shared_wait() | found);
+        if !something {
+            wait_for_any(lanes(), timeout);
+        }
+        lanes().for_each(Lane::end_wait);
+    }
+
+    fn wake(&self, lane: usize) {
+        self.lanes[lane].wake();
+    }
+
+    fn poke(&self) {
+        if self.membarrier {
+            membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+        }
+    }
+
+    fn shutdown(&self) {
+        for lane in &self.lanes {
+            lane.state.lock().closed = true;
+        }
+        for lane in &self.lanes {
+            lane.shutdown(&|| self.poke());
+        }
+    }
+}
+
+impl fmt::Debug for Uring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Uring").field("lanes", &self.lanes.len()).finish_non_exhaustive()
+    }
+}
+
+/// Readies a socket: the ring waits on the program's behalf, which the flag `O_NONBLOCK` would
+/// forbid it.
+fn prepare(socket: &SystemSocket) -> io::Result<Type> {
+    socket.set_nonblocking(false)?;
+    socket.r#type()
+}
+
+/// Pairs an operation with the memory it needs, or gives it back.
+fn kind_of(lane: &Lane, socket: &Socket, operation: Operation) -> Result<Kind, SubmitError> {
+    let refuse = |error: &str, operation| {
+        Err(SubmitError {
+            error: io::Error::new(io::ErrorKind::InvalidInput, error),
+            operation,
+        })
+    };
+    Ok(match operation {
+        Operation::Receive(buffer) if buffer.capacity() == buffer.len() => {
+            let error = "the vector has no spare capacity to receive into; reserve some";
+            return refuse(error, Operation::Receive(buffer));
+        }
+        Operation::ReceiveStream if socket.datagram => {
+            let error = "a stream of receives needs a stream socket; this one has datagrams";
+            return refuse(error, Operation::ReceiveStream);
+        }
+        Operation::Receive(buffer) if socket.datagram => Kind::ReceiveDatagram(buffer, Message::new()),
+        Operation::Receive(buffer) => Kind::Receive(buffer),
+        Operation::ReceiveStream => Kind::Pooled {
+            stream: true,
+            stage: complete::first_stage(lane),
+        },
+        Operation::ReceiveOnce => Kind::Pooled {
+            stream: false,
+            stage: complete::first_stage(lane),
+        },
+        Operation::WaitReadable => Kind::Readable,
+        Operation::Connect(address) => Kind::Connect(Connect::new(address)),
+        Operation::Send(buffer) => Kind::Send(buffer),
+        Operation::SendVectored(buffers) => Kind::SendVectored(buffers, Message::new()),
+        Operation::SendZeroCopy(buffer) => Kind::SendZeroCopy(buffer, None),
+        Operation::Shutdown(how) => Kind::Shutdown(match how {
+            std::net::Shutdown::Read => libc::SHUT_RD,
+            std::net::Shutdown::Write => libc::SHUT_WR,
+            std::net::Shutdown::Both => libc::SHUT_RDWR,
+        }),
+        Operation::SetOption(option) => Kind::SetOption(Options::new(option)),
+        Operation::Accept(accept) => {
+            return refuse("accepts are submitted as streams", Operation::Accept(accept));
+        }
+    })
+}
+
+fn cancel_one(lane: &Lane, state: &mut State, key: u32, worker: bool) {
+    match state.ops[key as usize].in_kernel {
+        true => lane.cancel_in_kernel(state, key, worker),
+        false => complete::withdraw(lane, state, key),
+    }
+}
+
+/// Ends a socket's receives and sends; those that wait for their turn first, so that none of them
+/// starts.
+fn cancel_operations(lane: &Lane, state: &mut State, socket: u32, worker: bool) -> usize {
+    let entry = &state.sockets[socket as usize];
+    let waiting = entry.receives.waiting.iter().chain(&entry.sends.waiting);
+    let current = entry.receives.current.iter().chain(&entry.sends.current);
+    let keys: Vec<u32> = waiting.chain(current).copied().collect();
+    for &key in &keys {
+        cancel_one(lane, state, key, worker);
+    }
+    keys.len()
+}
+
+fn wait_for_any<'a>(lanes: impl Iterator<Item = &'a Lane>, timeout: Option<Duration>) {
+    let mut fds: Vec<_> = lanes.map(|lane| PollFd::from_borrowed_fd(lane.fd(), PollFlags::IN)).collect();
+    let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    // A time too long for the system is as good as none.
+    let left = left.and_then(|left| Timespec::try_from(left).ok());
+    // An error is an interruption, after which the caller looks at the lanes and comes back.
+    let _ = rustix::event::poll(&mut fds, left.as_ref());
+}
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the handle or its port is closed")
+}
+
+fn not_listening() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "accepting needs a listening socket")
+}
+
+/// Says what to do about a refused set-up.
+fn explain(error: io::Error) -> io::Error {
+    let advice = match error.raw_os_error() {
+        Some(libc::ENOSYS) => "this kernel has no io_uring (Linux 6.1 or later is needed)",
+        Some(libc::EPERM) => {
+            "io_uring is forbidden here, by a container's seccomp profile or the sysctl \
+             kernel.io_uring_disabled; permit it"
+        }
+        Some(libc::EINVAL) => "this kernel's io_uring is too old (Linux 6.1 or later is needed)",
+        Some(libc::EMFILE | libc::ENFILE) => "no descriptor is left; raise the limit (ulimit -n)",
+        Some(libc::ENOMEM) => "no memory is left, or the limit on locked memory (ulimit -l) is too low",
+        _ => "setting io_uring up failed",
+    };
+    io::Error::new(error.kind(), format!("{advice}: {error}"))
+}
+
+fn register_membarrier() -> bool {
+    membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
+}
+
+/// Interrupts every running thread of this process, which then works off what the kernel has
+/// pending for it (membarrier(2)).
+fn membarrier(command: libc::c_int) -> bool {
+    // SAFETY: the call takes two integers and touches no memory of ours.
+    unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
+}

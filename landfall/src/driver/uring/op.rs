@@ -1,0 +1,472 @@
+//! Operations as the ring carries them: the entry to submit, and the memory it points to.
+
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, Condvar, Mutex as StdMutex};
+use std::time::Duration;
+
+use io_uring::squeue::{Entry, Flags};
+use io_uring::{opcode, types};
+use parking_lot::Mutex;
+use socket2::{SockAddr, SockAddrStorage};
+
+use super::buffers;
+use super::socket::Target;
+use crate::buffer::Buffer;
+use crate::driver::SocketRef;
+use crate::port::{CompletionKind, Handle, Payload, SocketOption};
+
+/// The socket of an operation that belongs to none of its lane.
+pub(super) const NO_SOCKET: u32 = u32::MAX;
+
+/// An entry of the lane's table of things the kernel may report on.
+pub(super) struct Op {
+    pub(super) generation: u32,
+    /// It was asked to end: a cancellation is not the kernel's own idea.
+    pub(super) cancelled: bool,
+    pub(super) in_kernel: bool,
+    /// Completions given out so far.
+    pub(super) sequence: u32,
+    /// Bytes sent so far.
+    pub(super) done: usize,
+    pub(super) token: usize,
+    pub(super) handle: Option<Handle>,
+    /// The socket within the lane.
+    pub(super) socket: u32,
+    pub(super) kind: Kind,
+}
+
+pub(super) enum Kind {
+    /// Into a vector of the program's.
+    Receive(Vec<u8>),
+    /// As `Receive`, where bytes past the end of the vector are lost and must be noticed.
+    ReceiveDatagram(Vec<u8>, Box<Message>),
+    /// Into pooled buffers.
+    Pooled { stream: bool, stage: Stage },
+    Readable,
+    Send(Buffer),
+    /// The buffer, and the result once known: a notification then says that the memory is free.
+    SendZeroCopy(Buffer, Option<i32>),
+    SendVectored(Vec<Buffer>, Box<Message>),
+    Connect(Box<Connect>),
+    Shutdown(i32),
+    SetOption(Box<Options>),
+    /// One posted accept of a stream of them.
+    Accept(Box<AcceptOne>),
+    /// The first data of an accepted connection.
+    FirstData(Box<FirstData>),
+    /// The deadline for first data, and the name of the operation that waits for it.
+    Deadline(Arc<AcceptStream>, u64),
+    /// Somebody waits for a descriptor.
+    Install(Arc<Installed>),
+}
+
+/// How far a pooled receive has come.
+pub(super) enum Stage {
+    /// The kernel picks a buffer when data is there.
+    Select,
+    /// The pool was empty, or is not used: wait for data,
+    Poll,
+    /// then receive into memory of our own.
+    Own(Vec<u8>),
+}
+
+pub(super) struct Connect {
+    address: SockAddr,
+    /// A first attempt died with the thread that submitted it: wait for its outcome.
+    pub(super) again: bool,
+}
+
+impl Connect {
+    pub(super) fn new(address: SocketAddr) -> Box<Self> {
+        Box::new(Connect {
+            address: address.into(),
+            again: false,
+        })
+    }
+}
+
+/// A connection whose first data is awaited.
+pub(super) struct FirstData {
+    pub(super) stream: Arc<AcceptStream>,
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) stage: Stage,
+    /// The name of the operation that keeps its deadline.
+    pub(super) deadline: u64,
+}
+
+/// A message header and the vectors it points to, at an address of their own.
+pub(super) struct Message {
+    header: libc::msghdr,
+    vectors: Vec<libc::iovec>,
+}
+
+// SAFETY: the pointers lead to memory of buffers that the same operation owns.
+unsafe impl Send for Message {}
+
+impl Message {
+    pub(super) fn new() -> Box<Self> {
+        Box::new(Message {
+            // SAFETY: a message header of zeroes is valid: no name, no vectors, no control data.
+            header: unsafe { std::mem::zeroed() },
+            vectors: Vec::new(),
+        })
+    }
+
+    /// Points at what is left of `buffers` after `done` bytes.
+    fn gather(&mut self, buffers: &[Buffer], mut done: usize) -> *const libc::msghdr {
+        self.vectors.clear();
+        for buffer in buffers {
+            let skip = done.min(buffer.len());
+            done -= skip;
+            if skip < buffer.len() {
+                self.vectors.push(libc::iovec {
+                    iov_base: buffer[skip..].as_ptr() as *mut libc::c_void,
+                    iov_len: buffer.len() - skip,
+                });
+            }
+        }
+        // The kernel takes at most this many vectors (UIO_MAXIOV); the rest goes in the next round.
+        self.vectors.truncate(1024);
+        self.point();
+        &self.header
+    }
+
+    /// Points at the spare capacity of a vector.
+    fn scatter(&mut self, buffer: &mut Vec<u8>) -> *mut libc::msghdr {
+        let spare = buffer.spare_capacity_mut();
+        self.vectors.clear();
+        self.vectors.push(libc::iovec {
+            iov_base: spare.as_mut_ptr().cast(),
+            iov_len: spare.len(),
+        });
+        self.point();
+        &mut self.header
+    }
+
+    fn point(&mut self) {
+        self.header.msg_iov = self.vectors.as_mut_ptr();
+        self.header.msg_iovlen = self.vectors.len() as _;
+    }
+
+    pub(super) fn truncated(&self) -> bool {
+        self.header.msg_flags & libc::MSG_TRUNC != 0
+    }
+}
+
+/// Options still to be set, one after another.
+pub(super) struct Options {
+    steps: Vec<(i32, i32, OptionValue)>,
+}
+
+#[repr(C)]
+union OptionValue {
+    number: libc::c_int,
+    linger: libc::linger,
+}
+
+impl Options {
+    pub(super) fn new(option: SocketOption) -> Box<Self> {
+        let number = |number| OptionValue { number };
+        let seconds = |time: Duration| time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
+        let clamp = |seconds: u64| i32::try_from(seconds).unwrap_or(i32::MAX);
+        // Taken from the end.
+        let steps = match option {
+            SocketOption::NoDelay(on) => {
+                vec![(libc::IPPROTO_TCP, libc::TCP_NODELAY, number(on.into()))]
+            }
+            SocketOption::KeepAlive(None) => {
+                vec![(libc::SOL_SOCKET, libc::SO_KEEPALIVE, number(0))]
+            }
+            SocketOption::KeepAlive(Some(idle)) => vec![
+                (libc::SOL_SOCKET, libc::SO_KEEPALIVE, number(1)),
+                // 32,767 s is the most that Linux takes (MAX_TCP_KEEPIDLE).
+                (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, number(clamp(seconds(idle)).clamp(1, 32_767))),
+            ],
+            SocketOption::Linger(time) => {
+                let linger = libc::linger {
+                    l_onoff: time.is_some().into(),
+                    l_linger: clamp(time.map_or(0, seconds)),
+                };
+                vec![(libc::SOL_SOCKET, libc::SO_LINGER, OptionValue { linger })]
+            }
+            SocketOption::ReceiveBuffer(bytes) => {
+                vec![(libc::SOL_SOCKET, libc::SO_RCVBUF, number(clamp(bytes.into())))]
+            }
+            SocketOption::SendBuffer(bytes) => {
+                vec![(libc::SOL_SOCKET, libc::SO_SNDBUF, number(clamp(bytes.into())))]
+            }
+        };
+        Box::new(Options { steps })
+    }
+
+    /// One is done; whether another follows.
+    pub(super) fn next(&mut self) -> bool {
+        self.steps.pop();
+        !self.steps.is_empty()
+    }
+}
+
+/// A stream of accepts (or a single one), carried by accepts posted on several lanes.
+pub(super) struct AcceptStream {
+    pub(super) id: u64,
+    pub(super) socket: SocketRef,
+    pub(super) listener: Arc<OwnedFd>,
+    pub(super) token: usize,
+    pub(super) once: bool,
+    pub(super) first_data: Option<types::Timespec>,
+    pub(super) cancelled: AtomicBool,
+    /// Posted accepts, and connections whose first data is awaited.
+    pub(super) live: AtomicUsize,
+    /// Why it ends, if not by a cancel.
+    pub(super) error: Mutex<Option<i32>>,
+    /// Taken by the final completion.
+    pub(super) handle: Mutex<Option<Handle>>,
+}
+
+/// One posted accept and the memory for the peer's address.
+pub(super) struct AcceptOne {
+    pub(super) stream: Arc<AcceptStream>,
+    /// The place reserved in the ring's own table.
+    pub(super) slot: Option<u32>,
+    pub(super) multishot: bool,
+    storage: SockAddrStorage,
+    length: libc::socklen_t,
+}
+
+impl AcceptOne {
+    pub(super) fn new(stream: Arc<AcceptStream>, slot: Option<u32>, multishot: bool) -> Box<Self> {
+        Box::new(AcceptOne {
+            stream,
+            slot,
+            multishot,
+            storage: SockAddrStorage::zeroed(),
+            length: 0,
+        })
+    }
+
+    fn entry(&mut self) -> Entry {
+        let listener = types::Fd(self.stream.listener.as_raw_fd());
+        if self.multishot {
+            return opcode::AcceptMulti::new(listener).flags(libc::SOCK_CLOEXEC).build();
+        }
+        self.length = self.storage.size_of();
+        let slot = self.slot.and_then(|slot| types::DestinationSlot::try_from_slot_target(slot).ok());
+        // A place in the ring's table is not inherited by anybody, and refuses the flag.
+        let flags = if slot.is_some() { 0 } else { libc::SOCK_CLOEXEC };
+        let address = (&raw mut self.storage).cast();
+        opcode::Accept::new(listener, address, &raw mut self.length)
+            .file_index(slot)
+            .flags(flags)
+            .build()
+    }
+
+    /// The peer of the connection just accepted, where the kernel gave it.
+    pub(super) fn peer(&mut self) -> Option<SocketAddr> {
+        if self.multishot {
+            return None;
+        }
+        let storage = std::mem::replace(&mut self.storage, SockAddrStorage::zeroed());
+        // SAFETY: the accept has completed, so the storage holds an address of that length.
+        unsafe { SockAddr::new(storage, self.length) }.as_socket()
+    }
+}
+
+/// Where the answer to an install is put.
+#[derive(Default)]
+pub(super) struct Installed {
+    result: StdMutex<Option<i32>>,
+    done: Condvar,
+}
+
+impl Installed {
+    pub(super) fn set(&self, result: i32) {
+        *self.result.lock().unwrap_or_else(|e| e.into_inner()) = Some(result);
+        self.done.notify_all();
+    }
+
+    pub(super) fn wait(&self, time: Duration) -> Option<i32> {
+        let result = self.result.lock().unwrap_or_else(|e| e.into_inner());
+        let waited = self.done.wait_timeout_while(result, time, |result| result.is_none());
+        *waited.unwrap_or_else(|e| e.into_inner()).0
+    }
+}
+
+/// What the entries of a lane depend on.
+#[derive(Clone, Copy)]
+pub(super) struct Means {
+    pub(super) multishot_receive: bool,
+    pub(super) zero_copy: bool,
+    pub(super) buffer_size: u32,
+}
+
+impl Op {
+    pub(super) fn new(kind: Kind, socket: u32, token: usize, handle: Option<Handle>) -> Self {
+        Op {
+            generation: 0,
+            cancelled: false,
+            in_kernel: false,
+            sequence: 0,
+            done: 0,
+            token,
+            handle,
+            socket,
+            kind,
+        }
+    }
+
+    pub(super) fn completion_kind(&self) -> CompletionKind {
+        match &self.kind {
+            Kind::Receive(_) | Kind::ReceiveDatagram(..) | Kind::Pooled { .. } | Kind::Readable => {
+                CompletionKind::Receive
+            }
+            Kind::Send(_) | Kind::SendZeroCopy(..) | Kind::SendVectored(..) => CompletionKind::Send,
+            Kind::Connect(_) => CompletionKind::Connect,
+            Kind::Shutdown(_) => CompletionKind::Shutdown,
+            Kind::SetOption(_) | Kind::Install(_) => CompletionKind::SetOption,
+            Kind::Accept(_) | Kind::FirstData(_) | Kind::Deadline(..) => CompletionKind::Accept,
+        }
+    }
+
+    /// Whether the socket's order of sends applies.
+    pub(super) fn is_send(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Send(_)
+                | Kind::SendZeroCopy(..)
+                | Kind::SendVectored(..)
+                | Kind::Connect(_)
+                | Kind::Shutdown(_)
+        )
+    }
+
+    pub(super) fn is_receive(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Receive(_) | Kind::ReceiveDatagram(..) | Kind::Pooled { .. } | Kind::Readable
+        )
+    }
+
+    /// Bytes that a send has to send.
+    pub(super) fn length(&self) -> usize {
+        match &self.kind {
+            Kind::Send(buffer) | Kind::SendZeroCopy(buffer, _) => buffer.len(),
+            Kind::SendVectored(buffers, _) => buffers.iter().map(|buffer| buffer.len()).sum(),
+            _ => 0,
+        }
+    }
+
+    /// The memory to give back with the final completion.
+    pub(super) fn payload(kind: Kind) -> Payload {
+        match kind {
+            Kind::Receive(buffer) | Kind::ReceiveDatagram(buffer, _) => {
+                Payload::Buffer(Buffer::Vec(buffer))
+            }
+            Kind::Send(buffer) | Kind::SendZeroCopy(buffer, _) => Payload::Buffer(buffer),
+            Kind::SendVectored(buffers, _) => Payload::Buffers(buffers),
+            _ => Payload::None,
+        }
+    }
+
+    /// The entry that hands the operation, or what is left of it, to the kernel.
+    ///
+    /// Its pointers lead to memory that the operation owns behind a further pointer, so they hold
+    /// wherever the operation itself moves, until its final completion takes it apart.
+    pub(super) fn entry(&mut self, target: Target, means: Means) -> Entry {
+        let fd = types::Fd(target.number);
+        let send_flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let done = self.done;
+        let entry = match &mut self.kind {
+            Kind::Receive(buffer) => {
+                let spare = buffer.spare_capacity_mut();
+                opcode::Recv::new(fd, spare.as_mut_ptr().cast(), spare_length(spare.len())).build()
+            }
+            Kind::ReceiveDatagram(buffer, message) => {
+                opcode::RecvMsg::new(fd, message.scatter(buffer)).build()
+            }
+            Kind::Pooled { stream, stage } => receive_entry(fd, stage, *stream, means),
+            Kind::FirstData(first) => receive_entry(fd, &mut first.stage, false, means),
+            Kind::Readable => poll_entry(fd),
+            Kind::Send(buffer) => {
+                let rest = &buffer[done..];
+                opcode::Send::new(fd, rest.as_ptr(), spare_length(rest.len())).flags(send_flags).build()
+            }
+            Kind::SendZeroCopy(buffer, _) => {
+                let rest = &buffer[done..];
+                if means.zero_copy {
+                    opcode::SendZc::new(fd, rest.as_ptr(), spare_length(rest.len()))
+                        .flags(send_flags)
+                        .build()
+                } else {
+                    opcode::Send::new(fd, rest.as_ptr(), spare_length(rest.len()))
+                        .flags(send_flags)
+                        .build()
+                }
+            }
+            Kind::SendVectored(buffers, message) => {
+                opcode::SendMsg::new(fd, message.gather(buffers, done)).flags(send_flags as u32).build()
+            }
+            Kind::Connect(connect) if connect.again => {
+                opcode::PollAdd::new(fd, libc::POLLOUT as u32).build()
+            }
+            Kind::Connect(connect) => {
+                opcode::Connect::new(fd, connect.address.as_ptr().cast(), connect.address.len()).build()
+            }
+            Kind::Shutdown(how) => opcode::Shutdown::new(fd, *how).build(),
+            Kind::SetOption(options) => options.entry(fd),
+            Kind::Install(_) => return opcode::FixedFdInstall::new(types::Fixed(target.number as u32), 0).build(),
+            Kind::Accept(accept) => return accept.entry(),
+            Kind::Deadline(stream, _) => {
+                let time: *const types::Timespec = match &stream.first_data {
+                    Some(time) => time,
+                    None => unreachable!("a deadline belongs to a stream that has one"),
+                };
+                return opcode::Timeout::new(time).build();
+            }
+        };
+        target.apply(entry)
+    }
+}
+
+impl Options {
+    fn entry(&self, fd: types::Fd) -> Entry {
+        let Some((level, name, value)) = self.steps.last() else {
+            return opcode::Nop::new().build();
+        };
+        let length = match *name {
+            libc::SO_LINGER if *level == libc::SOL_SOCKET => size_of::<libc::linger>(),
+            _ => size_of::<libc::c_int>(),
+        };
+        let value: *const OptionValue = value;
+        opcode::SetSockOpt::new(fd, *level as u32, *name as u32, value.cast(), length as u32).build()
+    }
+}
+
+fn receive_entry(fd: types::Fd, stage: &mut Stage, stream: bool, means: Means) -> Entry {
+    match stage {
+        Stage::Select if stream && means.multishot_receive => {
+            opcode::RecvMulti::new(fd, buffers::GROUP).build()
+        }
+        Stage::Select => opcode::Recv::new(fd, std::ptr::null_mut(), means.buffer_size)
+            .buf_group(buffers::GROUP)
+            .build()
+            .flags(Flags::BUFFER_SELECT),
+        Stage::Poll => poll_entry(fd),
+        Stage::Own(buffer) => {
+            let spare = buffer.spare_capacity_mut();
+            opcode::Recv::new(fd, spare.as_mut_ptr().cast(), spare_length(spare.len())).build()
+        }
+    }
+}
+
+fn poll_entry(fd: types::Fd) -> Entry {
+    opcode::PollAdd::new(fd, (libc::POLLIN | libc::POLLRDHUP) as u32).build()
+}
+
+/// A length that an entry can carry; the rest goes in the next round. Linux moves at most
+/// `MAX_RW_COUNT`, a page less than 2 GiB, at a time.
+fn spare_length(length: usize) -> u32 {
+    length.min(0x7fff_f000) as u32
+}

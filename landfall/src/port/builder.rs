@@ -1,0 +1,151 @@
+//! Settings of a port.
+
+use std::io;
+
+use super::CompletionPort;
+use crate::driver::{Driver, MAX_LANES, uring};
+
+/// Which driver a port uses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum DriverChoice {
+    /// The best one that the system permits.
+    #[default]
+    Auto,
+    /// io_uring, or an error that says why not.
+    Uring,
+}
+
+/// How much memory each lane of the port has for pooled receives.
+///
+/// Buffers are allocated as one block, whose pages are used only once something arrives in them.
+/// When a lane has none left, it receives into memory of its own, so nobody starves and nobody
+/// sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BufferPolicy {
+    /// Bytes of one buffer; a multiple of the page size is best.
+    pub size: usize,
+    /// Buffers of each lane; rounded up to a power of two, at most 32,768.
+    pub count: usize,
+}
+
+impl Default for BufferPolicy {
+    fn default() -> Self {
+        BufferPolicy {
+            size: 16 * 1024,
+            count: 512,
+        }
+    }
+}
+
+/// Optional facilities of the system, each of which can be switched off; the port then does the
+/// same by other means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Facilities {
+    /// Sockets live in the ring's own table instead of the process's, so that `ulimit -n` does
+    /// not bound connections. Off: ordinary descriptors.
+    pub direct_descriptors: bool,
+    /// One accept, many connections. Used with ordinary descriptors; with direct ones several
+    /// single accepts are posted, which also bring the peer's address.
+    pub multishot_accept: bool,
+    /// One receive, many completions. Off: a receive is submitted again after each.
+    pub multishot_receive: bool,
+    /// The kernel picks a buffer when data is there. Off: wait for data, then receive.
+    pub provided_buffers: bool,
+    /// Zero-copy sends for [`SendZeroCopy`](super::Operation::SendZeroCopy). Off: copied.
+    pub zero_copy: bool,
+}
+
+impl Default for Facilities {
+    fn default() -> Self {
+        Facilities {
+            direct_descriptors: true,
+            multishot_accept: true,
+            multishot_receive: true,
+            provided_buffers: true,
+            zero_copy: true,
+        }
+    }
+}
+
+/// Builds a [`CompletionPort`].
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    concurrency: usize,
+    lanes: usize,
+    driver: DriverChoice,
+    buffers: BufferPolicy,
+    facilities: Facilities,
+}
+
+impl Builder {
+    /// The defaults: as many running threads and lanes as processors.
+    pub fn new() -> Self {
+        Builder::default()
+    }
+
+    /// How many threads may run at a time; 0 means one per processor.
+    pub fn concurrency(mut self, threads: usize) -> Self {
+        self.concurrency = threads;
+        self
+    }
+
+    /// How many independent queues of the system carry the port; 0 means as many as may run at a
+    /// time. More than 64 are not used.
+    pub fn lanes(mut self, lanes: usize) -> Self {
+        self.lanes = lanes;
+        self
+    }
+
+    /// Which driver to use.
+    pub fn driver(mut self, driver: DriverChoice) -> Self {
+        self.driver = driver;
+        self
+    }
+
+    /// Memory for pooled receives.
+    pub fn buffers(mut self, buffers: BufferPolicy) -> Self {
+        self.buffers = buffers;
+        self
+    }
+
+    /// Which optional facilities of the system to use.
+    pub fn facilities(mut self, facilities: Facilities) -> Self {
+        self.facilities = facilities;
+        self
+    }
+
+    /// Creates the port.
+    ///
+    /// # Errors
+    ///
+    /// Settings out of range ([`InvalidInput`](io::ErrorKind::InvalidInput)), or the system
+    /// refuses the driver's set-up.
+    pub fn build(self) -> io::Result<CompletionPort> {
+        if self.buffers.size == 0 || self.buffers.count == 0 || self.buffers.count > 32_768 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "{} buffers of {} bytes: a lane needs 1 to 32,768 buffers of at least 1 byte",
+                    self.buffers.count, self.buffers.size
+                ),
+            ));
+        }
+        let concurrency = match self.concurrency {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let lanes = match self.lanes {
+            0 => concurrency,
+            lanes => lanes,
+        };
+        let driver = uring::Uring::new(lanes.min(MAX_LANES), self.buffers, self.facilities)?;
+        let reason = match self.driver {
+            DriverChoice::Auto => "io_uring is permitted here".to_owned(),
+            DriverChoice::Uring => "asked for".to_owned(),
+        };
+        let driver: Box<dyn Driver> = Box::new(driver);
+        CompletionPort::from_parts(driver, concurrency, reason)
+    }
+}

@@ -1,0 +1,204 @@
+//! What a worker takes from the port.
+
+use std::fmt;
+use std::io;
+
+use super::accepted::Accepted;
+use super::handle::Handle;
+use super::operation::OperationId;
+use crate::buffer::Buffer;
+
+/// What kind of operation a completion reports.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum CompletionKind {
+    /// A packet posted by [`CompletionPort::post`](crate::port::CompletionPort::post).
+    Packet,
+    /// A timer that ran out.
+    Timer,
+    /// A connection, or the end of a stream of accepts.
+    Accept,
+    /// A connect.
+    Connect,
+    /// A receive of any form.
+    Receive,
+    /// A send of any form.
+    Send,
+    /// A shutdown.
+    Shutdown,
+    /// An option was set.
+    SetOption,
+}
+
+/// A packet that a program posts to its own port.
+///
+/// The port gives all three numbers back verbatim and reads none of them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Packet {
+    /// Reported by [`Completion::bytes`].
+    pub bytes: usize,
+    /// Reported by [`Completion::key`].
+    pub key: usize,
+    /// Reported by [`Completion::token`].
+    pub token: usize,
+}
+
+/// One finished operation, or one step of a stream of accepts or receives.
+///
+/// A completion of a serial handle holds that handle's next completion back until it is dropped.
+pub struct Completion {
+    pub(crate) kind: CompletionKind,
+    pub(crate) last: bool,
+    /// The system's error code, 0 for success.
+    pub(crate) code: i32,
+    pub(crate) sequence: u32,
+    pub(crate) bytes: usize,
+    pub(crate) key: usize,
+    pub(crate) token: usize,
+    pub(crate) id: OperationId,
+    pub(crate) payload: Payload,
+    pub(crate) handle: Option<Handle>,
+}
+
+/// What a completion brings along.
+#[derive(Debug)]
+pub(crate) enum Payload {
+    None,
+    Buffer(Buffer),
+    Buffers(Vec<Buffer>),
+    Accepted(Accepted),
+}
+
+impl Completion {
+    /// A completion that belongs to no handle: a posted packet or a timer.
+    pub(crate) fn unbound(kind: CompletionKind, id: OperationId, packet: Packet) -> Self {
+        Completion {
+            kind,
+            last: true,
+            code: 0,
+            sequence: 0,
+            bytes: packet.bytes,
+            key: packet.key,
+            token: packet.token,
+            id,
+            payload: Payload::None,
+            handle: None,
+        }
+    }
+
+    /// What finished.
+    pub fn kind(&self) -> CompletionKind {
+        self.kind
+    }
+
+    /// The key given when the handle was associated, or the posted packet's. An accept carries
+    /// the listener's key.
+    pub fn key(&self) -> usize {
+        self.key
+    }
+
+    /// The token given at submission, or the posted packet's.
+    pub fn token(&self) -> usize {
+        self.token
+    }
+
+    /// The operation, as [`Handle::submit`] named it.
+    pub fn id(&self) -> OperationId {
+        self.id
+    }
+
+    /// The bytes transferred, or the error of the system with its raw code kept.
+    ///
+    /// An operation ended by a cancel or a close gives an error for which
+    /// [`is_aborted`](crate::port::is_aborted) is true.
+    pub fn result(&self) -> io::Result<usize> {
+        match self.code {
+            0 => Ok(self.bytes),
+            code => Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+
+    /// The bytes transferred, also by an operation that failed afterwards.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether this is the operation's last completion. Only streams of accepts and receives
+    /// have others.
+    pub fn is_final(&self) -> bool {
+        self.last
+    }
+
+    /// The place of this completion in its stream of receives, from 0.
+    pub fn sequence(&self) -> u32 {
+        self.sequence
+    }
+
+    /// The handle that the operation was submitted on; `None` for a packet or a timer.
+    pub fn handle(&self) -> Option<&Handle> {
+        self.handle.as_ref()
+    }
+
+    /// Takes the buffer: received data, or the memory that was sent.
+    pub fn take_buffer(&mut self) -> Option<Buffer> {
+        match std::mem::replace(&mut self.payload, Payload::None) {
+            Payload::Buffer(buffer) => Some(buffer),
+            other => {
+                self.payload = other;
+                None
+            }
+        }
+    }
+
+    /// Takes the buffers of a vectored send.
+    pub fn take_buffers(&mut self) -> Option<Vec<Buffer>> {
+        match std::mem::replace(&mut self.payload, Payload::None) {
+            Payload::Buffers(buffers) => Some(buffers),
+            other => {
+                self.payload = other;
+                None
+            }
+        }
+    }
+
+    /// Takes the connection that an accept brought. Left in the completion, it is closed with it.
+    pub fn take_accepted(&mut self) -> Option<Accepted> {
+        match std::mem::replace(&mut self.payload, Payload::None) {
+            Payload::Accepted(accepted) => Some(accepted),
+            other => {
+                self.payload = other;
+                None
+            }
+        }
+    }
+}
+
+impl Completion {
+    /// Whether it holds back the next one of a serial handle. Accepts do not: they arrive through
+    /// several lanes, and have no order.
+    pub(crate) fn takes_turns(&self) -> bool {
+        self.kind != CompletionKind::Accept
+    }
+}
+
+impl Drop for Completion {
+    fn drop(&mut self) {
+        if self.takes_turns() {
+            if let Some(handle) = &self.handle {
+                handle.completion_dropped();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Completion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Completion")
+            .field("kind", &self.kind)
+            .field("key", &self.key)
+            .field("token", &self.token)
+            .field("result", &self.result())
+            .field("final", &self.last)
+            .finish_non_exhaustive()
+    }
+}

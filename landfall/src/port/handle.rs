@@ -1,0 +1,261 @@
+//! A socket that belongs to a port.
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::error::SubmitError;
+use super::operation::{Operation, OperationId};
+use super::{CompletionPort, Shared};
+use crate::driver::{Driver, SocketRef};
+
+/// What a handle is associated with: a key, and how its completions are delivered.
+#[derive(Clone, Default)]
+pub struct Association {
+    pub(crate) key: usize,
+    pub(crate) serial: bool,
+    pub(crate) context: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Association {
+    /// An ordinary association: completions go to whichever worker asks first.
+    pub fn new(key: usize) -> Self {
+        Association {
+            key,
+            ..Association::default()
+        }
+    }
+
+    /// Delivers the handle's completions one at a time, in order: the next one is held back until
+    /// the last has been dropped, whoever took it.
+    pub fn serial(mut self, serial: bool) -> Self {
+        self.serial = serial;
+        self
+    }
+
+    /// Anything the program wants to find again from a completion, by [`Handle::context`].
+    pub fn context(mut self, context: Arc<dyn Any + Send + Sync>) -> Self {
+        self.context = Some(context);
+        self
+    }
+}
+
+impl fmt::Debug for Association {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Association")
+            .field("key", &self.key)
+            .field("serial", &self.serial)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A socket associated with a port.
+///
+/// Clones name the same socket and the same key. An operation that is pending keeps the socket
+/// alive; when neither a clone nor an operation is left, the socket is closed.
+#[derive(Clone)]
+pub struct Handle(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    socket: SocketRef,
+    key: usize,
+    turn: Turn,
+    context: Option<Arc<dyn Any + Send + Sync>>,
+    local: OnceLock<SocketAddr>,
+    peer: OnceLock<SocketAddr>,
+}
+
+impl Handle {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        socket: SocketRef,
+        association: Association,
+        peer: Option<SocketAddr>,
+    ) -> Self {
+        Handle(Arc::new(Inner {
+            shared,
+            socket,
+            key: association.key,
+            turn: Turn::new(association.serial),
+            context: association.context,
+            local: OnceLock::new(),
+            peer: peer.map(OnceLock::from).unwrap_or_default(),
+        }))
+    }
+
+    /// Queues an operation. It completes on the port, whatever becomes of it, exactly once (a
+    /// stream of accepts or receives: any number of times, the last of them marked
+    /// [final](super::Completion::is_final)).
+    ///
+    /// The completion may be taken by another thread before this call returns: publish what its
+    /// handler needs first. `token` comes back with each completion.
+    ///
+    /// At most one receive and one send of a socket are with the system at a time; others wait
+    /// their turn in the port, in the order of submission.
+    ///
+    /// # Errors
+    ///
+    /// Only what is known before anything is queued: the port or the handle is closed, the
+    /// operation does not fit the handle. The operation comes back with its buffers. Every failure
+    /// of the system is a completion.
+    pub fn submit(&self, operation: Operation, token: usize) -> Result<OperationId, SubmitError> {
+        self.0.shared.submit(self, operation, token)
+    }
+
+    /// Asks for an end of one operation. `true` means that it was asked: the operation still
+    /// completes exactly once, as aborted or as whatever it had come to. `false`: there is no such
+    /// operation any more.
+    pub fn cancel(&self, id: OperationId) -> bool {
+        self.0.shared.cancel(id)
+    }
+
+    /// Asks for an end of every operation of this handle, whichever thread submitted it, and
+    /// tells how many there were.
+    pub fn cancel_all(&self) -> usize {
+        self.0.shared.cancel_all(self.0.socket)
+    }
+
+    /// Closes the socket now. Pending operations complete as aborted, later ones are refused.
+    pub fn close(&self) {
+        self.0.shared.close_socket(self.0.socket);
+    }
+
+    /// The key given at association.
+    pub fn key(&self) -> usize {
+        self.0.key
+    }
+
+    /// The context given at association.
+    pub fn context(&self) -> Option<&Arc<dyn Any + Send + Sync>> {
+        self.0.context.as_ref()
+    }
+
+    /// The port that the handle belongs to.
+    ///
+    /// # Errors
+    ///
+    /// Fails when every clone of the port is gone.
+    pub fn port(&self) -> io::Result<CompletionPort> {
+        CompletionPort::of(&self.0.shared)
+    }
+
+    /// The local address.
+    ///
+    /// # Errors
+    ///
+    /// What the system answers; asking costs a few system calls the first time.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        if let Some(address) = self.0.local.get() {
+            return Ok(*address);
+        }
+        let address = super::os::local_addr(self.driver(), self.0.socket)?;
+        Ok(*self.0.local.get_or_init(|| address))
+    }
+
+    /// The peer's address. It is kept from the accept or the first time it was asked for.
+    ///
+    /// # Errors
+    ///
+    /// What the system answers, `NotConnected` for one.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        if let Some(address) = self.0.peer.get() {
+            return Ok(*address);
+        }
+        let address = super::os::peer_addr(self.driver(), self.0.socket)?;
+        Ok(*self.0.peer.get_or_init(|| address))
+    }
+
+    pub(crate) fn driver(&self) -> &dyn Driver {
+        self.0.shared.driver.as_ref()
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
+    pub(crate) fn socket(&self) -> SocketRef {
+        self.0.socket
+    }
+
+    /// Whether a completion may be handed out now; if not, it must be held back until
+    /// [`Driver::next_turn`] asks for it.
+    pub(crate) fn take_turn(&self) -> bool {
+        self.0.turn.take()
+    }
+
+    pub(crate) fn completion_dropped(&self) {
+        if self.0.turn.give_back() {
+            self.0.shared.next_turn(self.0.socket);
+        }
+    }
+
+    /// Called with the lane's lock held when one held-back completion goes out and `more` follow.
+    pub(crate) fn keep_turn(&self, more: bool) {
+        self.0.turn.keep(more);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.release(self.socket);
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle")
+            .field("key", &self.0.key)
+            .field("socket", &self.0.socket)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whose turn it is on a serial handle: at most one of its completions is out at a time.
+struct Turn(AtomicU8);
+
+impl Turn {
+    const NOT_SERIAL: u8 = 0;
+    const FREE: u8 = 1;
+    const OUT: u8 = 2;
+    /// One is out and others are held back.
+    const OUT_AND_HELD: u8 = 3;
+
+    fn new(serial: bool) -> Self {
+        Turn(AtomicU8::new(if serial { Self::FREE } else { Self::NOT_SERIAL }))
+    }
+
+    /// Callers hold the lane's lock, so only `give_back` runs beside this.
+    fn take(&self) -> bool {
+        let mut now = self.0.load(Ordering::Acquire);
+        loop {
+            let next = match now {
+                Self::NOT_SERIAL => return true,
+                Self::FREE => Self::OUT,
+                _ => Self::OUT_AND_HELD,
+            };
+            match self.0.compare_exchange_weak(now, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return next == Self::OUT,
+                Err(other) => now = other,
+            }
+        }
+    }
+
+    /// Returns whether a held-back completion is to be let out; the turn then stays taken.
+    fn give_back(&self) -> bool {
+        if self.0.load(Ordering::Relaxed) == Self::NOT_SERIAL {
+            return false;
+        }
+        self.0
+            .compare_exchange(Self::OUT, Self::FREE, Ordering::AcqRel, Ordering::Acquire)
+            .is_err()
+    }
+
+    fn keep(&self, more: bool) {
+        let state = if more { Self::OUT_AND_HELD } else { Self::OUT };
+        self.0.store(state, Ordering::Release);
+    }
+}

@@ -1,0 +1,111 @@
+//! What can be asked of a handle.
+
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
+
+use crate::buffer::Buffer;
+
+/// Names one accepted operation until its final completion.
+///
+/// An identifier is never reused while its operation is pending; a stale one names nothing and
+/// cancelling it returns `false`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct OperationId(pub(crate) u64);
+
+/// An operation and the buffer that goes with it.
+///
+/// Handed to [`Handle::submit`](crate::port::Handle::submit). The buffer belongs to the operation
+/// until its completion, which gives it back.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Accept connections on a listener; see [`Accept`].
+    Accept(Accept),
+    /// Connect the socket to an address. Completes with 0 bytes once connected.
+    Connect(SocketAddr),
+    /// One receive into the spare capacity of a vector, after its length. The vector comes back
+    /// with its length grown by the bytes received; 0 bytes mean that the peer closed its side.
+    ///
+    /// A vector without spare capacity is refused at submission.
+    Receive(Vec<u8>),
+    /// Receives until the end of the stream, an error or a cancel, one completion each, in order,
+    /// into buffers of the port's pool. While nothing arrives no buffer is held.
+    ///
+    /// The final completion carries 0 bytes (the peer closed its side) or an error.
+    ReceiveStream,
+    /// One receive into a buffer of the port's pool, taken only when data is there.
+    ReceiveOnce,
+    /// Completes when the socket has data or is at its end; consumes nothing.
+    WaitReadable,
+    /// Sends all of a buffer. Completes when the system has taken every byte, or with an error
+    /// and the number of bytes that went. Partial sends are finished by the port.
+    Send(Buffer),
+    /// Sends several buffers as if they were one; see [`Operation::Send`].
+    SendVectored(Vec<Buffer>),
+    /// Sends without copying where the system can; the completion, and with it the buffer, comes
+    /// only when the network is done with the memory. Falls back to an ordinary send.
+    ///
+    /// Loopback always copies, so this gains nothing between programs of one machine.
+    SendZeroCopy(Buffer),
+    /// Shuts one or both directions down, after the sends submitted before it.
+    Shutdown(Shutdown),
+    /// Sets an option of the socket.
+    SetOption(SocketOption),
+}
+
+/// How connections are accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accept {
+    pub(crate) once: bool,
+    pub(crate) first_data: Option<Duration>,
+}
+
+impl Accept {
+    /// Connections one after another, a completion each, until cancelled or closed.
+    ///
+    /// Several accepts are kept posted, so that a burst of clients meets a ready one. The stream
+    /// ends with a final completion when it is cancelled, the listener is closed, or the system
+    /// has no descriptor or memory left for a connection; submit it again to go on.
+    pub fn stream() -> Self {
+        Accept {
+            once: false,
+            first_data: None,
+        }
+    }
+
+    /// One connection.
+    pub fn once() -> Self {
+        Accept {
+            once: true,
+            first_data: None,
+        }
+    }
+
+    /// Completes only when the client's first bytes are there, which come with the completion
+    /// ([`Accepted::first_data`](crate::port::Accepted::first_data)).
+    ///
+    /// A client that stays silent past `deadline` is closed and never seen: without a deadline it
+    /// would hold its place for ever, as `AcceptEx` with a receive length does.
+    pub fn first_data(mut self, deadline: Duration) -> Self {
+        self.first_data = Some(deadline);
+        self
+    }
+}
+
+/// An option of a socket, set by [`Operation::SetOption`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SocketOption {
+    /// Send small segments at once (`TCP_NODELAY`).
+    NoDelay(bool),
+    /// Probe a silent peer after this time without traffic, rounded up to seconds; `None` turns
+    /// probing off (`SO_KEEPALIVE`, `TCP_KEEPIDLE`).
+    KeepAlive(Option<Duration>),
+    /// How long a close may take to deliver what is queued, rounded up to seconds; zero resets
+    /// the connection at close (`SO_LINGER`).
+    Linger(Option<Duration>),
+    /// Size of the kernel's receive buffer in bytes (`SO_RCVBUF`).
+    ReceiveBuffer(u32),
+    /// Size of the kernel's send buffer in bytes (`SO_SNDBUF`).
+    SendBuffer(u32),
+}

@@ -1,0 +1,105 @@
+//! The parts of the port that name a system's own handles.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use socket2::{SockRef, Socket};
+
+use super::handle::Handle;
+use super::source::{Source, SourceKind};
+use crate::driver::{Driver, SocketRef};
+
+impl From<OwnedFd> for Source {
+    fn from(fd: OwnedFd) -> Self {
+        Source(SourceKind::Socket(Socket::from(fd)))
+    }
+}
+
+impl Handle {
+    /// A descriptor of its own for the socket, which the port keeps as well.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the process has no descriptor left, or the kernel cannot install one for a
+    /// socket that lives in a ring (before Linux 6.8).
+    pub fn try_clone_to_owned_fd(&self) -> io::Result<OwnedFd> {
+        self.driver().descriptor(self.socket())
+    }
+}
+
+pub(super) fn local_addr(driver: &dyn Driver, socket: SocketRef) -> io::Result<SocketAddr> {
+    let fd = driver.descriptor(socket)?;
+    let address = SockRef::from(&fd).local_addr()?;
+    address.as_socket().ok_or_else(no_internet_address)
+}
+
+pub(super) fn peer_addr(driver: &dyn Driver, socket: SocketRef) -> io::Result<SocketAddr> {
+    let fd = driver.descriptor(socket)?;
+    let address = SockRef::from(&fd).peer_addr()?;
+    address.as_socket().ok_or_else(no_internet_address)
+}
+
+fn no_internet_address() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "the socket has no internet address")
+}
+
+/// What a thread in user code is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ThreadState {
+    /// On a processor, or waiting for one.
+    Running,
+    /// Waiting for something else.
+    Blocked,
+}
+
+/// Looks at one thread from outside, by its `stat` file in `/proc`.
+#[derive(Debug)]
+pub(super) struct ThreadProbe(Option<std::fs::File>);
+
+impl ThreadProbe {
+    /// A probe of the calling thread. Without `/proc` it sees every thread as running, so that
+    /// blocked workers are not covered; nothing else depends on it.
+    pub(super) fn current() -> Self {
+        let id = rustix::thread::gettid().as_raw_nonzero();
+        ThreadProbe(std::fs::File::open(format!("/proc/self/task/{id}/stat")).ok())
+    }
+
+    /// What the thread is doing now; a few microseconds.
+    pub(super) fn state(&self) -> ThreadState {
+        use std::os::unix::fs::FileExt;
+        let Some(file) = &self.0 else {
+            return ThreadState::Running;
+        };
+        // `pid (name) state ...`, where the name has at most 15 bytes and may hold parentheses.
+        let mut text = [0; 64];
+        let length = file.read_at(&mut text, 0).unwrap_or(0);
+        let name_end = text[..length].iter().rposition(|&byte| byte == b')');
+        match name_end.and_then(|end| text.get(end + 2)) {
+            Some(b'S' | b'D') => ThreadState::Blocked,
+            _ => ThreadState::Running,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_tells_a_sleeping_thread_from_a_running_one() {
+        let (send, receive) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let sleeper = std::thread::spawn(move || {
+            send.send(ThreadProbe::current()).expect("the test waits for it");
+            let _ = ended.recv();
+        });
+        let probe = receive.recv().expect("the thread sends it");
+        while probe.state() == ThreadState::Running {
+            std::thread::yield_now();
+        }
+        assert_eq!(ThreadProbe::current().state(), ThreadState::Running);
+        drop(end);
+        sleeper.join().expect("ends");
+    }
+}

@@ -1,0 +1,826 @@
+//! Who waits where, who is released, and how many run: the part of a completion port that Windows
+//! keeps in its kernel, shared by all drivers.
+//!
+//! Each lane of the driver has a *home* worker, the one whose submissions it mostly carries. Home
+//! workers wait in their own lane; the others (spares) are parked. A thread that goes to wait also
+//! covers every lane that nobody looks after, because its home worker is blocked, computes for
+//! long, or is gone. A home worker that comes back takes its lane over again.
+//!
+//! A thread *runs*, and holds one of `limit` permits, from the return of `get` to its next call,
+//! except while the watcher finds it blocked.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
+use slab::Slab;
+
+use super::Shared;
+use super::completion::{Completion, CompletionKind, Packet};
+use super::error::GetError;
+use super::operation::OperationId;
+use super::os::{ThreadProbe, ThreadState};
+use crate::driver::{Driver, Sink};
+
+/// A completion that belongs to no handle, on its way through the port's own queue.
+#[derive(Debug)]
+pub(super) struct Posted {
+    pub(super) kind: CompletionKind,
+    pub(super) id: OperationId,
+    pub(super) packet: Packet,
+}
+
+impl From<Posted> for Completion {
+    fn from(posted: Posted) -> Self {
+        Completion::unbound(posted.kind, posted.id, posted.packet)
+    }
+}
+
+pub(super) struct Scheduler {
+    limit: usize,
+    lanes: usize,
+    /// Permits in use. Written with `state` locked.
+    running: AtomicUsize,
+    /// Length of the posted queue. Written with `state` locked.
+    queued: AtomicUsize,
+    /// Lanes whose home worker is blocked or computes for long. Written with `state` locked.
+    stuck: AtomicU64,
+    closed: AtomicBool,
+    state: Mutex<State>,
+    watcher: OnceLock<Thread>,
+    watcher_asleep: AtomicBool,
+}
+
+struct State {
+    posted: VecDeque<Posted>,
+    workers: Slab<Slot>,
+    /// Indices of waiting workers, the newest last.
+    waiting: Vec<usize>,
+    lanes: Vec<Lane>,
+}
+
+#[derive(Clone, Default)]
+struct Lane {
+    home: Option<usize>,
+    poller: Option<usize>,
+}
+
+struct Slot {
+    worker: Arc<Worker>,
+    /// The lanes it waits in, as bits; none when parked or not waiting.
+    covers: u64,
+    release: Option<Release>,
+    /// The phase at the watcher's last look.
+    seen: u64,
+}
+
+/// What a waiter is woken with.
+enum Release {
+    /// A packet, and a permit.
+    Packet(Posted),
+    /// A permit to look for completions.
+    Permit,
+    /// Nothing: choose again where to wait.
+    Reconsider,
+}
+
+/// One thread that calls `get`.
+struct Worker {
+    index: OnceLock<usize>,
+    thread: Thread,
+    probe: ThreadProbe,
+    /// `completions taken << 2 | state`.
+    phase: AtomicU64,
+    /// Lanes that this worker submitted to since it last flushed them. Only it writes.
+    dirty: AtomicU64,
+    /// Counts calls to `get`, to alternate between packets and lanes. Only it writes.
+    turns: AtomicUsize,
+    /// The lane it is at home in, or `NO_HOME`. Written with the scheduler's state locked.
+    home: AtomicUsize,
+}
+
+const NO_HOME: usize = usize::MAX;
+
+/// Neither in `get` nor counted, or waiting in `get`.
+const OUT: u64 = 0;
+/// In user code, counted.
+const RUNNING: u64 = 1;
+/// In user code, found blocked, not counted.
+const BLOCKED: u64 = 2;
+/// In `get`, counted.
+const TAKING: u64 = 3;
+const STATE: u64 = 3;
+
+/// After this many completions taken without entering the system, enter it once, so that what it
+/// holds back is posted.
+const MOST_TAKEN_UNFLUSHED: usize = 64;
+
+/// This thread's membership in a port; leaves on exit or on `get` at another port.
+struct Membership {
+    scheduler: *const Scheduler,
+    shared: Weak<Shared>,
+    worker: Arc<Worker>,
+}
+
+thread_local! {
+    static MEMBERSHIP: RefCell<Option<Membership>> = const { RefCell::new(None) };
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.scheduler.leave(shared.driver.as_ref(), &self.worker);
+        }
+    }
+}
+
+/// How a wait ended.
+enum Woken {
+    Packet(Posted),
+    LookAgain,
+    TimedOut,
+    Closed,
+}
+
+/// Waiters to wake once the state is unlocked.
+type Wakes = Vec<(Thread, u64)>;
+
+impl Scheduler {
+    pub(super) fn new(limit: usize, lanes: usize) -> Self {
+        Scheduler {
+            limit,
+            lanes,
+            running: AtomicUsize::new(0),
+            queued: AtomicUsize::new(0),
+            stuck: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            state: Mutex::new(State {
+                posted: VecDeque::with_capacity(64),
+                workers: Slab::new(),
+                waiting: Vec::new(),
+                lanes: vec![Lane::default(); lanes],
+            }),
+            watcher: OnceLock::new(),
+            watcher_asleep: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn concurrency(&self) -> usize {
+        self.limit
+    }
+
+    pub(super) fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Whether the calling thread is a worker of this port.
+    pub(super) fn is_worker(&self) -> bool {
+        MEMBERSHIP
+            .try_with(|m| m.borrow().as_ref().is_some_and(|m| std::ptr::eq(m.scheduler, self)))
+            .unwrap_or(false)
+    }
+
+    /// Remembers that the calling worker submitted to these lanes.
+    pub(super) fn mark_dirty(&self, lanes: u64) {
+        if lanes == 0 {
+            return;
+        }
+        MEMBERSHIP.with(|m| {
+            if let Some(membership) = &*m.borrow() {
+                let dirty = membership.worker.dirty.load(Ordering::Relaxed);
+                membership.worker.dirty.store(dirty | lanes, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// Makes whoever waits in these lanes flush them.
+    pub(super) fn nudge(&self, driver: &dyn Driver, lanes: u64) {
+        if lanes == 0 {
+            return;
+        }
+        let mut polled = 0;
+        {
+            let state = self.state.lock();
+            for lane in bits(lanes) {
+                if state.lanes[lane].poller.is_some() {
+                    polled |= 1 << lane;
+                }
+            }
+        }
+        bits(polled).for_each(|lane| driver.wake(lane));
+    }
+
+    /// Queues a packet; `false` when the port is closed.
+    pub(super) fn post(&self, driver: &dyn Driver, item: Posted, later: bool) -> bool {
+        let mut wakes = Wakes::new();
+        {
+            let mut state = self.state.lock();
+            if self.closed.load(Ordering::Relaxed) {
+                return false;
+            }
+            state.posted.push_back(item);
+            self.queued.store(state.posted.len(), Ordering::Relaxed);
+            let own_turn = later && state.posted.len() == 1 && self.is_worker();
+            if !own_turn {
+                self.release_for_posted(&mut state, &mut wakes);
+            }
+        }
+        wake(driver, wakes);
+        true
+    }
+
+    /// Takes up to `max` completions, waiting until there is one.
+    pub(super) fn get(
+        &self,
+        shared: &Arc<Shared>,
+        sink: &mut dyn Sink,
+        max: usize,
+        timeout: Option<Duration>,
+    ) -> Result<usize, GetError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(GetError::Closed);
+        }
+        let worker = self.join(shared);
+        let driver = shared.driver.as_ref();
+        // A timeout too long for the clock is as good as none.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut counted = self.enter(&worker);
+        let mut looked_everywhere = false;
+        loop {
+            if self.closed.load(Ordering::Acquire) {
+                if counted {
+                    let _state = self.state.lock();
+                    self.uncount(&worker);
+                }
+                return Err(GetError::Abandoned);
+            }
+            counted = counted || self.try_permit(&worker);
+            if counted && self.running() <= self.limit {
+                let taken = self.take(driver, &worker, sink, max);
+                if taken > 0 {
+                    self.exit(&worker);
+                    return Ok(taken);
+                }
+            }
+            if !looked_everywhere && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                // The system posts what it has only when it is entered.
+                (0..self.lanes).for_each(|lane| {
+                    driver.flush(lane);
+                });
+                looked_everywhere = true;
+                continue;
+            }
+            match self.wait(driver, &worker, &mut counted, deadline) {
+                Woken::LookAgain => {}
+                Woken::Packet(item) => {
+                    sink.push(item.into());
+                    self.exit(&worker);
+                    return Ok(1);
+                }
+                Woken::TimedOut => return Err(GetError::TimedOut),
+                Woken::Closed => return Err(GetError::Abandoned),
+            }
+        }
+    }
+
+    /// Closes the port for all waiters.
+    pub(super) fn close(&self, driver: &dyn Driver) {
+        let mut wakes = Wakes::new();
+        let dropped;
+        {
+            let mut state = self.state.lock();
+            self.closed.store(true, Ordering::Release);
+            dropped = std::mem::take(&mut state.posted);
+            self.queued.store(0, Ordering::Relaxed);
+            while let Some(index) = state.waiting.last().copied() {
+                self.release(&mut state, index, Release::Reconsider, &mut wakes);
+            }
+        }
+        drop(dropped);
+        wake(driver, wakes);
+        self.wake_watcher();
+    }
+
+    /// The calling thread's membership, made on its first `get`.
+    fn join(&self, shared: &Arc<Shared>) -> Arc<Worker> {
+        let member = MEMBERSHIP.with(|membership| {
+            let membership = membership.borrow();
+            let here = membership.as_ref().filter(|m| std::ptr::eq(m.scheduler, self));
+            here.map(|m| m.worker.clone())
+        });
+        if let Some(worker) = member {
+            return worker;
+        }
+        let worker = Arc::new(Worker {
+            index: OnceLock::new(),
+            thread: thread::current(),
+            probe: ThreadProbe::current(),
+            phase: AtomicU64::new(OUT),
+            dirty: AtomicU64::new(0),
+            turns: AtomicUsize::new(0),
+            home: AtomicUsize::new(NO_HOME),
+        });
+        let index = self.state.lock().workers.insert(Slot {
+            worker: worker.clone(),
+            covers: 0,
+            release: None,
+            seen: OUT,
+        });
+        worker.index.get_or_init(|| index);
+        let left = MEMBERSHIP.with(|membership| {
+            membership.borrow_mut().replace(Membership {
+                scheduler: self,
+                shared: Arc::downgrade(shared),
+                worker: worker.clone(),
+            })
+        });
+        // Leaving the other port may drop it, which asks for this thread's membership.
+        drop(left);
+        worker
+    }
+
+    /// Forgets a worker whose thread ends or went to another port.
+    fn leave(&self, driver: &dyn Driver, worker: &Worker) {
+        let mut wakes = Wakes::new();
+        {
+            let mut state = self.state.lock();
+            state.workers.remove(worker.index());
+            if let Some(lane) = worker.home() {
+                state.lanes[lane].home = None;
+                self.stuck.fetch_and(!(1 << lane), Ordering::Relaxed);
+            }
+            if worker.phase.load(Ordering::Relaxed) & STATE == RUNNING {
+                self.running.fetch_sub(1, Ordering::Relaxed);
+            }
+            self.rebalance(driver, &mut state, &mut wakes);
+        }
+        wake(driver, wakes);
+        self.nudge(driver, worker.dirty.load(Ordering::Relaxed));
+    }
+
+    /// Back from user code: whether the worker still holds its permit.
+    fn enter(&self, worker: &Worker) -> bool {
+        let phase = worker.phase.load(Ordering::Relaxed);
+        let counted = phase & STATE == RUNNING
+            && worker
+                .phase
+                .compare_exchange(phase, phase | TAKING, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok();
+        if !counted {
+            // Blocked, and found to be so: the permit is gone. Only the watcher writes BLOCKED,
+            // and it leaves OUT alone.
+            worker.phase.fetch_and(!STATE, Ordering::AcqRel);
+        }
+        if self.stuck.load(Ordering::Relaxed) != 0 {
+            let _state = self.state.lock();
+            if let Some(lane) = worker.home() {
+                self.stuck.fetch_and(!(1 << lane), Ordering::Relaxed);
+            }
+        }
+        counted
+    }
+
+    /// Off to user code with a completion.
+    fn exit(&self, worker: &Worker) {
+        let taken = worker.phase.load(Ordering::Relaxed) >> 2;
+        worker.phase.swap((taken + 1) << 2 | RUNNING, Ordering::SeqCst);
+        if self.watcher_asleep.load(Ordering::SeqCst) {
+            self.wake_watcher();
+        }
+    }
+
+    fn try_permit(&self, worker: &Worker) -> bool {
+        let _state = self.state.lock();
+        let free = self.running() < self.limit;
+        if free {
+            self.count(worker);
+        }
+        free
+    }
+
+    /// Gives a worker a permit. The state is locked.
+    fn count(&self, worker: &Worker) {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        worker.phase.fetch_or(TAKING, Ordering::AcqRel);
+    }
+
+    /// Takes a worker's permit back. The state is locked.
+    fn uncount(&self, worker: &Worker) {
+        self.running.fetch_sub(1, Ordering::Relaxed);
+        worker.phase.fetch_and(!STATE, Ordering::AcqRel);
+    }
+
+    /// Takes what there is, in fair turns: packets and the worker's own lane first, then lanes
+    /// that nobody looks after.
+    fn take(&self, driver: &dyn Driver, worker: &Worker, sink: &mut dyn Sink, max: usize) -> usize {
+        let turn = worker.turns.load(Ordering::Relaxed).wrapping_add(1);
+        worker.turns.store(turn, Ordering::Relaxed);
+        let home = worker.home();
+        if turn % MOST_TAKEN_UNFLUSHED == 0 {
+            self.flush(driver, worker, home);
+        }
+        if turn % 2 == 0 && self.take_posted(sink) {
+            return 1;
+        }
+        let mut taken = home.map_or(0, |home| driver.reap(home, max, sink));
+        if taken == 0 && self.take_posted(sink) {
+            return 1;
+        }
+        if taken == 0 && self.flush(driver, worker, home) {
+            taken = home.map_or(0, |home| driver.reap(home, max, sink));
+        }
+        if taken == 0 {
+            taken = self.take_elsewhere(driver, home, sink, max);
+        }
+        taken
+    }
+
+    /// Takes from the lanes of others.
+    fn take_elsewhere(
+        &self,
+        driver: &dyn Driver,
+        home: Option<usize>,
+        sink: &mut dyn Sink,
+        max: usize,
+    ) -> usize {
+        let start = home.unwrap_or(0);
+        let others = (0..self.lanes).map(|step| (start + step) % self.lanes);
+        others
+            .filter(|&lane| Some(lane) != home && driver.pending(lane))
+            .map(|lane| driver.reap(lane, max, sink))
+            .find(|&taken| taken > 0)
+            .unwrap_or(0)
+    }
+
+    fn take_posted(&self, sink: &mut dyn Sink) -> bool {
+        if self.queued.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let mut state = self.state.lock();
+        let item = state.posted.pop_front();
+        self.queued.store(state.posted.len(), Ordering::Relaxed);
+        drop(state);
+        item.map(|item| sink.push(item.into())).is_some()
+    }
+
+    /// Hands on what the worker submitted; whether that may have completed something at home.
+    fn flush(&self, driver: &dyn Driver, worker: &Worker, home: Option<usize>) -> bool {
+        self.flush_dirty(driver, worker, home.map_or(0, |home| 1 << home));
+        home.is_some_and(|home| driver.flush(home))
+    }
+
+    /// Flushes the lanes that the worker submitted to, but for those in `later`.
+    fn flush_dirty(&self, driver: &dyn Driver, worker: &Worker, later: u64) {
+        let dirty = worker.dirty.load(Ordering::Relaxed);
+        if dirty != 0 {
+            worker.dirty.store(0, Ordering::Relaxed);
+            bits(dirty & !later).for_each(|lane| {
+                driver.flush(lane);
+            });
+        }
+    }
+
+    /// Waits until released, something completes where it waits, or `deadline`.
+    fn wait(
+        &self,
+        driver: &dyn Driver,
+        worker: &Worker,
+        counted: &mut bool,
+        deadline: Option<Instant>,
+    ) -> Woken {
+        let mut wakes = Wakes::new();
+        let covers = {
+            let mut state = self.state.lock();
+            if self.closed.load(Ordering::Relaxed) {
+                if std::mem::take(counted) {
+                    self.uncount(worker);
+                }
+                return Woken::Closed;
+            }
+            if std::mem::take(counted) {
+                self.uncount(worker);
+            }
+            if self.running() < self.limit {
+                if let Some(item) = self.pop_posted(&mut state) {
+                    self.count(worker);
+                    *counted = true;
+                    return Woken::Packet(item);
+                }
+                if self.unattended(&state).any(|lane| driver.pending(lane)) {
+                    self.count(worker);
+                    *counted = true;
+                    return Woken::LookAgain;
+                }
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                self.rebalance(driver, &mut state, &mut wakes);
+                drop(state);
+                wake(driver, wakes);
+                return Woken::TimedOut;
+            }
+            self.settle(&mut state, worker, &mut wakes)
+        };
+        wake(driver, wakes);
+        self.sleep(driver, worker, covers, deadline);
+        self.wake_up(worker, counted)
+    }
+
+    /// Chooses where a worker waits, and makes it a waiter there. Returns the lanes to wait in.
+    fn settle(&self, state: &mut MutexGuard<'_, State>, worker: &Worker, wakes: &mut Wakes) -> u64 {
+        let index = worker.index();
+        let mut covers = 0;
+        // Without a free permit it could not take what it finds: whoever gives a permit back
+        // looks at every lane first.
+        if self.running() < self.limit {
+            if worker.home().is_none() {
+                let vacant = state.lanes.iter().position(|lane| lane.home.is_none());
+                if let Some(lane) = vacant {
+                    state.lanes[lane].home = Some(index);
+                    worker.home.store(lane, Ordering::Relaxed);
+                }
+            }
+            if let Some(home) = worker.home() {
+                if let Some(guest) = state.lanes[home].poller {
+                    self.release(state, guest, Release::Reconsider, wakes);
+                }
+                covers |= 1 << home;
+            }
+            covers |= self.unattended(state).fold(0, |set, lane| set | 1 << lane);
+            // A worker that was parked for want of a permit can go back to its lane.
+            let parked_home = state.waiting.iter().copied().rev().find(|&waiting| {
+                let slot = &state.workers[waiting];
+                slot.covers == 0 && slot.worker.home().is_some()
+            });
+            if let Some(waiting) = parked_home {
+                self.release(state, waiting, Release::Reconsider, wakes);
+            }
+        }
+        for lane in bits(covers) {
+            state.lanes[lane].poller = Some(index);
+        }
+        state.workers[index].covers = covers;
+        state.waiting.push(index);
+        covers
+    }
+
+    /// Lanes that nobody waits in and whose home worker will not come to them soon.
+    fn unattended<'a>(&'a self, state: &'a State) -> impl Iterator<Item = usize> + 'a {
+        let stuck = self.stuck.load(Ordering::Relaxed);
+        state.lanes.iter().enumerate().filter_map(move |(index, lane)| {
+            let attended = lane.poller.is_some()
+                || lane.home.is_some_and(|home| {
+                    let phase = state.workers[home].worker.phase.load(Ordering::Relaxed);
+                    matches!(phase & STATE, RUNNING | TAKING) && stuck & 1 << index == 0
+                });
+            (!attended).then_some(index)
+        })
+    }
+
+    fn sleep(&self, driver: &dyn Driver, worker: &Worker, covers: u64, deadline: Option<Instant>) {
+        let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        self.flush_dirty(driver, worker, covers);
+        if covers != 0 {
+            driver.wait(covers, left());
+            return;
+        }
+        match left() {
+            None => thread::park(),
+            Some(left) => thread::park_timeout(left),
+        }
+    }
+
+    /// Stops being a waiter, and says what for.
+    fn wake_up(&self, worker: &Worker, counted: &mut bool) -> Woken {
+        let index = worker.index();
+        let mut state = self.state.lock();
+        let release = state.workers[index].release.take();
+        if release.is_none() {
+            self.stop_waiting(&mut state, index);
+        }
+        match release {
+            Some(Release::Packet(item)) => {
+                *counted = true;
+                return Woken::Packet(item);
+            }
+            Some(Release::Permit) => *counted = true,
+            Some(Release::Reconsider) | None => {
+                if !self.closed.load(Ordering::Relaxed) && self.running() < self.limit {
+                    self.count(worker);
+                    *counted = true;
+                }
+            }
+        }
+        Woken::LookAgain
+    }
+
+    /// Takes a worker off the list of waiters and out of its lanes.
+    fn stop_waiting(&self, state: &mut State, index: usize) {
+        if let Some(place) = state.waiting.iter().rposition(|&waiting| waiting == index) {
+            state.waiting.remove(place);
+        }
+        let covers = std::mem::take(&mut state.workers[index].covers);
+        for lane in bits(covers) {
+            if state.lanes[lane].poller == Some(index) {
+                state.lanes[lane].poller = None;
+            }
+        }
+    }
+
+    /// Ends one worker's wait, with a permit unless it is only to reconsider.
+    fn release(&self, state: &mut State, index: usize, release: Release, wakes: &mut Wakes) {
+        let covers = state.workers[index].covers;
+        self.stop_waiting(state, index);
+        let slot = &mut state.workers[index];
+        if !matches!(release, Release::Reconsider) {
+            self.count(&slot.worker);
+        }
+        slot.release = Some(release);
+        wakes.push((slot.worker.thread.clone(), covers));
+    }
+
+    fn pop_posted(&self, state: &mut State) -> Option<Posted> {
+        let item = state.posted.pop_front();
+        self.queued.store(state.posted.len(), Ordering::Relaxed);
+        item
+    }
+
+    /// Gives the oldest packets to the newest waiters while permits last.
+    fn release_for_posted(&self, state: &mut State, wakes: &mut Wakes) {
+        while self.running() < self.limit && !state.posted.is_empty() {
+            let Some(newest) = state.waiting.last().copied() else {
+                break;
+            };
+            if let Some(item) = self.pop_posted(state) {
+                self.release(state, newest, Release::Packet(item), wakes);
+            }
+        }
+    }
+
+    /// After a permit came free or a lane lost its worker: puts waiters where they are needed.
+    fn rebalance(&self, driver: &dyn Driver, state: &mut State, wakes: &mut Wakes) {
+        self.release_for_posted(state, wakes);
+        if self.running() >= self.limit {
+            return;
+        }
+        let Some(lane) = self.unattended(state).next() else {
+            return;
+        };
+        if self.unattended(state).any(|lane| driver.pending(lane)) {
+            if let Some(newest) = state.waiting.last().copied() {
+                self.release(state, newest, Release::Permit, wakes);
+            }
+            return;
+        }
+        // A parked waiter, or else one that waits elsewhere and can wait in both.
+        let home = state.lanes[lane].home;
+        let parked = state.waiting.iter().rev().find(|&&index| state.workers[index].covers == 0);
+        let chosen = parked.or(state.waiting.last()).copied();
+        if let Some(index) = chosen.filter(|&index| Some(index) != home) {
+            self.release(state, index, Release::Reconsider, wakes);
+        }
+    }
+
+    pub(super) fn set_watcher(&self, thread: Thread) {
+        self.watcher.get_or_init(|| thread);
+    }
+
+    pub(super) fn wake_watcher(&self) {
+        self.watcher_asleep.store(false, Ordering::SeqCst);
+        if let Some(thread) = self.watcher.get() {
+            thread.unpark();
+        }
+    }
+
+    /// Announces that the watcher will sleep until woken; `false` if somebody runs after all.
+    pub(super) fn watcher_may_sleep(&self) -> bool {
+        self.watcher_asleep.store(true, Ordering::SeqCst);
+        let state = self.state.lock();
+        let busy = state.workers.iter().any(|(_, slot)| {
+            let phase = slot.worker.phase.load(Ordering::SeqCst);
+            matches!(phase & STATE, RUNNING | BLOCKED)
+        });
+        drop(state);
+        if busy {
+            self.watcher_asleep.store(false, Ordering::SeqCst);
+        }
+        !busy && !self.closed.load(Ordering::Acquire)
+    }
+
+    /// The watcher's look: finds workers that made no progress since the last one, takes the
+    /// permits of those that are blocked, gives permits back to those that go on, and puts
+    /// waiters in their place.
+    pub(super) fn look(&self, driver: &dyn Driver) -> Looked {
+        let mut looked = Looked::default();
+        let suspects = self.suspects(&mut looked);
+        if suspects.is_empty() && self.queued.load(Ordering::Relaxed) == 0 {
+            return looked;
+        }
+        // Read outside the lock: it takes microseconds.
+        let states: Vec<_> = suspects.iter().map(|(worker, _)| worker.probe.state()).collect();
+        let computing = states.contains(&ThreadState::Running);
+        let mut wakes = Wakes::new();
+        {
+            let mut state = self.state.lock();
+            for ((worker, phase), now) in suspects.iter().zip(states) {
+                let changed = self.judge(&state, worker, *phase, now);
+                looked.changed |= changed;
+            }
+            self.rebalance(driver, &mut state, &mut wakes);
+        }
+        if computing {
+            driver.poke();
+        }
+        wake(driver, wakes);
+        looked
+    }
+
+    /// Workers in user code since the last look.
+    fn suspects(&self, looked: &mut Looked) -> Vec<(Arc<Worker>, u64)> {
+        let mut suspects = Vec::new();
+        let mut state = self.state.lock();
+        for (_, slot) in state.workers.iter_mut() {
+            let phase = slot.worker.phase.load(Ordering::Relaxed);
+            let stayed = std::mem::replace(&mut slot.seen, phase) == phase;
+            match phase & STATE {
+                RUNNING | TAKING => looked.running = true,
+                BLOCKED => looked.blocked = true,
+                _ => {}
+            }
+            if stayed && matches!(phase & STATE, RUNNING | BLOCKED) {
+                suspects.push((slot.worker.clone(), phase));
+            }
+        }
+        suspects
+    }
+
+    /// Acts on what a suspect was found doing; returns whether that is news.
+    fn judge(&self, state: &State, worker: &Worker, phase: u64, now: ThreadState) -> bool {
+        if !state.workers.contains(worker.index()) {
+            return false;
+        }
+        let to = match (phase & STATE, now) {
+            (RUNNING, ThreadState::Blocked) => phase & !STATE | BLOCKED,
+            (BLOCKED, ThreadState::Running) => phase & !STATE | RUNNING,
+            _ => phase,
+        };
+        let still = worker
+            .phase
+            .compare_exchange(phase, to, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok();
+        if !still {
+            return false;
+        }
+        match (phase & STATE, to & STATE) {
+            (RUNNING, BLOCKED) => self.running.fetch_sub(1, Ordering::Relaxed),
+            (BLOCKED, RUNNING) => self.running.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        let newly_stuck = worker.home().is_some_and(|lane| {
+            let before = self.stuck.fetch_or(1 << lane, Ordering::Relaxed);
+            before & 1 << lane == 0
+        });
+        to != phase || newly_stuck
+    }
+}
+
+/// What the watcher saw.
+#[derive(Default)]
+pub(super) struct Looked {
+    /// Somebody is in user code or taking.
+    pub(super) running: bool,
+    /// Somebody is blocked in user code.
+    pub(super) blocked: bool,
+    /// A worker was newly found blocked or computing, or went on.
+    pub(super) changed: bool,
+}
+
+impl Worker {
+    fn index(&self) -> usize {
+        *self.index.get().expect("set when the worker joined")
+    }
+
+    fn home(&self) -> Option<usize> {
+        Some(self.home.load(Ordering::Relaxed)).filter(|&home| home != NO_HOME)
+    }
+}
+
+fn bits(mut set: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lane = set.trailing_zeros() as usize;
+        set &= set.wrapping_sub(1);
+        (lane < 64).then_some(lane)
+    })
+}
+
+fn wake(driver: &dyn Driver, wakes: Wakes) {
+    for (thread, covers) in wakes {
+        match bits(covers).next() {
+            Some(lane) => driver.wake(lane),
+            None => thread.unpark(),
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What can be associated with a port.
+
+use std::net::{TcpListener, TcpStream, UdpSocket};
+
+use socket2::Socket;
+
+use super::accepted::Accepted;
+
+/// A socket on its way into a port: an ordinary one of the standard library, one made with
+/// `socket2`, or a connection that the port accepted.
+#[derive(Debug)]
+pub struct Source(pub(crate) SourceKind);
+
+#[derive(Debug)]
+pub(crate) enum SourceKind {
+    Socket(Socket),
+    Accepted(Accepted),
+}
+
+impl From<Socket> for Source {
+    fn from(socket: Socket) -> Self {
+        Source(SourceKind::Socket(socket))
+    }
+}
+
+impl From<TcpStream> for Source {
+    fn from(socket: TcpStream) -> Self {
+        Socket::from(socket).into()
+    }
+}
+
+impl From<TcpListener> for Source {
+    fn from(socket: TcpListener) -> Self {
+        Socket::from(socket).into()
+    }
+}
+
+impl From<UdpSocket> for Source {
+    fn from(socket: UdpSocket) -> Self {
+        Socket::from(socket).into()
+    }
+}
+
+impl From<Accepted> for Source {
+    fn from(accepted: Accepted) -> Self {
+        Source(SourceKind::Accepted(accepted))
+    }
+}

@@ -1,0 +1,114 @@
+//! Timers, ordered by deadline.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Instant;
+
+use slab::Slab;
+
+use super::completion::Packet;
+use super::operation::OperationId;
+
+/// A heap of deadlines over a slab of timers. A cancelled timer leaves its entry in the heap until
+/// its deadline or until such entries are the majority, so that cancelling costs no search.
+#[derive(Default)]
+pub(super) struct Timers {
+    heap: BinaryHeap<Reverse<(Instant, u64)>>,
+    armed: Slab<(u64, Packet)>,
+    /// Counts timers ever set, so that no identifier comes twice.
+    serial: u32,
+}
+
+fn index(id: u64) -> usize {
+    (id & u64::from(u32::MAX)) as usize
+}
+
+impl Timers {
+    /// Returns the name of the timer, and whether it is now the earliest.
+    pub(super) fn insert(&mut self, deadline: Instant, packet: Packet) -> (OperationId, bool) {
+        let entry = self.armed.vacant_entry();
+        self.serial = self.serial.wrapping_add(1);
+        let id = (u64::from(self.serial) << 32) | entry.key() as u64;
+        entry.insert((id, packet));
+        let earliest = self.heap.peek().is_none_or(|Reverse((first, _))| deadline < *first);
+        self.heap.push(Reverse((deadline, id)));
+        (OperationId(id), earliest)
+    }
+
+    pub(super) fn remove(&mut self, id: OperationId) -> bool {
+        let found = self.armed.get(index(id.0)).is_some_and(|(armed, _)| *armed == id.0);
+        if found {
+            self.armed.remove(index(id.0));
+            if self.heap.len() > 64 && self.heap.len() > 2 * self.armed.len() {
+                let armed = &self.armed;
+                self.heap
+                    .retain(|Reverse((_, id))| armed.get(index(*id)).is_some_and(|(a, _)| a == id));
+            }
+        }
+        found
+    }
+
+    /// The next timer that has run out by `now`.
+    pub(super) fn expired(&mut self, now: Instant) -> Option<(OperationId, Packet)> {
+        while let Some(Reverse((deadline, id))) = self.heap.peek().copied() {
+            let armed = self.armed.get(index(id)).is_some_and(|(armed, _)| *armed == id);
+            if armed && deadline > now {
+                return None;
+            }
+            self.heap.pop();
+            if armed {
+                let (_, packet) = self.armed.remove(index(id));
+                return Some((OperationId(id), packet));
+            }
+        }
+        None
+    }
+
+    /// When to look again. May name a cancelled timer's deadline.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.heap.peek().map(|Reverse((deadline, _))| *deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn packet(token: usize) -> Packet {
+        Packet { token, ..Packet::default() }
+    }
+
+    #[test]
+    fn timers_come_out_by_deadline_and_cancelled_ones_do_not() {
+        let mut timers = Timers::default();
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let (late, earliest) = timers.insert(at(30), packet(30));
+        assert!(earliest);
+        let (early, earliest) = timers.insert(at(10), packet(10));
+        assert!(earliest);
+        let (_, earliest) = timers.insert(at(20), packet(20));
+        assert!(!earliest);
+        assert!(timers.expired(at(9)).is_none());
+        assert_eq!(timers.expired(at(10)).map(|(id, _)| id), Some(early));
+        assert!(!timers.remove(early), "it has run out");
+        assert!(timers.remove(late));
+        assert!(!timers.remove(late), "it was cancelled");
+        assert_eq!(timers.expired(at(100)).map(|(_, p)| p.token), Some(20));
+        assert!(timers.expired(at(100)).is_none());
+        assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn cancelled_timers_do_not_pile_up() {
+        let mut timers = Timers::default();
+        let deadline = Instant::now() + Duration::from_secs(3600);
+        for token in 0..10_000 {
+            let (id, _) = timers.insert(deadline, packet(token));
+            assert!(timers.remove(id));
+        }
+        assert!(timers.heap.len() <= 65, "{} entries kept", timers.heap.len());
+    }
+}

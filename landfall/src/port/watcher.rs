@@ -1,0 +1,147 @@
+//! The port's one thread of its own. It posts timers that ran out, and finds workers that block or
+//! compute for long. It sleeps while all workers wait and no timer is due.
+
+use std::io;
+use std::sync::{Arc, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::Shared;
+use super::completion::{CompletionKind, Packet};
+use super::operation::OperationId;
+use super::scheduler::{Looked, Posted};
+use super::timers::Timers;
+
+/// Between looks while workers are being found blocked or computing. A look costs about 3 us.
+const FAST: Duration = Duration::from_micros(150);
+/// Between looks while every worker comes back soon; bounds how late the first one that blocks is
+/// noticed.
+const SLOW: Duration = Duration::from_millis(8);
+/// Between looks while all that is going on is workers that stay blocked.
+const IDLE: Duration = Duration::from_millis(100);
+/// How long looks stay frequent after something was found.
+const ALERT: Duration = Duration::from_secs(1);
+/// Looks with nobody running before the watcher goes to sleep.
+const QUIET_LOOKS: u32 = 3;
+
+pub(super) struct Watcher {
+    timers: Arc<Mutex<Timers>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watcher {
+    pub(super) fn start(shared: &Arc<Shared>) -> io::Result<Self> {
+        let timers = Arc::new(Mutex::new(Timers::default()));
+        let watch = Watch {
+            shared: Arc::downgrade(shared),
+            timers: timers.clone(),
+            period: SLOW,
+            alert_until: None,
+            quiet: 0,
+        };
+        let thread = thread::Builder::new()
+            .name("landfall-watch".to_owned())
+            .spawn(move || watch.run())?;
+        shared.scheduler.set_watcher(thread.thread().clone());
+        Ok(Watcher {
+            timers,
+            thread: Some(thread),
+        })
+    }
+
+    pub(super) fn timer(&self, deadline: Instant, packet: Packet) -> OperationId {
+        let (id, earliest) = self.timers.lock().insert(deadline, packet);
+        if earliest && let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+        id
+    }
+
+    pub(super) fn cancel_timer(&self, id: OperationId) -> bool {
+        self.timers.lock().remove(id)
+    }
+
+    /// Waits for the end of the thread, which comes soon after the port was closed.
+    pub(super) fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // The last clone of a port may be dropped by anybody, but not by this thread: it
+            // holds none.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Watch {
+    shared: Weak<Shared>,
+    timers: Arc<Mutex<Timers>>,
+    period: Duration,
+    alert_until: Option<Instant>,
+    quiet: u32,
+}
+
+impl Watch {
+    fn run(mut self) {
+        while let Some(pause) = self.step() {
+            match pause {
+                Pause::For(pause) => thread::park_timeout(pause),
+                Pause::UntilWoken => thread::park(),
+            }
+        }
+    }
+
+    /// One look, and how long until the next; `None` when the port is closed.
+    fn step(&mut self) -> Option<Pause> {
+        let shared = self.shared.upgrade().filter(|shared| !shared.is_closed())?;
+        let now = Instant::now();
+        let due = self.post_due_timers(&shared, now);
+        let looked = shared.scheduler.look(shared.driver.as_ref());
+        self.adapt(&looked, now);
+        let asleep = self.quiet >= QUIET_LOOKS && shared.scheduler.watcher_may_sleep();
+        let due = due.map(|due| due.saturating_duration_since(now));
+        Some(match (asleep, due) {
+            (true, None) => Pause::UntilWoken,
+            (true, Some(due)) => Pause::For(due),
+            (false, due) => Pause::For(due.map_or(self.period, |due| due.min(self.period))),
+        })
+    }
+
+    /// Posts what has run out; returns when the next timer is due.
+    fn post_due_timers(&self, shared: &Shared, now: Instant) -> Option<Instant> {
+        let mut timers = self.timers.lock();
+        while let Some((id, packet)) = timers.expired(now) {
+            let item = Posted {
+                kind: CompletionKind::Timer,
+                id,
+                packet,
+            };
+            shared.scheduler.post(shared.driver.as_ref(), item, false);
+        }
+        timers.next()
+    }
+
+    fn adapt(&mut self, looked: &Looked, now: Instant) {
+        if looked.running || looked.blocked {
+            self.quiet = 0;
+        } else {
+            self.quiet = self.quiet.saturating_add(1);
+        }
+        if looked.changed {
+            self.alert_until = Some(now + ALERT);
+        }
+        let longest = match looked.running {
+            _ if self.alert_until.is_some_and(|until| now < until) => FAST,
+            true => SLOW,
+            false if looked.blocked => IDLE,
+            false => SLOW,
+        };
+        self.period = longest.min(self.period.max(FAST) * 2);
+    }
+}
+
+enum Pause {
+    For(Duration),
+    UntilWoken,
+}
