@@ -18,4 +18,13 @@
 pub mod buffer;
 #[allow(unsafe_code, reason = "drivers talk to the system; each block says why it is sound")]
 mod driver;
+pub mod net;
 pub mod port;
+pub mod runtime;
+pub mod server;
+
+pub use runtime::Runtime;
+pub use server::Server;
+
+/// The result of most functions here.
+pub type Result<T> = std::io::Result<T>;

@@ -1,0 +1,278 @@
+//! Operations that a stream waits for one at a time: sends above all, and connect, shutdown and
+//! options.
+//!
+//! A future that is dropped leaves its operation with the port, which finishes it in its turn.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use super::inbox;
+use super::os::{BROKEN_PIPE, RESET};
+use super::socket::{Socket, SocketState, register};
+use crate::buffer::Buffer;
+use crate::port::{CompletionKind, Operation};
+use crate::runtime::Event;
+
+/// Unfinished operations, and bytes of theirs, past which a further send waits: what the sends of
+/// dropped futures may take of memory. One send alone may be of any size.
+const MOST_UNFINISHED: usize = 8;
+const MOST_BYTES: usize = 64 * 1024;
+
+/// The sending side of a socket.
+#[derive(Default)]
+pub(super) struct Calls {
+    /// Counts operations; the token of the next.
+    next: u32,
+    unfinished: usize,
+    /// Bytes of unfinished sends.
+    bytes: usize,
+    /// The operation that somebody waits for.
+    awaited: Option<u32>,
+    /// Its outcome.
+    done: Option<Done>,
+    /// Waits for `done`, for room, or for everything to be finished.
+    waiter: Option<Waker>,
+    /// What a send has failed with, and so will all later ones.
+    broken: Option<i32>,
+    /// This side has been shut down, or will be after what is queued.
+    is_shut: bool,
+    timed_out: bool,
+}
+
+/// How an operation ended, and its buffer if it had one.
+pub(super) struct Done {
+    pub(super) result: io::Result<usize>,
+    pub(super) buffer: Option<Buffer>,
+}
+
+impl Calls {
+    /// Whether an operation may be submitted now. What does not queue behind sends always may.
+    fn has_room_for(&self, operation: &Operation) -> bool {
+        let queues = is_send(operation) || matches!(operation, Operation::Shutdown(_));
+        let has_bytes_free = self.bytes == 0 || self.bytes + length(operation) <= MOST_BYTES;
+        !queues || (self.unfinished < MOST_UNFINISHED && has_bytes_free)
+    }
+
+    /// Counts an operation that is about to be submitted, and names it.
+    fn begin(&mut self, operation: &Operation) -> u32 {
+        let token = self.next;
+        self.next = token.wrapping_add(1);
+        self.unfinished += 1;
+        self.bytes += length(operation);
+        self.is_shut |= shuts(operation);
+        token
+    }
+
+    /// Takes back what `begin` did, as the operation was refused.
+    fn refused(&mut self, operation: &Operation) {
+        self.unfinished -= 1;
+        self.bytes -= length(operation);
+        self.awaited = None;
+    }
+
+    /// Takes a completion in. Returns whom to wake.
+    fn finish(&mut self, event: &mut Event, failure: Option<i32>) -> Option<Waker> {
+        self.unfinished = self.unfinished.saturating_sub(1);
+        match failure {
+            // Nothing of what is queued will go any more.
+            Some(code) if event.kind == CompletionKind::Send => {
+                self.broken = Some(code);
+                self.bytes = 0;
+            }
+            _ if event.kind == CompletionKind::Send => self.bytes = self.bytes.saturating_sub(event.bytes),
+            _ => {}
+        }
+        let token = event.token as u32;
+        match self.awaited {
+            Some(awaited) if awaited != token => return None,
+            Some(_) => {
+                self.awaited = None;
+                let result = failure.map_or(Ok(event.bytes), |code| Err(io::Error::from_raw_os_error(code)));
+                self.done = Some(Done { result, buffer: event.buffer.take() });
+            }
+            None => {}
+        }
+        self.waiter.take()
+    }
+
+    /// Whether sends that will still go are unfinished.
+    pub(super) fn has_bytes_to_send(&self) -> bool {
+        self.bytes > 0
+    }
+
+    pub(super) fn is_shut(&self) -> bool {
+        self.is_shut
+    }
+
+    /// Tells a sender that waits that it has waited for too long.
+    pub(super) fn expire(&mut self) -> Option<Waker> {
+        let waiter = self.waiter.take();
+        self.timed_out = waiter.is_some();
+        waiter
+    }
+}
+
+fn length(operation: &Operation) -> usize {
+    match operation {
+        Operation::Send(buffer) | Operation::SendZeroCopy(buffer) => buffer.len(),
+        Operation::SendVectored(buffers) => buffers.iter().map(|buffer| buffer.len()).sum(),
+        _ => 0,
+    }
+}
+
+fn shuts(operation: &Operation) -> bool {
+    matches!(operation, Operation::Shutdown(std::net::Shutdown::Write | std::net::Shutdown::Both))
+}
+
+fn is_send(operation: &Operation) -> bool {
+    matches!(operation, Operation::Send(_) | Operation::SendVectored(_) | Operation::SendZeroCopy(_))
+}
+
+/// The buffer of an operation that was not begun.
+fn buffer_of(operation: Operation) -> Option<Buffer> {
+    match operation {
+        Operation::Send(buffer) | Operation::SendZeroCopy(buffer) => Some(buffer),
+        _ => None,
+    }
+}
+
+impl SocketState {
+    /// Takes the completion of a call in. Returns whom to wake.
+    pub(super) fn finish_call(&self, event: &mut Event) -> Option<Waker> {
+        let code = event.result.as_ref().err().map(|error| error.raw_os_error().unwrap_or(RESET));
+        let mut calls = self.calls.lock();
+        let failure = match code {
+            Some(BROKEN_PIPE) if event.kind == CompletionKind::Send && !calls.is_shut => Some(RESET),
+            code => code,
+        };
+        if failure == Some(RESET) {
+            self.set_reset();
+        }
+        calls.finish(event, failure)
+    }
+}
+
+impl Socket {
+    /// An operation, and the wait for its end. Nothing happens until it is polled.
+    pub(super) fn call(&self, operation: Operation) -> Call<'_> {
+        Call { socket: self, stage: Stage::Waiting(operation), is_waiting: false }
+    }
+
+    /// Submits an operation whose end nobody waits for.
+    pub(super) fn begin_unawaited(&self, operation: Operation) {
+        let token = self.state.calls.lock().begin(&operation);
+        if let Err(refused) = self.handle.submit(operation, token as usize) {
+            self.state.calls.lock().refused(&refused.operation);
+        }
+    }
+
+    /// Waits until every operation has ended.
+    pub(super) fn poll_flushed(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut calls = self.state.calls.lock();
+        if calls.unfinished == 0 {
+            return Poll::Ready(());
+        }
+        let outdated = register(&mut calls.waiter, cx);
+        drop(calls);
+        drop(outdated);
+        Poll::Pending
+    }
+}
+
+/// What [`Socket::call`] returns.
+pub(super) struct Call<'a> {
+    socket: &'a Socket,
+    stage: Stage,
+    is_waiting: bool,
+}
+
+enum Stage {
+    Waiting(Operation),
+    Submitted,
+    Done,
+}
+
+impl Future for Call<'_> {
+    type Output = Done;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done> {
+        let socket = self.socket;
+        let polled = match std::mem::replace(&mut self.stage, Stage::Done) {
+            Stage::Waiting(operation) => socket.poll_begin(operation, cx),
+            Stage::Submitted => socket.poll_done(cx),
+            Stage::Done => panic!("polled after it gave its result"),
+        };
+        self.is_waiting = polled.is_err();
+        match polled {
+            Ok(done) => Poll::Ready(done),
+            Err(stage) => {
+                self.stage = stage;
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if self.is_waiting {
+            let mut calls = self.socket.state.calls.lock();
+            calls.awaited = None;
+            calls.timed_out = false;
+            let leftover = (calls.done.take(), calls.waiter.take());
+            drop(calls);
+            drop(leftover);
+        }
+    }
+}
+
+impl Socket {
+    /// Submits an operation when there is room for it.
+    ///
+    /// As the next one, it gives a result or the stage to go on with.
+    fn poll_begin(&self, operation: Operation, cx: &Context<'_>) -> Result<Done, Stage> {
+        let mut calls = self.state.calls.lock();
+        let timed_out = std::mem::take(&mut calls.timed_out).then(inbox::timed_out);
+        let broken = calls.broken.filter(|_| is_send(&operation)).map(io::Error::from_raw_os_error);
+        if let Some(error) = broken.or(timed_out) {
+            return Ok(Done { result: Err(error), buffer: buffer_of(operation) });
+        }
+        let outdated = register(&mut calls.waiter, cx);
+        let has_room = calls.has_room_for(&operation);
+        let token = has_room.then(|| calls.begin(&operation));
+        calls.awaited = token;
+        drop(calls);
+        drop(outdated);
+        self.state.touch();
+        let Some(token) = token else {
+            return Err(Stage::Waiting(operation));
+        };
+        match self.handle.submit(operation, token as usize) {
+            Ok(_) => Err(Stage::Submitted),
+            Err(refused) => {
+                self.state.calls.lock().refused(&refused.operation);
+                match self.refused(refused.error) {
+                    Poll::Ready(error) => Ok(Done { result: Err(error), buffer: buffer_of(refused.operation) }),
+                    Poll::Pending => Err(Stage::Waiting(refused.operation)),
+                }
+            }
+        }
+    }
+
+    fn poll_done(&self, cx: &Context<'_>) -> Result<Done, Stage> {
+        let mut calls = self.state.calls.lock();
+        if let Some(done) = calls.done.take() {
+            return Ok(done);
+        }
+        if std::mem::take(&mut calls.timed_out) {
+            calls.awaited = None;
+            return Ok(Done { result: Err(inbox::timed_out()), buffer: None });
+        }
+        let outdated = register(&mut calls.waiter, cx);
+        drop(calls);
+        drop(outdated);
+        Err(Stage::Submitted)
+    }
+}

@@ -1,0 +1,110 @@
+//! Connecting.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Type};
+
+use super::listener::no_address;
+use super::socket::Socket;
+use super::stream::TcpStream;
+use crate::port::Operation;
+use crate::runtime::time::timeout;
+use crate::runtime::{self, Shared};
+
+/// How to connect.
+///
+/// ```no_run
+/// # use std::time::Duration;
+/// # use landfall::net::ConnectOptions;
+/// # async fn example() -> std::io::Result<()> {
+/// let stream = ConnectOptions::new()
+///     .nodelay(true)
+///     .timeout(Duration::from_secs(5))
+///     .connect("example.org:7")
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ConnectOptions {
+    source: Option<SocketAddr>,
+    nodelay: bool,
+    timeout: Option<Duration>,
+}
+
+impl ConnectOptions {
+    /// No source address, no timeout but the system's own, small segments held back.
+    pub fn new() -> Self {
+        ConnectOptions::default()
+    }
+
+    /// The address to connect from; port 0 lets the system choose one. Addresses of the other
+    /// family are then not tried.
+    pub fn source(mut self, address: SocketAddr) -> Self {
+        self.source = Some(address);
+        self
+    }
+
+    /// Whether to send small segments at once (`TCP_NODELAY`).
+    pub fn nodelay(mut self, on: bool) -> Self {
+        self.nodelay = on;
+        self
+    }
+
+    /// How long connecting may take, all addresses together.
+    pub fn timeout(mut self, time: Duration) -> Self {
+        self.timeout = Some(time);
+        self
+    }
+
+    /// Connects to an address, trying each that it resolves to. A future that is dropped closes
+    /// the socket.
+    ///
+    /// # Errors
+    ///
+    /// Outside of a runtime; what the system answered for the last address;
+    /// [`TimedOut`](io::ErrorKind::TimedOut).
+    pub async fn connect(&self, address: impl ToSocketAddrs) -> io::Result<TcpStream> {
+        let shared = runtime::current_or_error()?;
+        let addresses: Vec<_> = address.to_socket_addrs()?.collect();
+        let Some(time) = self.timeout else {
+            return self.connect_to_first(&shared, &addresses).await;
+        };
+        match timeout(time, self.connect_to_first(&shared, &addresses)).await {
+            Ok(connected) => connected,
+            Err(_) => {
+                let text = format!("no connection to {addresses:?} within {time:?}");
+                Err(io::Error::new(io::ErrorKind::TimedOut, text))
+            }
+        }
+    }
+
+    async fn connect_to_first(&self, shared: &Arc<Shared>, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+        let mut failure = None;
+        let fits = |address: &&SocketAddr| self.source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
+        for address in addresses.iter().filter(fits) {
+            match self.connect_to(shared, *address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(no_address))
+    }
+
+    async fn connect_to(&self, shared: &Arc<Shared>, address: SocketAddr) -> io::Result<TcpStream> {
+        let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if self.nodelay {
+            socket.set_tcp_nodelay(true)?;
+        }
+        if let Some(source) = self.source {
+            socket.bind(&source.into())?;
+        }
+        // Dropped while it connects, the stream has nothing to send and closes at once.
+        let stream = TcpStream::new(Socket::associate(shared.clone(), socket)?);
+        stream.connected(Operation::Connect(address)).await?;
+        Ok(stream)
+    }
+}

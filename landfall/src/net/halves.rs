@@ -1,0 +1,229 @@
+//! The two directions of a connection, for two tasks.
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+
+use super::socket::Owned;
+use super::stream::{SendAll, SendOwned, TcpStream};
+use crate::buffer::Buffer;
+use crate::port::{Operation, SocketOption};
+
+/// The half of a [`TcpStream`] that receives.
+///
+/// Dropped before the other half, nothing is received any more: what has arrived is thrown away,
+/// and a peer that goes on sending is slowed down until it stops.
+pub struct ReadHalf {
+    /// Taken only when the halves are put together again or dropped.
+    socket: Option<Arc<Owned>>,
+}
+
+/// The half of a [`TcpStream`] that sends.
+///
+/// Dropped before the other half, it ends the stream for the peer, after what has been given to
+/// send.
+pub struct WriteHalf {
+    /// As that of the other half.
+    socket: Option<Arc<Owned>>,
+}
+
+pub(super) fn split(socket: Owned) -> (ReadHalf, WriteHalf) {
+    let socket = Arc::new(socket);
+    (ReadHalf { socket: Some(socket.clone()) }, WriteHalf { socket: Some(socket) })
+}
+
+impl ReadHalf {
+    fn socket(&self) -> &Arc<Owned> {
+        self.socket.as_ref().expect("taken only at the end")
+    }
+
+    /// Receives what comes next; see [`TcpStream::receive`].
+    ///
+    /// # Errors
+    ///
+    /// As [`TcpStream::receive`].
+    pub fn receive(&mut self) -> impl Future<Output = io::Result<Option<Buffer>>> + Send + '_ {
+        self.socket().receive()
+    }
+
+    /// Receives into a vector of the program's own; see [`TcpStream::read`].
+    ///
+    /// # Errors
+    ///
+    /// As [`TcpStream::read`].
+    pub fn read(&mut self, vec: Vec<u8>) -> impl Future<Output = (io::Result<usize>, Vec<u8>)> + Send + '_ {
+        self.socket().read(vec)
+    }
+
+    /// The address of this side.
+    ///
+    /// # Errors
+    ///
+    /// What the system answers.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().local_addr()
+    }
+
+    /// The address of the other side.
+    ///
+    /// # Errors
+    ///
+    /// What the system answers.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().peer_addr()
+    }
+
+    /// Puts the connection together again.
+    ///
+    /// # Errors
+    ///
+    /// The halves are of different connections; they come back.
+    pub fn reunite(mut self, mut other: WriteHalf) -> Result<TcpStream, ReuniteError> {
+        if !Arc::ptr_eq(self.socket(), other.socket()) {
+            return Err(ReuniteError { read: self, write: other });
+        }
+        drop(other.socket.take());
+        let socket = self.socket.take().and_then(Arc::into_inner);
+        Ok(TcpStream::from_owned(socket.expect("there are only two halves")))
+    }
+}
+
+impl WriteHalf {
+    fn socket(&self) -> &Arc<Owned> {
+        self.socket.as_ref().expect("taken only at the end")
+    }
+
+    /// Sends all of a buffer; see [`TcpStream::send`].
+    ///
+    /// # Errors
+    ///
+    /// As [`TcpStream::send`].
+    pub fn send(&mut self, buffer: impl Into<Buffer>) -> impl Future<Output = io::Result<()>> + Send + '_ {
+        SendAll(self.socket().call(Operation::Send(buffer.into())))
+    }
+
+    /// As [`send`](Self::send), and gives the buffer back; see [`TcpStream::send_owned`].
+    ///
+    /// # Errors
+    ///
+    /// As [`TcpStream::send`].
+    pub fn send_owned(
+        &mut self,
+        buffer: impl Into<Buffer>,
+    ) -> impl Future<Output = (io::Result<()>, Buffer)> + Send + '_ {
+        SendOwned(self.socket().call(Operation::Send(buffer.into())))
+    }
+
+    /// Sends several buffers as if they were one.
+    ///
+    /// # Errors
+    ///
+    /// As [`TcpStream::send`].
+    pub fn send_vectored(&mut self, buffers: Vec<Buffer>) -> impl Future<Output = io::Result<()>> + Send + '_ {
+        SendAll(self.socket().call(Operation::SendVectored(buffers)))
+    }
+
+    /// Sends without copying where the system can; see [`TcpStream::send_zero_copy`].
+    ///
+    /// # Errors
+    ///
+    /// As [`TcpStream::send`].
+    pub fn send_zero_copy(
+        &mut self,
+        buffer: impl Into<Buffer>,
+    ) -> impl Future<Output = (io::Result<()>, Buffer)> + Send + '_ {
+        SendOwned(self.socket().call(Operation::SendZeroCopy(buffer.into())))
+    }
+
+    /// Shuts one or both directions down; see [`TcpStream::shutdown`].
+    ///
+    /// # Errors
+    ///
+    /// As [`TcpStream::shutdown`].
+    pub fn shutdown(&mut self, how: Shutdown) -> impl Future<Output = io::Result<()>> + Send + '_ {
+        SendAll(self.socket().call(Operation::Shutdown(how)))
+    }
+
+    /// Sends small segments at once instead of waiting to fill them (`TCP_NODELAY`).
+    ///
+    /// # Errors
+    ///
+    /// What the system answers.
+    pub async fn set_nodelay(&mut self, on: bool) -> io::Result<()> {
+        self.socket().set_option(SocketOption::NoDelay(on)).await
+    }
+
+    /// The address of this side.
+    ///
+    /// # Errors
+    ///
+    /// What the system answers.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().local_addr()
+    }
+
+    /// The address of the other side.
+    ///
+    /// # Errors
+    ///
+    /// What the system answers.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.socket().peer_addr()
+    }
+}
+
+impl Drop for ReadHalf {
+    fn drop(&mut self) {
+        if let Some(socket) = unless_last(self.socket.take()) {
+            socket.stop_receiving();
+        }
+    }
+}
+
+impl Drop for WriteHalf {
+    fn drop(&mut self) {
+        if let Some(socket) = unless_last(self.socket.take()) {
+            if !socket.state.calls.lock().is_shut() {
+                socket.begin_unawaited(Operation::Shutdown(Shutdown::Write));
+            }
+        }
+    }
+}
+
+/// The last half closes the socket, and has nothing to do before.
+fn unless_last(socket: Option<Arc<Owned>>) -> Option<Arc<Owned>> {
+    socket.filter(|socket| Arc::strong_count(socket) > 1)
+}
+
+impl fmt::Debug for ReadHalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadHalf").field("handle", &self.socket().handle).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for WriteHalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WriteHalf").field("handle", &self.socket().handle).finish_non_exhaustive()
+    }
+}
+
+/// The halves given to [`ReadHalf::reunite`] are not of one connection.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ReuniteError {
+    /// The half that was asked.
+    pub read: ReadHalf,
+    /// The half that was given.
+    pub write: WriteHalf,
+}
+
+impl fmt::Display for ReuniteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the two halves are of different connections")
+    }
+}
+
+impl Error for ReuniteError {}

@@ -1,0 +1,433 @@
+//! What has arrived on a stream and has not been received by the program.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use super::os::RESET;
+use super::socket::{Socket, register};
+use crate::buffer::Buffer;
+use crate::port::{Operation, OperationId, is_aborted};
+use crate::runtime::Event;
+
+/// Buffers and bytes that wait for a slow reader. Past either the stream of receives is ended, so
+/// that the peer is slowed down by its own window, and begun again when the reader has drained
+/// them. What the system had received by then still comes.
+const MOST_BUFFERS: usize = 8;
+const MOST_BYTES: usize = 64 * 1024;
+
+/// Tokens of receive completions.
+pub(super) const STREAM: usize = 0;
+pub(super) const ONCE: usize = 1;
+
+/// The receiving side of a socket.
+#[derive(Default)]
+pub(super) struct Inbox {
+    /// The oldest buffer; apart, so that a stream whose reader keeps up needs no queue.
+    first: Option<Buffer>,
+    rest: VecDeque<Buffer>,
+    receiving: Receiving,
+    id: Option<OperationId>,
+    reader: Option<Waker>,
+    end: Option<End>,
+    /// A [`Read`] waits for its own vector to come back.
+    reading: bool,
+    /// It has come back, and is `first`.
+    is_own: bool,
+    /// Nobody will receive any more.
+    unwanted: bool,
+    timed_out: bool,
+    draining: bool,
+}
+
+/// What the port is doing for the inbox.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Receiving {
+    #[default]
+    Nothing,
+    Stream,
+    Once,
+    /// A cancel has been asked for.
+    Ending,
+}
+
+#[derive(Clone, Copy)]
+enum End {
+    Closed,
+    Failed(i32),
+}
+
+impl End {
+    fn report(self) -> io::Result<()> {
+        match self {
+            End::Closed => Ok(()),
+            End::Failed(code) => Err(io::Error::from_raw_os_error(code)),
+        }
+    }
+}
+
+/// What to do once the inbox is unlocked.
+#[derive(Default)]
+pub(super) struct Arrival {
+    pub(super) reader: Option<Waker>,
+    pub(super) cancel: Option<OperationId>,
+    _unwanted: Option<Buffer>,
+}
+
+impl Inbox {
+    /// Takes a receive completion in.
+    pub(super) fn arrive(&mut self, event: &mut Event, was_reset: bool) -> Arrival {
+        let mut arrival = Arrival::default();
+        let cancelled = self.receiving == Receiving::Ending;
+        if event.is_final {
+            self.receiving = Receiving::Nothing;
+            self.id = None;
+        }
+        match &event.result {
+            Ok(0) if was_reset => self.end = Some(End::Failed(RESET)),
+            Ok(0) => self.end = Some(End::Closed),
+            Ok(_) => {}
+            Err(error) if cancelled && is_aborted(error) => {}
+            Err(error) => self.end = Some(End::Failed(error.raw_os_error().unwrap_or(RESET))),
+        }
+        let bytes = event.result.as_ref().map_or(0, |bytes| *bytes);
+        if let Some(mut buffer) = event.buffer.take() {
+            // Only a single receive has bytes of the program's own before those that came.
+            buffer.advance(buffer.len() - bytes);
+            self.is_own = self.reading && event.token == ONCE;
+            if self.unwanted || (bytes == 0 && !self.is_own) {
+                arrival._unwanted = Some(buffer);
+            } else {
+                self.push(buffer);
+            }
+        }
+        if self.is_full() && self.receiving == Receiving::Stream {
+            self.receiving = Receiving::Ending;
+            arrival.cancel = Some(event.id);
+        }
+        arrival.reader = self.reader.take();
+        arrival
+    }
+
+    fn push(&mut self, buffer: Buffer) {
+        match self.first {
+            None => self.first = Some(buffer),
+            Some(_) => self.rest.push_back(buffer),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Buffer> {
+        let first = self.first.take();
+        self.first = self.rest.pop_front();
+        first
+    }
+
+    fn is_full(&self) -> bool {
+        let buffers = self.first.iter().chain(&self.rest);
+        self.rest.len() + 1 >= MOST_BUFFERS || buffers.map(|buffer| buffer.len()).sum::<usize>() >= MOST_BYTES
+    }
+
+    /// The next buffer, or why there will be none; nothing while it may yet come.
+    fn next(&mut self) -> Option<io::Result<Option<Buffer>>> {
+        if let Some(buffer) = self.pop() {
+            return Some(Ok(Some(buffer)));
+        }
+        if let Some(end) = self.end {
+            return Some(end.report().map(|()| None));
+        }
+        if std::mem::take(&mut self.timed_out) {
+            return Some(Err(timed_out()));
+        }
+        self.draining.then_some(Ok(None))
+    }
+
+    /// The reader's future was dropped. Returns its waker.
+    fn stop_waiting(&mut self) -> Option<Waker> {
+        self.timed_out = false;
+        self.reader.take()
+    }
+
+    /// Nobody waits for the vector of a read any more: what came in it is for the next receive. If
+    /// nothing did, it is nobody's.
+    fn disown(&mut self) -> Option<Buffer> {
+        self.reading = false;
+        let is_empty = self.first.as_ref().is_some_and(|first| first.is_empty());
+        match std::mem::take(&mut self.is_own) && is_empty {
+            true => self.pop(),
+            false => None,
+        }
+    }
+
+    /// Tells a reader that waits that it has waited for too long.
+    pub(super) fn expire(&mut self) -> Option<Waker> {
+        let reader = self.reader.take();
+        self.timed_out = reader.is_some();
+        reader
+    }
+
+    /// Ends the stream for the reader once it has received what is there.
+    pub(super) fn drain(&mut self) -> Option<Waker> {
+        self.draining = true;
+        self.reader.take()
+    }
+
+    /// Gives up what has come and what will come. Returns the operation to cancel.
+    fn discard(&mut self) -> (Option<OperationId>, Option<Buffer>, VecDeque<Buffer>) {
+        self.unwanted = true;
+        let id = match self.receiving {
+            Receiving::Stream | Receiving::Once => self.id,
+            Receiving::Nothing | Receiving::Ending => None,
+        };
+        if id.is_some() {
+            self.receiving = Receiving::Ending;
+        }
+        (id, self.first.take(), std::mem::take(&mut self.rest))
+    }
+}
+
+pub(super) fn timed_out() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "no traffic within the connection's idle timeout")
+}
+
+impl Socket {
+    /// Receives the next buffer.
+    pub(super) fn poll_receive(&self, cx: &Context<'_>) -> Poll<io::Result<Option<Buffer>>> {
+        let mut inbox = self.state.inbox.lock();
+        if let Some(next) = inbox.next() {
+            return Poll::Ready(next);
+        }
+        let outdated = register(&mut inbox.reader, cx);
+        let begin = inbox.receiving == Receiving::Nothing;
+        if begin {
+            inbox.receiving = Receiving::Stream;
+        }
+        drop(inbox);
+        drop(outdated);
+        self.state.touch();
+        if begin {
+            if let Err((error, _)) = self.begin_receiving(Operation::ReceiveStream, STREAM) {
+                return self.refused(error).map(Err);
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Submits a receive that the inbox already counts on.
+    fn begin_receiving(&self, operation: Operation, token: usize) -> Result<(), (io::Error, Operation)> {
+        let submitted = self.handle.submit(operation, token);
+        let mut inbox = self.state.inbox.lock();
+        match submitted {
+            Ok(id) => {
+                // It may have completed by now, and the next may not have begun: one reader at a
+                // time polls.
+                if inbox.receiving != Receiving::Nothing {
+                    inbox.id = Some(id);
+                }
+                Ok(())
+            }
+            Err(refused) => {
+                inbox.receiving = Receiving::Nothing;
+                inbox.reading = false;
+                Err((refused.error, refused.operation))
+            }
+        }
+    }
+
+    /// Drops what has come, and ends the stream of receives.
+    pub(super) fn stop_receiving(&self) {
+        let (id, first, rest) = self.state.inbox.lock().discard();
+        drop((first, rest));
+        if let Some(id) = id {
+            self.handle.cancel(id);
+        }
+    }
+
+    /// Ends the stream of receives without losing what has come; gives it all once nothing more
+    /// comes.
+    pub(super) fn poll_detach(&self, cx: &Context<'_>) -> Poll<Vec<Buffer>> {
+        let mut inbox = self.state.inbox.lock();
+        let id = match inbox.receiving {
+            Receiving::Nothing => {
+                let mut received = Vec::new();
+                while let Some(buffer) = inbox.pop() {
+                    received.push(buffer);
+                }
+                return Poll::Ready(received);
+            }
+            Receiving::Ending => None,
+            Receiving::Stream | Receiving::Once => {
+                inbox.receiving = Receiving::Ending;
+                inbox.id
+            }
+        };
+        let outdated = register(&mut inbox.reader, cx);
+        drop(inbox);
+        drop(outdated);
+        if let Some(id) = id {
+            self.handle.cancel(id);
+        }
+        Poll::Pending
+    }
+
+    /// Waits for the next buffer.
+    pub(super) fn receive(&self) -> Receive<'_> {
+        Receive { socket: self, is_waiting: false }
+    }
+
+    /// Waits for bytes in the program's own vector.
+    pub(super) fn read(&self, vec: Vec<u8>) -> Read<'_> {
+        Read { socket: self, stage: Stage::Waiting(vec), is_waiting: false }
+    }
+}
+
+/// What [`Socket::receive`] returns.
+pub(super) struct Receive<'a> {
+    socket: &'a Socket,
+    is_waiting: bool,
+}
+
+impl Future for Receive<'_> {
+    type Output = io::Result<Option<Buffer>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = self.socket.poll_receive(cx);
+        self.is_waiting = polled.is_pending();
+        polled
+    }
+}
+
+impl Drop for Receive<'_> {
+    fn drop(&mut self) {
+        if self.is_waiting {
+            let outdated = self.socket.state.inbox.lock().stop_waiting();
+            drop(outdated);
+        }
+    }
+}
+
+/// What [`Socket::read`] returns.
+pub(super) struct Read<'a> {
+    socket: &'a Socket,
+    stage: Stage,
+    is_waiting: bool,
+}
+
+enum Stage {
+    Waiting(Vec<u8>),
+    /// The vector is with the port.
+    Submitted,
+    Done,
+}
+
+impl Future for Read<'_> {
+    type Output = (io::Result<usize>, Vec<u8>);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let socket = self.socket;
+        let polled = match std::mem::replace(&mut self.stage, Stage::Done) {
+            Stage::Waiting(vec) if vec.len() == vec.capacity() => {
+                let error = io::Error::new(io::ErrorKind::InvalidInput, "the vector has no spare capacity to read into");
+                return Poll::Ready((Err(error), vec));
+            }
+            Stage::Waiting(vec) => socket.poll_read(vec, cx),
+            Stage::Submitted => socket.poll_submitted_read(cx),
+            Stage::Done => panic!("polled after it gave its result"),
+        };
+        self.is_waiting = polled.is_err();
+        match polled {
+            Ok(done) => Poll::Ready(done),
+            Err(stage) => {
+                self.stage = stage;
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Read<'_> {
+    fn drop(&mut self) {
+        if self.is_waiting {
+            let mut inbox = self.socket.state.inbox.lock();
+            let leftover = (inbox.stop_waiting(), inbox.disown());
+            drop(inbox);
+            drop(leftover);
+        }
+    }
+}
+
+impl Socket {
+    /// Fills the vector from what is there, or submits it.
+    fn poll_read(&self, mut vec: Vec<u8>, cx: &Context<'_>) -> Result<(io::Result<usize>, Vec<u8>), Stage> {
+        let mut inbox = self.state.inbox.lock();
+        match inbox.next() {
+            Some(Ok(Some(mut buffer))) => {
+                let count = buffer.len().min(vec.capacity() - vec.len());
+                vec.extend_from_slice(&buffer[..count]);
+                buffer.advance(count);
+                if !buffer.is_empty() {
+                    let second = inbox.first.replace(buffer);
+                    second.into_iter().for_each(|second| inbox.rest.push_front(second));
+                }
+                return Ok((Ok(count), vec));
+            }
+            Some(Ok(None)) => return Ok((Ok(0), vec)),
+            Some(Err(error)) => return Ok((Err(error), vec)),
+            None => {}
+        }
+        let outdated = register(&mut inbox.reader, cx);
+        let begin = inbox.receiving == Receiving::Nothing;
+        if begin {
+            inbox.receiving = Receiving::Once;
+            inbox.reading = true;
+        }
+        drop(inbox);
+        drop(outdated);
+        self.state.touch();
+        if !begin {
+            return Err(Stage::Waiting(vec));
+        }
+        match self.begin_receiving(Operation::Receive(vec), ONCE) {
+            Ok(()) => Err(Stage::Submitted),
+            Err((error, Operation::Receive(vec))) => match self.refused(error) {
+                Poll::Ready(error) => Ok((Err(error), vec)),
+                Poll::Pending => Err(Stage::Waiting(vec)),
+            },
+            Err((error, _)) => Ok((Err(error), Vec::new())),
+        }
+    }
+
+    /// Takes the vector back when it has come.
+    fn poll_submitted_read(&self, cx: &Context<'_>) -> Result<(io::Result<usize>, Vec<u8>), Stage> {
+        let mut inbox = self.state.inbox.lock();
+        if std::mem::take(&mut inbox.is_own) {
+            inbox.reading = false;
+            let (vec, start) = match inbox.pop() {
+                Some(Buffer::Rest(vec, start)) => (vec, start),
+                other => (other.map(Buffer::into_vec).unwrap_or_default(), 0),
+            };
+            let bytes = vec.len() - start;
+            let result = match (bytes, inbox.end, std::mem::take(&mut inbox.timed_out)) {
+                (0, Some(end), _) => end.report().map(|()| 0),
+                (0, None, true) => Err(timed_out()),
+                // None at all: the server drains.
+                (bytes, _, _) => Ok(bytes),
+            };
+            return Ok((result, vec));
+        }
+        // The vector comes back only when the operation has ended.
+        let cut_short = (inbox.timed_out || inbox.draining) && inbox.receiving == Receiving::Once;
+        let id = if cut_short { inbox.id } else { None };
+        if id.is_some() {
+            inbox.receiving = Receiving::Ending;
+        }
+        let outdated = register(&mut inbox.reader, cx);
+        drop(inbox);
+        drop(outdated);
+        if let Some(id) = id {
+            self.handle.cancel(id);
+        }
+        Err(Stage::Submitted)
+    }
+}

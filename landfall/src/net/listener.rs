@@ -1,0 +1,348 @@
+//! A TCP listener.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::os;
+use super::socket::{associate, refused};
+use super::stream::TcpStream;
+use crate::port::{self, Accepted, Handle, Operation, OperationId, Source, is_aborted};
+use crate::runtime::{self, Event, Respond, Shared};
+
+/// Connections kept for the next accepts. Past it the stream of accepts is ended, so that others
+/// wait in the system's backlog, and begun again when these have been taken.
+const MOST_READY: usize = 64;
+
+/// What the system keeps for a listener that is slow, unless told otherwise: Linux cuts it down to
+/// `net.core.somaxconn`, which is 4096 too. A client that finds the backlog full tries again after
+/// a second, so a burst of clients needs a long one.
+const BACKLOG: u32 = 4096;
+
+/// Listens for TCP connections.
+///
+/// Several tasks may accept at a time; each connection goes to the one that waits longest.
+pub struct TcpListener {
+    shared: Arc<Shared>,
+    handle: Handle,
+    state: Arc<ListenerState>,
+}
+
+/// How to listen.
+///
+/// ```
+/// # use landfall::net::{ListenOptions, TcpListener};
+/// # landfall::runtime::Runtime::new()?.block_on(async {
+/// let options = ListenOptions::new().backlog(128).nodelay(true);
+/// let listener = TcpListener::bind_with("127.0.0.1:0", options)?;
+/// # Ok::<(), std::io::Error>(())
+/// # })?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ListenOptions {
+    backlog: u32,
+    nodelay: bool,
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        ListenOptions { backlog: BACKLOG, nodelay: false }
+    }
+}
+
+impl ListenOptions {
+    /// The default options.
+    pub fn new() -> Self {
+        ListenOptions::default()
+    }
+
+    /// How many connections the system keeps that have not been accepted; 4096 by default, cut
+    /// down by the system to its own limit.
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.backlog = connections;
+        self
+    }
+
+    /// Whether accepted connections send small segments at once (`TCP_NODELAY`); no by default.
+    pub fn nodelay(mut self, on: bool) -> Self {
+        self.nodelay = on;
+        self
+    }
+
+    /// A listening socket at the first address that can be bound.
+    pub(crate) fn bind(&self, address: impl ToSocketAddrs) -> io::Result<Socket> {
+        let mut failure = None;
+        for address in address.to_socket_addrs()? {
+            match self.bind_to(address) {
+                Ok(socket) => return Ok(socket),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(no_address))
+    }
+
+    fn bind_to(&self, address: SocketAddr) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        os::allow_rebinding(&socket)?;
+        // Connections inherit it.
+        socket.set_tcp_nodelay(self.nodelay)?;
+        socket.bind(&address.into())?;
+        socket.listen(i32::try_from(self.backlog).unwrap_or(i32::MAX))?;
+        Ok(socket)
+    }
+}
+
+pub(super) fn no_address() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "the name resolved to no address")
+}
+
+impl TcpListener {
+    /// Listens on an address, or the first that can be bound of those it resolves to. Port 0 lets
+    /// the system choose.
+    ///
+    /// # Errors
+    ///
+    /// Outside of a runtime, or what the system answers for the last address.
+    pub fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
+        Self::bind_with(address, ListenOptions::new())
+    }
+
+    /// Listens with other options than the default.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](Self::bind).
+    pub fn bind_with(address: impl ToSocketAddrs, options: ListenOptions) -> io::Result<Self> {
+        let shared = runtime::current_or_error()?;
+        Self::associate(shared, options.bind(address)?)
+    }
+
+    /// Takes a listener of the standard library over.
+    ///
+    /// # Errors
+    ///
+    /// Outside of a runtime, or when the port refuses the socket.
+    pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
+        Self::associate(runtime::current_or_error()?, listener)
+    }
+
+    pub(crate) fn associate(shared: Arc<Shared>, source: impl Into<Source>) -> io::Result<Self> {
+        let state = Arc::new(ListenerState::default());
+        let handle = associate(&shared, source, state.clone())?;
+        Ok(TcpListener { shared, handle, state })
+    }
+
+    /// Waits for the next connection. A future that is dropped leaves it to the next accept.
+    ///
+    /// # Errors
+    ///
+    /// The system has no descriptor or memory left for a connection, for one. The next accept
+    /// tries again; wait a moment before.
+    pub fn accept(&self) -> impl Future<Output = io::Result<TcpStream>> + Send + '_ {
+        Accept { listener: self, place: None }
+    }
+
+    /// The address that is listened on.
+    ///
+    /// # Errors
+    ///
+    /// What the system answers.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.handle.local_addr()
+    }
+
+    /// Leaves further connections in the system's backlog until the next accept.
+    pub(crate) fn pause(&self) {
+        let id = self.state.0.lock().end();
+        if let Some(id) = id {
+            self.handle.cancel(id);
+        }
+    }
+
+    /// Closes the listener and the connections that nobody has accepted. Returns their number.
+    pub(crate) fn close(&self) -> usize {
+        self.handle.close();
+        let ready = std::mem::take(&mut self.state.0.lock().ready);
+        ready.iter().filter(|ready| ready.is_ok()).count()
+    }
+}
+
+impl Drop for TcpListener {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for TcpListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpListener").field("handle", &self.handle).finish_non_exhaustive()
+    }
+}
+
+#[derive(Default)]
+struct ListenerState(Mutex<Queue>);
+
+#[derive(Default)]
+struct Queue {
+    ready: VecDeque<io::Result<Accepted>>,
+    accepting: Accepting,
+    id: Option<OperationId>,
+    /// Tasks that wait for a connection, the longest first, each with the place it drew.
+    waiting: VecDeque<(u64, Waker)>,
+    places: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Accepting {
+    #[default]
+    Nothing,
+    Stream,
+    /// A cancel has been asked for.
+    Ending,
+}
+
+impl Queue {
+    /// Ends the stream of accepts. Returns the operation to cancel.
+    fn end(&mut self) -> Option<OperationId> {
+        if self.accepting != Accepting::Stream {
+            return None;
+        }
+        self.accepting = Accepting::Ending;
+        self.id
+    }
+
+    /// Takes an accept completion in. Returns the task to wake and the operation to cancel.
+    fn arrive(&mut self, event: &mut Event) -> (Option<Waker>, Option<OperationId>) {
+        let cancelled = self.accepting == Accepting::Ending;
+        if event.is_final {
+            self.accepting = Accepting::Nothing;
+            self.id = None;
+        }
+        if let Some(accepted) = event.accepted.take() {
+            self.ready.push_back(Ok(accepted));
+        } else if let Err(error) = std::mem::replace(&mut event.result, Ok(0)) {
+            if !(cancelled && is_aborted(&error)) {
+                self.ready.push_back(Err(error));
+            }
+        }
+        let id = match self.ready.len() >= MOST_READY && self.accepting == Accepting::Stream {
+            true => {
+                self.accepting = Accepting::Ending;
+                Some(event.id)
+            }
+            false => None,
+        };
+        // Also when the stream has only ended: whoever waits begins it again.
+        (self.next_waiting(), id)
+    }
+
+    fn next_waiting(&mut self) -> Option<Waker> {
+        self.waiting.pop_front().map(|(_, waker)| waker)
+    }
+}
+
+impl Respond for ListenerState {
+    fn respond(&self, handle: &Handle, mut event: Event) {
+        let (waker, id) = self.0.lock().arrive(&mut event);
+        if let Some(id) = id {
+            handle.cancel(id);
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// What [`TcpListener::accept`] returns.
+struct Accept<'a> {
+    listener: &'a TcpListener,
+    /// The place drawn, from the first wait to the result.
+    place: Option<u64>,
+}
+
+impl Future for Accept<'_> {
+    type Output = io::Result<TcpStream>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let listener = self.listener;
+        let mut queue = listener.state.0.lock();
+        if let Some(ready) = queue.ready.pop_front() {
+            drop(queue);
+            self.leave();
+            return Poll::Ready(ready.and_then(|accepted| TcpStream::associate(listener.shared.clone(), accepted)));
+        }
+        let outdated = self.wait(&mut queue, cx);
+        let begin = queue.accepting == Accepting::Nothing;
+        if begin {
+            queue.accepting = Accepting::Stream;
+        }
+        drop(queue);
+        drop(outdated);
+        if !begin {
+            return Poll::Pending;
+        }
+        let submitted = listener.handle.submit(Operation::Accept(port::Accept::stream()), 0);
+        let mut queue = listener.state.0.lock();
+        match submitted {
+            Ok(id) => {
+                if queue.accepting != Accepting::Nothing {
+                    queue.id = Some(id);
+                }
+                Poll::Pending
+            }
+            Err(error) => {
+                queue.accepting = Accepting::Nothing;
+                drop(queue);
+                refused(&listener.shared, error.error).map(Err)
+            }
+        }
+    }
+}
+
+impl Accept<'_> {
+    /// Makes the context's task wait in the place that it has, or in a new one.
+    fn wait(&mut self, queue: &mut Queue, cx: &Context<'_>) -> Option<Waker> {
+        let held = self.place.and_then(|place| queue.waiting.iter_mut().find(|(other, _)| *other == place));
+        if let Some((_, waker)) = held {
+            return Some(std::mem::replace(waker, cx.waker().clone()));
+        }
+        queue.places += 1;
+        self.place = Some(queue.places);
+        queue.waiting.push_back((queue.places, cx.waker().clone()));
+        None
+    }
+
+    /// Stops waiting. If this one was woken and leaves something, the next in line is woken.
+    fn leave(&mut self) {
+        let Some(place) = self.place.take() else {
+            return;
+        };
+        let mut queue = self.listener.state.0.lock();
+        let held = queue.waiting.iter().position(|(other, _)| *other == place);
+        let own = held.and_then(|index| queue.waiting.remove(index));
+        let next = match own.is_none() && !queue.ready.is_empty() {
+            true => queue.next_waiting(),
+            false => None,
+        };
+        drop(queue);
+        drop(own);
+        if let Some(next) = next {
+            next.wake();
+        }
+    }
+}
+
+impl Drop for Accept<'_> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}

@@ -1,0 +1,226 @@
+//! A socket of the port, and what its completions are kept in until somebody asks.
+
+use std::any::Any;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::calls::Calls;
+use super::idle::Idle;
+use super::inbox::Inbox;
+use crate::port::{Association, CompletionKind, Handle, Operation, SocketOption, Source};
+use crate::runtime::time::timeout;
+use crate::runtime::{self, Event, Respond, Shared};
+
+/// A connected socket, or one that is being connected.
+pub(super) struct Socket {
+    pub(super) handle: Handle,
+    pub(super) state: Arc<SocketState>,
+}
+
+/// The two directions of a socket, each behind its own lock. Kept small: there is one for each
+/// connection, however idle.
+pub(crate) struct SocketState {
+    pub(super) shared: Arc<Shared>,
+    pub(super) inbox: Mutex<Inbox>,
+    pub(super) calls: Mutex<Calls>,
+    /// A reset has been reported to one direction; the other may see only an end.
+    was_reset: AtomicBool,
+    pub(super) idle: OnceLock<Box<Idle>>,
+    observer: OnceLock<(Arc<dyn Observer>, usize)>,
+}
+
+/// Told of what happens on many sockets, each under its own number.
+pub(crate) trait Observer: Send + Sync {
+    fn received(&self, socket: usize, bytes: usize);
+    fn sent(&self, socket: usize, bytes: usize);
+    /// Neither the program nor the port refers to the socket any more.
+    fn closed(&self, socket: usize);
+}
+
+impl Socket {
+    pub(super) fn associate(shared: Arc<Shared>, source: impl Into<Source>) -> io::Result<Self> {
+        let state = Arc::new(SocketState {
+            shared,
+            inbox: Mutex::default(),
+            calls: Mutex::default(),
+            was_reset: AtomicBool::new(false),
+            idle: OnceLock::new(),
+            observer: OnceLock::new(),
+        });
+        let handle = associate(&state.shared, source, state.clone())?;
+        Ok(Socket { handle, state })
+    }
+
+    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.handle.local_addr()
+    }
+
+    pub(super) fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.handle.peer_addr()
+    }
+
+    pub(super) async fn set_option(&self, option: SocketOption) -> io::Result<()> {
+        self.call(Operation::SetOption(option)).await.result.map(drop)
+    }
+
+    /// What to answer when the port has refused an operation.
+    pub(super) fn refused<T>(&self, error: T) -> Poll<T> {
+        refused(&self.state.shared, error)
+    }
+
+    /// Finishes what is queued and closes, or resets the connection at the deadline.
+    async fn close_when_sent(self) {
+        let deadline = self.state.shared.close_deadline();
+        let sent = std::future::poll_fn(|cx| self.poll_flushed(cx));
+        if timeout(deadline, sent).await.is_err() {
+            // A failure leaves an ordinary close, which is all that can be done.
+            let _ = self.set_option(SocketOption::Linger(Some(Duration::ZERO))).await;
+        }
+        self.handle.close();
+    }
+}
+
+/// Associates a source with the runtime's port, so that its completions go to `responder`.
+pub(super) fn associate(
+    shared: &Shared,
+    source: impl Into<Source>,
+    responder: Arc<dyn Respond>,
+) -> io::Result<Handle> {
+    // A context is found again by its type, and so has one: the trait object in an `Arc`.
+    let context: Arc<dyn Any + Send + Sync> = Arc::new(responder);
+    let association = Association::new(0).serial(true).context(context);
+    Ok(shared.port.associate_with(source, association)?)
+}
+
+/// In a task of a runtime that is being dropped nothing is answered any more: the task is dropped
+/// as soon as it waits, and one that tries again and again would not end.
+pub(super) fn refused<T>(shared: &Shared, error: T) -> Poll<T> {
+    match shared.is_closing() && shared.is_current() {
+        true => Poll::Pending,
+        false => Poll::Ready(error),
+    }
+}
+
+/// Makes the context's task the one to wake. Returns the waker it replaces, to be dropped without
+/// a lock held.
+pub(super) fn register(slot: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
+    match slot {
+        Some(waker) if waker.will_wake(cx.waker()) => None,
+        _ => slot.replace(cx.waker().clone()),
+    }
+}
+
+impl SocketState {
+    pub(super) fn set_reset(&self) {
+        self.was_reset.store(true, Ordering::Relaxed);
+    }
+
+    /// Something went on: the idle timeout begins anew.
+    pub(super) fn touch(&self) {
+        if let Some(idle) = self.idle.get() {
+            idle.touch();
+        }
+    }
+
+    pub(crate) fn observe(&self, observer: Arc<dyn Observer>, socket: usize) {
+        // Set once, by the server that accepted the connection.
+        let _ = self.observer.set((observer, socket));
+    }
+
+    /// Makes receives that find nothing end the stream.
+    pub(crate) fn drain(&self) {
+        let reader = self.inbox.lock().drain();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    fn respond_to_receive(&self, handle: &Handle, mut event: Event) {
+        let was_reset = self.was_reset.load(Ordering::Relaxed);
+        let arrival = self.inbox.lock().arrive(&mut event, was_reset);
+        if matches!(&event.result, Err(error) if error.kind() == io::ErrorKind::ConnectionReset) {
+            self.set_reset();
+        }
+        if let Some(id) = arrival.cancel {
+            handle.cancel(id);
+        }
+        if let Some((observer, socket)) = self.observer.get() {
+            observer.received(*socket, event.bytes);
+        }
+        if let Some(reader) = arrival.reader {
+            reader.wake();
+        }
+    }
+
+    fn respond_to_call(&self, mut event: Event) {
+        let waiter = self.finish_call(&mut event);
+        if event.kind == CompletionKind::Send
+            && let Some((observer, socket)) = self.observer.get()
+        {
+            observer.sent(*socket, event.bytes);
+        }
+        if let Some(waiter) = waiter {
+            waiter.wake();
+        }
+    }
+}
+
+impl Respond for SocketState {
+    fn respond(&self, handle: &Handle, event: Event) {
+        self.touch();
+        match event.kind {
+            CompletionKind::Receive => self.respond_to_receive(handle, event),
+            _ => self.respond_to_call(event),
+        }
+    }
+}
+
+impl Drop for SocketState {
+    fn drop(&mut self) {
+        if let Some((observer, socket)) = self.observer.get() {
+            observer.closed(*socket);
+        }
+    }
+}
+
+/// A socket that is closed when dropped, after what is queued has been sent.
+pub(super) struct Owned(Option<Socket>);
+
+impl Owned {
+    pub(super) fn new(socket: Socket) -> Self {
+        Owned(Some(socket))
+    }
+}
+
+impl std::ops::Deref for Owned {
+    type Target = Socket;
+
+    fn deref(&self) -> &Socket {
+        self.0.as_ref().expect("taken only when dropped")
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let Some(socket) = self.0.take() else {
+            return;
+        };
+        if !socket.state.calls.lock().has_bytes_to_send() {
+            socket.handle.close();
+            // Frees what arrived and nobody will ask for, while others still refer to the state.
+            socket.stop_receiving();
+            return;
+        }
+        socket.stop_receiving();
+        socket.state.set_idle_timeout(None);
+        let shared = socket.state.shared.clone();
+        // A runtime that is being dropped refuses the task, and with it goes the socket.
+        drop(runtime::spawn_on(&shared, socket.close_when_sent()));
+    }
+}

@@ -1,0 +1,269 @@
+//! A TCP connection.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use super::calls::Call;
+use super::connect::ConnectOptions;
+use super::halves::{self, ReadHalf, WriteHalf};
+use super::socket::{Owned, Socket, SocketState};
+use crate::buffer::Buffer;
+use crate::port::{Operation, SocketOption, Source};
+use crate::runtime::{self, Shared};
+
+/// A TCP connection.
+///
+/// Its methods take it mutably, as bytes have an order. To receive and send at the same time,
+/// [split](Self::split) it.
+///
+/// Dropped, it is closed once the system has taken what had been given to [`send`](Self::send),
+/// or reset if that takes longer than the runtime's
+/// [close deadline](crate::runtime::Builder::close_deadline).
+pub struct TcpStream {
+    socket: Owned,
+}
+
+impl TcpStream {
+    /// Connects to an address, trying each that it resolves to.
+    ///
+    /// A future that is dropped closes the socket. Resolving a name blocks the worker, which is
+    /// covered by another one.
+    ///
+    /// # Errors
+    ///
+    /// The last address's; [`ConnectOptions`] has a timeout.
+    pub async fn connect(address: impl ToSocketAddrs) -> io::Result<Self> {
+        ConnectOptions::new().connect(address).await
+    }
+
+    /// Takes a connection of the standard library over.
+    ///
+    /// # Errors
+    ///
+    /// Outside of a runtime, or when the port refuses the socket.
+    pub fn from_std(stream: std::net::TcpStream) -> io::Result<Self> {
+        Self::associate(runtime::current_or_error()?, stream)
+    }
+
+    pub(super) fn associate(shared: Arc<Shared>, source: impl Into<Source>) -> io::Result<Self> {
+        Ok(Self::new(Socket::associate(shared, source)?))
+    }
+
+    pub(super) fn new(socket: Socket) -> Self {
+        TcpStream { socket: Owned::new(socket) }
+    }
+
+    /// Waits for the connection that a new socket was made for.
+    pub(super) async fn connected(&self, connect: Operation) -> io::Result<()> {
+        self.socket.call(connect).await.result.map(drop)
+    }
+
+    pub(super) fn from_owned(socket: Owned) -> Self {
+        TcpStream { socket }
+    }
+
+    /// Gives the connection back as one of the standard library, in blocking mode, and with it
+    /// what had arrived already, in order. Waits until what is queued has been sent.
+    ///
+    /// # Errors
+    ///
+    /// The process has no descriptor left.
+    pub async fn into_std(self) -> io::Result<(std::net::TcpStream, Vec<Buffer>)> {
+        let received = std::future::poll_fn(|cx| self.socket.poll_detach(cx)).await;
+        std::future::poll_fn(|cx| self.socket.poll_flushed(cx)).await;
+        let stream = std::net::TcpStream::from(self.socket.handle.try_clone_to_owned_fd()?);
+        stream.set_nonblocking(false)?;
+        Ok((stream, received))
+    }
+
+    /// Receives what comes next, in a buffer of the port's pool; `None` when the peer has closed
+    /// its side. Nothing is held while it waits.
+    ///
+    /// Bytes that arrive while nobody waits are kept for the next receive, up to a bound; then the
+    /// peer is slowed down. So dropping the future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionReset`](io::ErrorKind::ConnectionReset) when the connection was cut, whether
+    /// before or after the call; [`TimedOut`](io::ErrorKind::TimedOut) after the
+    /// [idle timeout](Self::set_idle_timeout).
+    pub fn receive(&mut self) -> impl Future<Output = io::Result<Option<Buffer>>> + Send + '_ {
+        self.socket.receive()
+    }
+
+    /// Receives into a vector of the program's own, after its length, and gives it back with its
+    /// length grown. 0 bytes: the peer has closed its side.
+    ///
+    /// A stream that is read from in this way only is read from without a copy. After the first
+    /// [`receive`](Self::receive), which lets the system pick buffers from then on, bytes are
+    /// copied. A future that is dropped loses the vector, but not what comes in it: the next
+    /// receive has that.
+    ///
+    /// # Errors
+    ///
+    /// As [`receive`](Self::receive); [`InvalidInput`](io::ErrorKind::InvalidInput) when the vector
+    /// has no spare capacity.
+    pub fn read(&mut self, vec: Vec<u8>) -> impl Future<Output = (io::Result<usize>, Vec<u8>)> + Send + '_ {
+        self.socket.read(vec)
+    }
+
+    /// Sends all of a buffer; ready when the system has taken every byte.
+    ///
+    /// Nothing happens before the future is polled. Once it has been, the buffer is sent even if
+    /// the future is dropped, before everything sent later. A few such sends are kept, of 64 KiB
+    /// together at most; then the next one waits.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectionReset`](io::ErrorKind::ConnectionReset) when the connection was cut. After an
+    /// error every later send fails as well.
+    pub fn send(&mut self, buffer: impl Into<Buffer>) -> impl Future<Output = io::Result<()>> + Send + '_ {
+        SendAll(self.socket.call(Operation::Send(buffer.into())))
+    }
+
+    /// As [`send`](Self::send), and gives the buffer back. It comes back empty when the idle
+    /// timeout has run out while the system was at it.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn send_owned(
+        &mut self,
+        buffer: impl Into<Buffer>,
+    ) -> impl Future<Output = (io::Result<()>, Buffer)> + Send + '_ {
+        SendOwned(self.socket.call(Operation::Send(buffer.into())))
+    }
+
+    /// Sends several buffers as if they were one.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn send_vectored(&mut self, buffers: Vec<Buffer>) -> impl Future<Output = io::Result<()>> + Send + '_ {
+        SendAll(self.socket.call(Operation::SendVectored(buffers)))
+    }
+
+    /// Sends without copying where the system can, and is ready when the network has no need of
+    /// the buffer any more, which takes a round trip. Worth it for large buffers to other machines.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn send_zero_copy(
+        &mut self,
+        buffer: impl Into<Buffer>,
+    ) -> impl Future<Output = (io::Result<()>, Buffer)> + Send + '_ {
+        SendOwned(self.socket.call(Operation::SendZeroCopy(buffer.into())))
+    }
+
+    /// Shuts one or both directions down, after what has been given to send. The peer then
+    /// receives the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// The connection is gone already.
+    pub fn shutdown(&mut self, how: Shutdown) -> impl Future<Output = io::Result<()>> + Send + '_ {
+        SendAll(self.socket.call(Operation::Shutdown(how)))
+    }
+
+    /// Sends small segments at once instead of waiting to fill them (`TCP_NODELAY`).
+    ///
+    /// # Errors
+    ///
+    /// What the system answers.
+    pub async fn set_nodelay(&mut self, on: bool) -> io::Result<()> {
+        self.socket.set_option(SocketOption::NoDelay(on)).await
+    }
+
+    /// Probes a peer that has been silent for so long, and cuts the connection if it does not
+    /// answer; `None` turns probing off.
+    ///
+    /// # Errors
+    ///
+    /// What the system answers.
+    pub async fn set_keepalive(&mut self, idle: Option<Duration>) -> io::Result<()> {
+        self.socket.set_option(SocketOption::KeepAlive(idle)).await
+    }
+
+    /// How long the system may take to deliver what it has taken once the stream is closed; zero
+    /// resets the connection at close, `None` leaves it to the system.
+    ///
+    /// # Errors
+    ///
+    /// What the system answers.
+    pub async fn set_linger(&mut self, time: Option<Duration>) -> io::Result<()> {
+        self.socket.set_option(SocketOption::Linger(time)).await
+    }
+
+    /// Makes receives and sends that wait fail with [`TimedOut`](io::ErrorKind::TimedOut) after
+    /// this long without traffic in either direction. `None`, as at first: wait for ever.
+    ///
+    /// Costs one timer a connection, and nothing but reading the clock a message. A send that has
+    /// timed out is still sent when the peer takes it.
+    pub fn set_idle_timeout(&mut self, time: Option<Duration>) {
+        self.socket.state.set_idle_timeout(time);
+    }
+
+    /// The address of this side.
+    ///
+    /// # Errors
+    ///
+    /// What the system answers.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// The address of the other side. Known without asking for a connection that was accepted.
+    ///
+    /// # Errors
+    ///
+    /// What the system answers.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.peer_addr()
+    }
+
+    /// Splits the connection in a half that receives and one that sends, for two tasks.
+    pub fn split(self) -> (ReadHalf, WriteHalf) {
+        halves::split(self.socket)
+    }
+
+    pub(crate) fn state(&self) -> &Arc<SocketState> {
+        &self.socket.state
+    }
+}
+
+impl fmt::Debug for TcpStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TcpStream").field("handle", &self.socket.handle).finish_non_exhaustive()
+    }
+}
+
+/// A call of which only the success matters.
+pub(super) struct SendAll<'a>(pub(super) Call<'a>);
+
+impl Future for SendAll<'_> {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let done = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(done.result.map(drop))
+    }
+}
+
+/// A call that gives its buffer back.
+pub(super) struct SendOwned<'a>(pub(super) Call<'a>);
+
+impl Future for SendOwned<'_> {
+    type Output = (io::Result<()>, Buffer);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let done = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready((done.result.map(drop), done.buffer.unwrap_or_default()))
+    }
+}

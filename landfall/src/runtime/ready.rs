@@ -1,0 +1,79 @@
+//! Tasks that are ready to run.
+//!
+//! What a completion wakes is run by the worker that took the completion, as soon as it has let the
+//! completion go. Everything else waits in one queue, with one packet posted to the port for each:
+//! whoever takes a packet runs the oldest.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::Shared;
+use super::task::Runnable;
+use crate::port::Packet;
+
+#[derive(Default)]
+pub(super) struct Ready(Mutex<VecDeque<Runnable>>);
+
+impl Ready {
+    pub(super) fn push(&self, runnable: Runnable) {
+        self.0.lock().push_back(runnable);
+    }
+
+    pub(super) fn pop(&self) -> Option<Runnable> {
+        self.0.lock().pop_front()
+    }
+}
+
+/// This worker's hand: the task that the completion in it has woken.
+struct Hand {
+    /// The runtime whose completion is being dispatched on this thread; only compared.
+    dispatching: Cell<*const Shared>,
+    task: Cell<Option<Runnable>>,
+}
+
+thread_local! {
+    static HAND: Hand = const { Hand { dispatching: Cell::new(std::ptr::null()), task: Cell::new(None) } };
+}
+
+/// Calls `dispatch` and returns the first task of this runtime that it woke.
+///
+/// No task is held back while code of the program runs: `dispatch` only calls wakers. One of the
+/// program's own that panics has been reported by the panic hook, and harms nobody else.
+pub(super) fn collect(shared: &Arc<Shared>, dispatch: impl FnOnce()) -> Option<Runnable> {
+    HAND.with(|hand| {
+        hand.dispatching.set(Arc::as_ptr(shared));
+        let _ = catch_unwind(AssertUnwindSafe(dispatch));
+        hand.dispatching.set(std::ptr::null());
+        hand.task.take()
+    })
+}
+
+/// Makes a woken task run soon. Called by wakers, from any thread.
+pub(super) fn schedule(runnable: Runnable) {
+    let mut runnable = Some(runnable);
+    // A thread that is ending has no hand any more.
+    let _ = HAND.try_with(|hand| hand.offer(&mut runnable));
+    if let Some(runnable) = runnable {
+        // Kept alive on its own: the task may be run, and gone, before its packet is posted.
+        let shared = runnable.metadata().clone();
+        shared.ready.push(runnable);
+        // A closed port refuses: the runtime is being dropped, and drops what is queued.
+        let _ = shared.port.post_later(Packet::default());
+    }
+}
+
+impl Hand {
+    /// Takes the task if this thread is dispatching for its runtime and the hand is free.
+    fn offer(&self, offered: &mut Option<Runnable>) {
+        let runtime = offered.as_ref().map(|runnable| Arc::as_ptr(runnable.metadata()));
+        if runtime != Some(self.dispatching.get()) {
+            return;
+        }
+        let held = self.task.take().or_else(|| offered.take());
+        self.task.set(held);
+    }
+}

@@ -1,0 +1,113 @@
+//! What a worker does: take a completion, tell whoever waits for it, run the task that woke.
+
+use std::cell::Cell;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+use super::task::Runnable;
+use super::{Shared, enter, ready};
+use crate::buffer::Buffer;
+use crate::port::{Accepted, Completion, CompletionKind, Handle, OperationId};
+
+/// What sockets do with their completions. A handle whose context is an `Arc<dyn Respond>` has its
+/// completions dispatched to it.
+pub(crate) trait Respond: Send + Sync {
+    /// Stores what came and wakes whoever waits. Called by one worker at a time and in order, as
+    /// the handle is serial. Must not block: the task that it wakes runs only afterwards.
+    fn respond(&self, handle: &Handle, event: Event);
+}
+
+/// A completion, taken apart.
+pub(crate) struct Event {
+    pub(crate) kind: CompletionKind,
+    pub(crate) token: usize,
+    pub(crate) id: OperationId,
+    pub(crate) is_final: bool,
+    pub(crate) bytes: usize,
+    pub(crate) result: io::Result<usize>,
+    pub(crate) buffer: Option<Buffer>,
+    pub(crate) accepted: Option<Accepted>,
+}
+
+impl Event {
+    fn take_from(completion: &mut Completion) -> Self {
+        Event {
+            kind: completion.kind(),
+            token: completion.token(),
+            id: completion.id(),
+            is_final: completion.is_final(),
+            bytes: completion.bytes(),
+            result: completion.result(),
+            buffer: completion.take_buffer(),
+            accepted: completion.take_accepted(),
+        }
+    }
+}
+
+thread_local! {
+    static INDEX: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The place of the calling worker among its runtime's; 0 on other threads. Spreads counters.
+pub(crate) fn worker_index() -> usize {
+    INDEX.with(Cell::get)
+}
+
+impl Shared {
+    /// Starts one more worker.
+    pub(super) fn start_worker(self: &Arc<Self>) -> io::Result<()> {
+        let index = self.cover.add_worker();
+        let shared = self.clone();
+        // Locked until the thread is in the list, where it may look for itself.
+        let mut threads = self.threads.lock();
+        let started = thread::Builder::new()
+            .name(format!("landfall-{index}"))
+            .spawn(move || shared.work(index));
+        match started {
+            Ok(thread) => {
+                threads.push(thread);
+                Ok(())
+            }
+            Err(error) => {
+                self.cover.take_worker_back();
+                Err(error)
+            }
+        }
+    }
+
+    fn work(self: Arc<Self>, index: usize) {
+        INDEX.with(|place| place.set(index));
+        let _current = enter(self.clone());
+        let mut seat = self.cover.seat(index);
+        // Ends when the port is closed.
+        while let Ok(completion) = self.port.get(None) {
+            if let Some(task) = self.dispatch(completion) {
+                seat.enter_user_code();
+                // A task catches its own panics; this is for the wakers it calls.
+                let _ = catch_unwind(AssertUnwindSafe(|| task.run()));
+                seat.leave_user_code();
+            }
+        }
+    }
+
+    /// Tells whoever waits for a completion, lets it go, and returns the task to run.
+    fn dispatch(self: &Arc<Self>, mut completion: Completion) -> Option<Runnable> {
+        match completion.kind() {
+            CompletionKind::Packet => self.ready.pop(),
+            CompletionKind::Timer => {
+                ready::collect(self, || self.alarms.ring(completion.key(), completion.token()))
+            }
+            _ => ready::collect(self, || {
+                let event = Event::take_from(&mut completion);
+                if let Some(handle) = completion.handle() {
+                    let context = handle.context().and_then(|c| c.downcast_ref::<Arc<dyn Respond>>());
+                    if let Some(source) = context {
+                        source.respond(handle, event);
+                    }
+                }
+            }),
+        }
+    }
+}

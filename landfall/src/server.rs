@@ -1,0 +1,326 @@
+//! A TCP server: an accept loop with limits, and an orderly end.
+//!
+//! ```
+//! use landfall::Server;
+//!
+//! let server = Server::bind("127.0.0.1:0")?;
+//! let handle = server.handle();
+//! # let client = std::thread::spawn({ let handle = handle.clone(); move || -> std::io::Result<()> {
+//! #     use std::io::{Read, Write};
+//! #     let mut client = std::net::TcpStream::connect(handle.local_addr())?;
+//! #     client.write_all(b"ping")?;
+//! #     client.read_exact(&mut [0; 4])?;
+//! #     handle.drain(); // from a signal handler's thread, for one
+//! #     Ok(())
+//! # }});
+//! let report = server.serve(|mut connection| async move {
+//!     while let Some(data) = connection.receive().await? {
+//!         connection.send(data).await?;
+//!     }
+//!     Ok(())
+//! })?;
+//! assert_eq!(report.stats.received_bytes, report.stats.sent_bytes);
+//! # client.join().unwrap()?;
+//! # Ok::<(), std::io::Error>(())
+//! ```
+
+mod accept;
+mod control;
+mod counter;
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::net::{ListenOptions, TcpStream};
+use crate::port::DriverChoice;
+use crate::runtime::{self, Runtime};
+use control::Control;
+
+/// How long a drain may take, unless told otherwise.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Accepts connections and runs a handler for each.
+///
+/// A handler that fails or panics ends its own connection and nothing else. Its errors are counted
+/// in the [`Stats`]; what else is to become of them, the handler decides.
+pub struct Server {
+    listeners: Vec<std::net::TcpListener>,
+    options: ListenOptions,
+    runtime: runtime::Builder,
+    limits: Limits,
+    control: Arc<Control>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    connections: usize,
+    idle: Option<Duration>,
+    drain: Duration,
+}
+
+impl Server {
+    /// Listens on an address; port 0 lets the system choose. Clients can connect from now on, and
+    /// are served when [`serve`](Self::serve) is called.
+    ///
+    /// # Errors
+    ///
+    /// What the system answers for the last address that the name resolved to.
+    pub fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
+        Self::bind_with(address, ListenOptions::new())
+    }
+
+    /// Listens with other options than the default.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](Self::bind).
+    pub fn bind_with(address: impl ToSocketAddrs, options: ListenOptions) -> io::Result<Self> {
+        let listener = options.bind(address)?;
+        let mut server = Self::from_std(listener.into())?;
+        server.options = options;
+        Ok(server)
+    }
+
+    /// Serves a listener of the standard library.
+    ///
+    /// # Errors
+    ///
+    /// It has no internet address.
+    pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
+        let control = Arc::new(Control::new(listener.local_addr()?));
+        Ok(Server {
+            listeners: vec![listener],
+            options: ListenOptions::new(),
+            runtime: Runtime::builder(),
+            limits: Limits { connections: usize::MAX, idle: None, drain: DRAIN_TIMEOUT },
+            control,
+        })
+    }
+
+    /// Listens on one more address, with the options of the first.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](Self::bind).
+    pub fn and_bind(mut self, address: impl ToSocketAddrs) -> io::Result<Self> {
+        self.listeners.push(self.options.bind(address)?.into());
+        Ok(self)
+    }
+
+    /// How many threads take completions; see [`runtime::Builder::workers`].
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.runtime = self.runtime.workers(workers);
+        self
+    }
+
+    /// How many workers run at a time; see [`runtime::Builder::concurrency`].
+    pub fn concurrency(mut self, threads: usize) -> Self {
+        self.runtime = self.runtime.concurrency(threads);
+        self
+    }
+
+    /// Which driver the port uses.
+    pub fn driver(mut self, driver: DriverChoice) -> Self {
+        self.runtime = self.runtime.driver(driver);
+        self
+    }
+
+    /// All settings of the runtime that [`serve`](Self::serve) makes. Replaces what
+    /// [`workers`](Self::workers), [`concurrency`](Self::concurrency) and [`driver`](Self::driver)
+    /// have set.
+    pub fn runtime(mut self, runtime: runtime::Builder) -> Self {
+        self.runtime = runtime;
+        self
+    }
+
+    /// How many connections are open at a time. More are not accepted until one of them has
+    /// closed: they wait in the system's backlog, where clients see them as connected.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.limits.connections = connections;
+        self
+    }
+
+    /// Ends waits for a connection without traffic, after this time; see
+    /// [`TcpStream::set_idle_timeout`]. The handler gets the error.
+    pub fn idle_timeout(mut self, time: Duration) -> Self {
+        self.limits.idle = Some(time);
+        self
+    }
+
+    /// How long connections may take to end once the server drains; 30 s by default. Then they are
+    /// cut.
+    pub fn drain_timeout(mut self, time: Duration) -> Self {
+        self.limits.drain = time;
+        self
+    }
+
+    /// The first address that is listened on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.control.local_addr()
+    }
+
+    /// Every address that is listened on.
+    ///
+    /// # Errors
+    ///
+    /// What the system answers.
+    pub fn local_addrs(&self) -> io::Result<Vec<SocketAddr>> {
+        self.listeners.iter().map(std::net::TcpListener::local_addr).collect()
+    }
+
+    /// A handle to look at the server and to end it, for other threads and for handlers.
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle(self.control.clone())
+    }
+
+    /// Serves on a runtime of its own, until [drained](ServerHandle::drain) or
+    /// [stopped](ServerHandle::stop).
+    ///
+    /// # Errors
+    ///
+    /// The system refuses the port's set-up or a thread, or the port a listener.
+    pub fn serve<H, F>(self, handler: H) -> io::Result<Report>
+    where
+        H: Fn(Connection) -> F + Send + Sync + 'static,
+        F: Future<Output = crate::Result<()>> + Send + 'static,
+    {
+        let runtime = self.runtime.clone().build()?;
+        self.serve_on(&runtime, handler)
+    }
+
+    /// Serves on a runtime that is there already, until [drained](ServerHandle::drain) or
+    /// [stopped](ServerHandle::stop).
+    ///
+    /// # Errors
+    ///
+    /// The port refuses a listener.
+    pub fn serve_on<H, F>(self, runtime: &Runtime, handler: H) -> io::Result<Report>
+    where
+        H: Fn(Connection) -> F + Send + Sync + 'static,
+        F: Future<Output = crate::Result<()>> + Send + 'static,
+    {
+        runtime.block_on(runtime.spawn(self.run(handler)))?
+    }
+
+    /// Serves on the runtime that the future is awaited in.
+    ///
+    /// # Errors
+    ///
+    /// Outside of a runtime, or when the port refuses a listener.
+    pub async fn run<H, F>(self, handler: H) -> io::Result<Report>
+    where
+        H: Fn(Connection) -> F + Send + Sync + 'static,
+        F: Future<Output = crate::Result<()>> + Send + 'static,
+    {
+        accept::run(self, handler).await
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("listeners", &self.listeners)
+            .field("limits", &self.limits)
+            .field("stats", &self.control.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A client's connection: a [`TcpStream`] that the server counts.
+#[derive(Debug)]
+pub struct Connection(TcpStream);
+
+impl Connection {
+    /// The stream itself, to split it for one. It is still counted while it is open.
+    pub fn into_stream(self) -> TcpStream {
+        self.0
+    }
+}
+
+impl Deref for Connection {
+    type Target = TcpStream;
+
+    fn deref(&self) -> &TcpStream {
+        &self.0
+    }
+}
+
+impl DerefMut for Connection {
+    fn deref_mut(&mut self) -> &mut TcpStream {
+        &mut self.0
+    }
+}
+
+/// Looks at a [`Server`] and ends it. Clones are the same.
+#[derive(Clone)]
+pub struct ServerHandle(Arc<Control>);
+
+impl ServerHandle {
+    /// Stops accepting, and lets connections end: a receive that finds nothing gets `None`, as if
+    /// the client had closed, and what was given to send is sent. Those that have not ended within
+    /// the [drain timeout](Server::drain_timeout) are cut.
+    pub fn drain(&self) {
+        self.0.drain();
+    }
+
+    /// Stops accepting and cuts all connections.
+    pub fn stop(&self) {
+        self.0.stop();
+    }
+
+    /// The counts at this moment.
+    pub fn stats(&self) -> Stats {
+        self.0.stats()
+    }
+
+    /// The first address that is listened on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.0.local_addr()
+    }
+}
+
+impl fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerHandle")
+            .field("local_addr", &self.local_addr())
+            .field("stats", &self.stats())
+            .finish()
+    }
+}
+
+/// What a server has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Connections that were given to the handler.
+    pub accepted: u64,
+    /// Connections that are open, or whose handler runs.
+    pub active: u64,
+    /// Connections that had come when the server ended, and were closed without being served.
+    pub refused: u64,
+    /// Handlers that returned an error.
+    pub failed: u64,
+    /// Handlers that panicked.
+    pub panicked: u64,
+    /// Accepts that failed, for want of descriptors or memory as a rule.
+    pub accept_errors: u64,
+    /// Bytes received from clients.
+    pub received_bytes: u64,
+    /// Bytes of clients' data that the system has taken.
+    pub sent_bytes: u64,
+}
+
+/// How a server ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// The counts at the end.
+    pub stats: Stats,
+    /// Connections that did not end in time and were cut.
+    pub cut_off: u64,
+}
