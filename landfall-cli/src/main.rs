@@ -1,1 +1,77 @@
-fn main() {}
+//! `landfall`: the command-line tool of Landfall. One folder for each subcommand; what they share is beside them.
+
+mod demo;
+mod exit;
+mod load;
+mod options;
+mod output;
+mod serve;
+mod system;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::exit::{Exit, Failure};
+
+/// Completion ports on every system: serve and load TCP with tens of thousands of connections.
+///
+/// Data goes to standard output, messages to standard error. Times need a unit (500ms, 2s, 1m30s); sizes take k M G
+/// (1000) and Ki Mi Gi (1024); rates say what they are per (2000/s). Every flag can be set in the environment, under
+/// the name its help shows.
+#[derive(Debug, Parser)]
+#[command(name = "landfall", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::ServeArgs),
+    Load(load::LoadArgs),
+    Demo(demo::DemoArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Load(args) => load::run(&args),
+        Command::Demo(args) => demo::run(&args),
+    };
+    result.unwrap_or_else(report_failure).into()
+}
+
+fn report_failure(failure: Failure) -> Exit {
+    output::Messages::error(&failure);
+    failure.exit
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{ArgAction, CommandFactory};
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_can_be_set_in_the_environment_and_shows_its_default() {
+        for command in Cli::command().get_subcommands() {
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                let name = format!("{} {}", command.get_name(), arg.get_id());
+                let variable = arg.get_env().unwrap_or_else(|| panic!("{name} has no environment variable"));
+                assert!(variable.to_string_lossy().starts_with("LANDFALL_"), "{name}");
+                // A list is empty by default, a text absent, a switch off, an operand required.
+                let speaks_for_itself = arg.is_positional()
+                    || matches!(arg.get_action(), ArgAction::SetTrue | ArgAction::Append)
+                    || arg.get_id() == "message";
+                assert!(speaks_for_itself || !arg.get_default_values().is_empty(), "{name} has no default");
+            }
+        }
+    }
+}

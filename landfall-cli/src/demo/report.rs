@@ -1,0 +1,278 @@
+//! The result of the headline run, beside the tutorial's.
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::args::DemoArgs;
+use super::samples::Samples;
+use crate::exit::{Exit, Failure};
+use crate::options::processors;
+use crate::output::{Report, render, table_of_figures};
+use crate::units::{grouped, percent, show_bytes, show_micros};
+
+/// What the tutorial "Completion Port in detail" reports of its own run.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Tutorial {
+    connections: u64,
+    messages: u64,
+    processors: u32,
+    server_cpu_share_of_machine: f64,
+    client_cpu_share_of_machine: f64,
+}
+
+const TUTORIAL: Tutorial = Tutorial {
+    connections: 30_000,
+    messages: 90_000,
+    processors: 8,
+    server_cpu_share_of_machine: 0.0382,
+    client_cpu_share_of_machine: 0.1153,
+};
+
+/// The first line of `landfall serve --json`.
+#[derive(Debug, Deserialize)]
+pub struct Announcement {
+    listening: Vec<String>,
+}
+
+impl Announcement {
+    /// The address to connect to.
+    pub fn address(&self) -> Result<String, Failure> {
+        let first = self.listening.first().cloned();
+        first.ok_or_else(|| Failure::failed("`landfall serve` listens nowhere"))
+    }
+}
+
+/// The result of a child: what is needed here, and the whole of it.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "Value", bound = "T: DeserializeOwned")]
+pub struct ChildResult<T> {
+    figures: T,
+    whole: Value,
+}
+
+impl<T: DeserializeOwned> TryFrom<Value> for ChildResult<T> {
+    type Error = serde_json::Error;
+
+    fn try_from(whole: Value) -> Result<Self, Self::Error> {
+        Ok(Self { figures: serde_json::from_value(whole.clone())?, whole })
+    }
+}
+
+/// The result of `landfall load`.
+pub type LoadResult = ChildResult<LoadFigures>;
+/// The result of `landfall serve`.
+pub type ServeResult = ChildResult<ServeFigures>;
+
+/// What is needed of the client's result.
+#[derive(Debug, Deserialize)]
+pub struct LoadFigures {
+    connected: u64,
+    refused: u64,
+    planned: u64,
+    sent: u64,
+    verified: u64,
+    mismatched: u64,
+    lost: u64,
+    sent_bytes: u64,
+    latency_p50_us: Option<u64>,
+    latency_p99_us: Option<u64>,
+    latency_p99_9_us: Option<u64>,
+    started_unix_seconds: f64,
+    connecting_seconds: f64,
+    messaging_seconds: f64,
+    client_messaging_cpu_seconds: f64,
+    peak_memory_bytes: Option<u64>,
+    descriptors: Option<u64>,
+    exit_code: u8,
+}
+
+/// What is needed of the server's result.
+#[derive(Debug, Deserialize)]
+pub struct ServeFigures {
+    driver: String,
+    driver_reason: String,
+    received_bytes: u64,
+    server_cpu_seconds: f64,
+    peak_memory_bytes: Option<u64>,
+    descriptors: Option<u64>,
+}
+
+/// The result. Its keys are documented in the README and stay.
+#[derive(Debug, Serialize)]
+pub struct DemoReport {
+    command: &'static str,
+    version: &'static str,
+    mode: &'static str,
+    processors: u32,
+    connections: u32,
+    message_bytes: u64,
+    lost: u64,
+    server_cpu_share_of_one_processor: f64,
+    server_cpu_share_of_machine: f64,
+    client_cpu_share_of_one_processor: f64,
+    client_cpu_share_of_machine: f64,
+    server_memory_per_connection_bytes: Option<u64>,
+    tutorial: Tutorial,
+    exit_code: u8,
+    load: Value,
+    serve: Value,
+    #[serde(skip)]
+    client: LoadFigures,
+    #[serde(skip)]
+    server: ServeFigures,
+}
+
+impl DemoReport {
+    /// Puts both results together.
+    pub fn new(args: &DemoArgs, load: LoadResult, serve: ServeResult, samples: &Samples) -> Self {
+        let (client, server) = (load.figures, serve.figures);
+        let from = Duration::from_secs_f64(client.started_unix_seconds + client.connecting_seconds);
+        let messaging = Duration::from_secs_f64(client.messaging_seconds);
+        let server_cpu = samples.cpu_between(from, from + messaging).as_secs_f64();
+        let share = |cpu: f64| if messaging.is_zero() { 0.0 } else { cpu / messaging.as_secs_f64() };
+        let (server_share, client_share) = (share(server_cpu), share(client.client_messaging_cpu_seconds));
+        // A server that does not answer is asked itself what came.
+        let lost = if args.discard {
+            client.sent_bytes.saturating_sub(server.received_bytes).div_ceil(args.size)
+        } else {
+            client.lost
+        };
+        let exit_code = match client.exit_code {
+            0 if lost > 0 => Exit::CheckFailed.code(),
+            code => code,
+        };
+        Self {
+            command: "demo",
+            version: env!("CARGO_PKG_VERSION"),
+            mode: if args.discard { "discard" } else { "echo" },
+            processors: processors(),
+            connections: args.connections,
+            message_bytes: args.size,
+            lost,
+            server_cpu_share_of_one_processor: server_share,
+            server_cpu_share_of_machine: server_share / f64::from(processors()),
+            client_cpu_share_of_one_processor: client_share,
+            client_cpu_share_of_machine: client_share / f64::from(processors()),
+            server_memory_per_connection_bytes: samples.memory_growth().checked_div(client.connected),
+            tutorial: TUTORIAL,
+            exit_code,
+            load: load.whole,
+            serve: serve.whole,
+            client,
+            server,
+        }
+    }
+
+    /// How the run ends: as the client's did, unless the server missed something.
+    pub fn exit(&self) -> Exit {
+        match self.exit_code {
+            0 => Exit::Done,
+            3 => Exit::CheckFailed,
+            4 => Exit::LocalLimit,
+            _ => Exit::Failed,
+        }
+    }
+
+    /// What was wrong that the client could not see.
+    pub fn complaints(&self) -> Vec<String> {
+        let is_unseen = self.mode == "discard" && self.lost > 0;
+        let complaint = || format!("{} of the messages sent did not reach the server", grouped(self.lost));
+        is_unseen.then(complaint).into_iter().collect()
+    }
+}
+
+impl Report for DemoReport {
+    fn table(&self) -> String {
+        let mut table = table_of_figures(&["", "the tutorial", "this machine"]);
+        for (label, tutorial, here) in self.rows() {
+            table.add_row([label.to_owned(), tutorial, here]);
+        }
+        format!("{}\n{}", render(&mut table), self.footnotes())
+    }
+}
+
+impl DemoReport {
+    fn rows(&self) -> Vec<(&'static str, String, String)> {
+        let Self { client, server, .. } = self;
+        let none = || String::from("-");
+        let shown = |value: Option<u64>, show: fn(u64) -> String| value.map_or_else(none, show);
+        let tutorial_of_one = |share: f64| percent(share * f64::from(TUTORIAL.processors));
+        let planned = if client.sent == client.planned { String::new() } else { format!(" of {}", grouped(client.planned)) };
+        let mut rows = vec![
+            ("connected", grouped(TUTORIAL.connections), grouped(client.connected)),
+            ("refused", none(), grouped(client.refused)),
+            ("messages sent", grouped(TUTORIAL.messages), grouped(client.sent) + &planned),
+        ];
+        if self.mode == "echo" {
+            rows.extend([
+                ("verified, byte for byte", none(), grouped(client.verified)),
+                ("mismatched", none(), grouped(client.mismatched)),
+            ]);
+        } else {
+            rows.push(("received by the server", none(), grouped(server.received_bytes / self.message_bytes)));
+        }
+        rows.push(("lost", String::from("0"), grouped(self.lost)));
+        if self.mode == "echo" {
+            rows.extend([
+                ("latency p50", none(), shown(client.latency_p50_us, show_micros)),
+                ("latency p99", none(), shown(client.latency_p99_us, show_micros)),
+                ("latency p99.9", none(), shown(client.latency_p99_9_us, show_micros)),
+            ]);
+        }
+        rows.extend([
+            ("processors", grouped(u64::from(TUTORIAL.processors)), grouped(u64::from(self.processors))),
+            (
+                "server: share of the machine",
+                percent(TUTORIAL.server_cpu_share_of_machine),
+                percent(self.server_cpu_share_of_machine),
+            ),
+            (
+                "server: share of one processor",
+                tutorial_of_one(TUTORIAL.server_cpu_share_of_machine),
+                percent(self.server_cpu_share_of_one_processor),
+            ),
+            (
+                "client: share of the machine",
+                percent(TUTORIAL.client_cpu_share_of_machine),
+                percent(self.client_cpu_share_of_machine),
+            ),
+            (
+                "client: share of one processor",
+                tutorial_of_one(TUTORIAL.client_cpu_share_of_machine),
+                percent(self.client_cpu_share_of_one_processor),
+            ),
+            ("server: peak memory", none(), shown(server.peak_memory_bytes, show_bytes)),
+            ("client: peak memory", none(), shown(client.peak_memory_bytes, show_bytes)),
+            ("server: memory per connection", none(), shown(self.server_memory_per_connection_bytes, show_bytes)),
+            ("server: descriptors", none(), shown(server.descriptors, grouped)),
+            ("client: descriptors", none(), shown(client.descriptors, grouped)),
+            ("driver", String::from("IOCP"), server.driver.clone()),
+        ]);
+        rows
+    }
+
+    fn footnotes(&self) -> String {
+        let answer = if self.mode == "echo" {
+            "here it echoes every byte and the client checks it (--discard only receives, like for like)"
+        } else {
+            "as here"
+        };
+        let build = if cfg!(debug_assertions) { "a debug build too" } else { "a release build" };
+        format!(
+            "The tutorial's run: Windows on an i7-2600, a debug build; its server receives and shows, and never \
+             answers; {answer}.\nHere: {build}, server and client as two processes on loopback, one message of {} \
+             bytes per connection at a time.\nProcessor shares are those of the {:.1} s in which messages were sent; \
+             the server used {:.2} s in all, connecting included.\nMemory per connection is what the server's \
+             proportional set size grew by, divided by the connections; the kernel's sockets are not in it.\nLatency \
+             counts from the moment a message was planned to be sent. Driver: {} ({}).\n",
+            self.message_bytes,
+            self.client.messaging_seconds,
+            self.server.server_cpu_seconds,
+            self.server.driver,
+            self.server.driver_reason,
+        )
+    }
+}

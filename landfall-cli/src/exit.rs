@@ -1,0 +1,91 @@
+//! How a run of the tool ends: exit codes, and the sentence that goes with a bad one.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// The exit codes of the tool, documented in the README.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything asked for was done.
+    Done,
+    /// It failed.
+    Failed,
+    /// The command line, or the environment, is wrong.
+    Usage,
+    /// It ran, but a check failed: a message was lost or came back changed, or a `--fail-if` came true.
+    CheckFailed,
+    /// A limit of this machine made the result incomplete, or the run impossible.
+    LocalLimit,
+    /// Stopped at once by a second signal of this number.
+    Stopped(i32),
+}
+
+impl Exit {
+    /// The number the shell sees.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::CheckFailed => 3,
+            Self::LocalLimit => 4,
+            // The shell's convention: 128 and the signal's number (130 for SIGINT, 143 for SIGTERM).
+            Self::Stopped(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(u8::MAX)),
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// A run that ended without its result: what happened, to what, and what to do about it.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    /// Something the run needed failed.
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Failed, message: message.into() }
+    }
+
+    /// The command line asks for something impossible.
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self { exit: Exit::Usage, message: message.into() }
+    }
+
+    /// A second signal came.
+    pub fn stopped(signal: i32) -> Self {
+        Self { exit: Exit::Stopped(signal), message: String::from("stopped at once by a second signal") }
+    }
+
+    /// A limit of this machine is in the way.
+    pub fn local_limit(message: impl Into<String>) -> Self {
+        Self { exit: Exit::LocalLimit, message: message.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_the_documented_ones() {
+        let codes = [Exit::Done, Exit::Failed, Exit::Usage, Exit::CheckFailed, Exit::LocalLimit].map(Exit::code);
+        assert_eq!(codes, [0, 1, 2, 3, 4]);
+        assert_eq!(Exit::Stopped(signal_hook::consts::SIGINT).code(), 130);
+        assert_eq!(Exit::Stopped(signal_hook::consts::SIGTERM).code(), 143);
+    }
+}

@@ -1,0 +1,134 @@
+//! When each message is to be sent.
+
+use std::time::Duration;
+
+use crate::units::Rate;
+
+/// The plan by which all connections send.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    /// How many connections there are.
+    pub connections: u32,
+    /// The time from one message to the next.
+    pub pace: Pace,
+    /// When to stop.
+    pub end: End,
+}
+
+/// The time between messages.
+#[derive(Clone, Copy, Debug)]
+pub enum Pace {
+    /// One message per connection every interval, the connections spread evenly over it.
+    Every(Duration),
+    /// So many over all connections together, which take turns.
+    Total(Rate),
+    /// Each when the one before has been answered.
+    BackToBack,
+}
+
+/// The end of sending.
+#[derive(Clone, Copy, Debug)]
+pub enum End {
+    /// So many messages on each connection.
+    Messages(u32),
+    /// So much time after the start.
+    After(Duration),
+}
+
+impl Schedule {
+    /// When a connection is to send a message, counted from the start; `None` if it is to be sent as soon as the one
+    /// before has been answered.
+    pub fn planned(&self, connection: u64, message: u64) -> Option<Duration> {
+        match self.pace {
+            Pace::BackToBack => None,
+            Pace::Total(rate) => Some(rate.offset_of(connection + message * u64::from(self.connections))),
+            Pace::Every(interval) => {
+                let turns = u128::from(message) * u128::from(self.connections) + u128::from(connection);
+                let nanos = interval.as_nanos() * turns / u128::from(self.connections);
+                Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
+            }
+        }
+    }
+
+    /// Whether a message that would be sent at `time` after the start is still part of the plan.
+    pub fn includes(&self, message: u64, time: Duration) -> bool {
+        match self.end {
+            End::Messages(count) => message < u64::from(count),
+            End::After(end) => time < end,
+        }
+    }
+
+    /// How many messages are to be sent over all connections; `None` if that depends on the answers.
+    pub fn total(&self) -> Option<u64> {
+        let connections = u64::from(self.connections);
+        match (self.end, self.pace) {
+            (End::Messages(count), _) => Some(connections * u64::from(count)),
+            (End::After(_), Pace::BackToBack) => None,
+            (End::After(_), _) => Some((0..connections).map(|connection| self.count(connection)).sum()),
+        }
+    }
+
+    /// How many messages of one connection come before the end.
+    fn count(&self, connection: u64) -> u64 {
+        let is_included = |&message: &u64| {
+            self.planned(connection, message).is_some_and(|time| self.includes(message, time))
+        };
+        // Found by halving, since the times only grow: first an upper bound, then the place.
+        let mut beyond = 1;
+        while is_included(&(beyond - 1)) {
+            beyond *= 2;
+        }
+        let mut within = 0;
+        while within + 1 < beyond {
+            let middle = within + (beyond - within) / 2;
+            if is_included(&(middle - 1)) { within = middle } else { beyond = middle }
+        }
+        within
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::parse_rate;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn schedule(pace: Pace, end: End) -> Schedule {
+        Schedule { connections: 4, pace, end }
+    }
+
+    #[test]
+    fn connections_are_spread_evenly_over_the_interval() {
+        let plan = schedule(Pace::Every(SECOND), End::Messages(3));
+        let first: Vec<u128> = (0..4).map(|c| plan.planned(c, 0).unwrap().as_millis()).collect();
+        assert_eq!(first, [0, 250, 500, 750]);
+        assert_eq!(plan.planned(1, 2), Some(Duration::from_millis(2250)));
+        assert_eq!(plan.total(), Some(12));
+    }
+
+    #[test]
+    fn a_total_rate_is_shared_in_turns() {
+        let plan = schedule(Pace::Total(parse_rate("8/s").unwrap()), End::Messages(1));
+        assert_eq!(plan.planned(3, 1), Some(Duration::from_millis(875)));
+    }
+
+    #[test]
+    fn a_duration_ends_the_plan() {
+        let plan = schedule(Pace::Every(SECOND), End::After(Duration::from_millis(2_400)));
+        // Connections 0 and 1 send at 2.0 and 2.25 s; the others' third turns are at 2.5 and 2.75 s.
+        assert_eq!(plan.total(), Some(3 + 3 + 2 + 2));
+        let plan = schedule(Pace::Total(parse_rate("1000/s").unwrap()), End::After(SECOND));
+        assert_eq!(plan.total(), Some(1000));
+        // Too short for all but the first connection.
+        let plan = schedule(Pace::Every(SECOND), End::After(Duration::from_nanos(1)));
+        assert_eq!(plan.total(), Some(1));
+    }
+
+    #[test]
+    fn back_to_back_depends_on_the_answers() {
+        assert_eq!(schedule(Pace::BackToBack, End::After(SECOND)).total(), None);
+        assert_eq!(schedule(Pace::BackToBack, End::Messages(5)).total(), Some(20));
+        assert_eq!(schedule(Pace::BackToBack, End::Messages(5)).planned(0, 0), None);
+    }
+}

@@ -1,0 +1,11 @@
+//! What the tool says, and where: results on standard output (or in a file), messages on standard error.
+
+mod messages;
+mod progress;
+mod sink;
+mod table;
+
+pub use messages::Messages;
+pub use progress::{Progress, Stage};
+pub use sink::{OutputArgs, Report, Sink, json_line, write_stdout};
+pub use table::{list, render, table_of_figures, table_of_text};

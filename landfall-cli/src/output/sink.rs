@@ -1,0 +1,103 @@
+//! Where the result goes, and in which form.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::messages::{Messages, Verbosity};
+use crate::exit::Failure;
+
+/// The output flags every subcommand has.
+#[derive(Args, Clone, Debug)]
+pub struct OutputArgs {
+    /// Print the result as one JSON object (its keys are in the README)
+    #[arg(long, env = "LANDFALL_JSON", help_heading = "Output")]
+    pub json: bool,
+
+    /// Write the result to FILE; `-` is standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-", env = "LANDFALL_OUTPUT", help_heading = "Output")]
+    pub output: PathBuf,
+
+    /// Say nothing but errors and the result
+    #[arg(short, long, env = "LANDFALL_QUIET", help_heading = "Output", conflicts_with = "verbose")]
+    pub quiet: bool,
+
+    /// Say more
+    #[arg(short, long, env = "LANDFALL_VERBOSE", help_heading = "Output")]
+    pub verbose: bool,
+}
+
+impl OutputArgs {
+    /// The messages these flags ask for.
+    pub fn messages(&self) -> Messages {
+        Messages::new(match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (false, true) => Verbosity::Verbose,
+            (false, false) => Verbosity::Normal,
+        })
+    }
+}
+
+/// A result: an object for programs, a table for people.
+pub trait Report: Serialize {
+    /// The table, ending in a newline.
+    fn table(&self) -> String;
+}
+
+/// The place a result is written to. Opened before the work starts, so that a wrong path costs no run.
+#[derive(Debug)]
+pub struct Sink {
+    json: bool,
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Sink {
+    /// Opens what the flags name.
+    pub fn open(args: &OutputArgs) -> Result<Self, Failure> {
+        let path = args.output.clone();
+        let file = if path.as_os_str() == "-" {
+            None
+        } else {
+            let file = File::create(&path)
+                .map_err(|error| Failure::failed(format!("cannot create {}: {error}", path.display())))?;
+            Some(file)
+        };
+        Ok(Self { json: args.json, path, file })
+    }
+
+    /// Writes the result.
+    pub fn write(&mut self, report: &impl Report) -> Result<(), Failure> {
+        let text = if self.json { json_line(report)? } else { report.table() };
+        let written = match &mut self.file {
+            Some(file) => file.write_all(text.as_bytes()),
+            None => write_stdout(&text),
+        };
+        written.map_err(|error| Failure::failed(format!("cannot write the result to {}: {error}", self.place())))
+    }
+
+    fn place(&self) -> String {
+        match self.file {
+            Some(_) => self.path.display().to_string(),
+            None => String::from("standard output"),
+        }
+    }
+}
+
+/// An object on a line of its own.
+pub fn json_line(object: &impl Serialize) -> Result<String, Failure> {
+    let mut text = serde_json::to_string(object)
+        .map_err(|error| Failure::failed(format!("cannot put the result into JSON: {error}")))?;
+    text.push('\n');
+    Ok(text)
+}
+
+/// Writes to standard output at once, without the panic of `println!` when nobody reads any more.
+pub fn write_stdout(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}

@@ -1,0 +1,107 @@
+//! The result of a server, when it has ended.
+
+use landfall::server::Server;
+use serde::Serialize;
+
+use crate::exit::Failure;
+use crate::output::{Report, list, render};
+use crate::units::{grouped, show_bytes};
+
+/// What clients and scripts need to know once the server listens; printed as one line with `--json`.
+#[derive(Debug, Serialize)]
+pub struct Announcement {
+    /// The addresses, with the ports the system chose.
+    pub listening: Vec<String>,
+    /// The driver that runs.
+    pub driver: String,
+}
+
+impl Announcement {
+    /// What is to be said of a server that listens.
+    pub fn new(server: &Server, driver: &str) -> Result<Self, Failure> {
+        let addresses = server
+            .local_addrs()
+            .map_err(|error| Failure::failed(format!("cannot tell where the server listens: {error}")))?;
+        let listening = addresses.iter().map(ToString::to_string).collect();
+        Ok(Self { listening, driver: driver.to_owned() })
+    }
+}
+
+/// The result. Its keys are documented in the README and stay.
+#[derive(Debug, Serialize)]
+pub struct ServeReport {
+    /// `serve`.
+    pub command: &'static str,
+    /// The version of the tool.
+    pub version: &'static str,
+    /// The addresses listened on.
+    pub addresses: Vec<String>,
+    /// `echo` or `discard`.
+    pub mode: &'static str,
+    /// The driver that ran.
+    pub driver: String,
+    /// Why that one.
+    pub driver_reason: String,
+    /// How many workers it had.
+    pub workers: u32,
+    /// How many of them could run at once.
+    pub concurrency: u32,
+    /// Connections that were served.
+    pub accepted: u64,
+    /// Connections that had come when the server ended, and were closed without being served.
+    pub refused: u64,
+    /// Connections that ended with an error.
+    pub failed: u64,
+    /// Accepts that failed, for want of descriptors or memory as a rule.
+    pub accept_errors: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Connections cut off at the end of `--drain-timeout`.
+    pub cut_off: u64,
+    /// How long it ran.
+    pub uptime_seconds: f64,
+    /// Processor time it used.
+    pub server_cpu_seconds: f64,
+    /// The most memory that was resident; `None` if the system does not say.
+    pub peak_memory_bytes: Option<u64>,
+    /// Descriptors open at the end.
+    pub descriptors: Option<u64>,
+    /// The limit on descriptors.
+    pub descriptor_limit: u64,
+    /// The exit code.
+    pub exit_code: u8,
+}
+
+impl Report for ServeReport {
+    fn table(&self) -> String {
+        let mut table = list();
+        let mut row = |label: &str, value: String| {
+            table.add_row([label, &value]);
+        };
+        row("served", format!("{} on {}", self.mode, self.addresses.join(", ")));
+        row("driver", format!("{}, {} workers, concurrency {}", self.driver, self.workers, self.concurrency));
+        row("accepted", grouped(self.accepted));
+        if self.accept_errors > 0 {
+            row("accepts that failed", grouped(self.accept_errors));
+        }
+        if self.refused > 0 {
+            row("came too late", grouped(self.refused));
+        }
+        if self.failed > 0 {
+            row("ended with an error", grouped(self.failed));
+        }
+        if self.cut_off > 0 {
+            row("cut off while draining", grouped(self.cut_off));
+        }
+        row("received", format!("{} bytes", grouped(self.received_bytes)));
+        row("sent", format!("{} bytes", grouped(self.sent_bytes)));
+        row("time", format!("{:.2} s", self.uptime_seconds));
+        row("processor", format!("{:.2} s", self.server_cpu_seconds));
+        if let Some(peak) = self.peak_memory_bytes {
+            row("peak memory", show_bytes(peak));
+        }
+        render(&mut table)
+    }
+}

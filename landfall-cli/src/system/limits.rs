@@ -1,0 +1,130 @@
+//! Limits of this machine, checked before the work starts: what is needed, and what there is.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::process::kib_field;
+use crate::units::{grouped, show_bytes};
+
+/// Something there is too little of.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shortage {
+    resource: &'static str,
+    needed: String,
+    available: String,
+    remedy: String,
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { resource, needed, available, remedy } = self;
+        write!(f, "{resource}: {needed} needed, {available} available; {remedy}")
+    }
+}
+
+/// Compares a number of sockets with what this process can hold open.
+pub fn check_sockets(needed: u64, capacity: u64, limit: u64) -> Option<Shortage> {
+    (needed > capacity).then(|| Shortage {
+        resource: "sockets",
+        needed: grouped(needed),
+        available: format!("{} (with a limit of {} descriptors)", grouped(capacity), grouped(limit)),
+        remedy: String::from("raise the hard limit (`ulimit -Hn`) or ask for fewer connections"),
+    })
+}
+
+/// Compares a number of connections with the local ports their source addresses have.
+pub fn check_ports(needed: u64, capacity: u64, range: &std::ops::RangeInclusive<u16>) -> Option<Shortage> {
+    (needed > capacity).then(|| Shortage {
+        resource: "local ports",
+        needed: grouped(needed),
+        available: format!(
+            "{} (net.ipv4.ip_local_port_range is {} to {})",
+            grouped(capacity),
+            range.start(),
+            range.end()
+        ),
+        remedy: String::from("give more addresses of this machine with --source-ip, or widen the range"),
+    })
+}
+
+/// Compares an estimate of memory with what the system says it can give.
+pub fn check_memory(needed: u64, available: Option<u64>) -> Option<Shortage> {
+    available.filter(|&available| needed > available).map(|available| Shortage {
+        resource: "memory",
+        needed: format!("about {}", show_bytes(needed)),
+        available: show_bytes(available),
+        remedy: String::from("ask for fewer connections"),
+    })
+}
+
+/// Raises the soft limit on descriptors to the hard one, which needs no privilege, and returns what it is then.
+pub fn raise_descriptor_limit() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    // None stands for no limit.
+    let soft = current.unwrap_or(u64::MAX);
+    let hard = maximum.unwrap_or(u64::MAX);
+    let raised = soft < hard && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
+    if raised { hard } else { soft }
+}
+
+/// The memory that can be taken without swapping: what the system has, within the bound of this process's control
+/// group. `None` if the system does not say.
+pub fn available_memory() -> Option<u64> {
+    let system = kib_field("/proc/meminfo", "MemAvailable:").ok();
+    let group = fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| group_headroom(&text));
+    match (system, group) {
+        (Some(system), Some(group)) => Some(system.min(group)),
+        (system, group) => system.or(group),
+    }
+}
+
+/// What the control group (version 2, the line `0::/path`) leaves: its bound less what it uses.
+fn group_headroom(membership: &str) -> Option<u64> {
+    let path = membership.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let group = Path::new("/sys/fs/cgroup").join(path);
+    let read = |file: &str| fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
+    // `memory.max` reads `max` when there is no bound.
+    Some(read("memory.max")?.saturating_sub(read("memory.current")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn enough_is_no_shortage() {
+        assert_eq!(check_sockets(20_000, 20_000, 20_000), None);
+        assert_eq!(check_ports(28_232, 28_232, &(32_768..=60_999)), None);
+        assert_eq!(check_memory(1 << 30, Some(1 << 30)), None);
+        assert_eq!(check_memory(u64::MAX, None), None);
+    }
+
+    #[test]
+    fn a_shortage_names_what_is_needed_what_there_is_and_what_to_do() {
+        let sockets = check_sockets(50_000, 40_000, 20_000).unwrap().to_string();
+        assert_eq!(
+            sockets,
+            "sockets: 50,000 needed, 40,000 (with a limit of 20,000 descriptors) available; \
+             raise the hard limit (`ulimit -Hn`) or ask for fewer connections"
+        );
+        let ports = check_ports(30_000, 28_232, &(32_768..=60_999)).unwrap().to_string();
+        assert!(ports.contains("30,000 needed") && ports.contains("32768 to 60999") && ports.contains("--source-ip"));
+        let memory = check_memory(3 << 30, Some(2 << 30)).unwrap().to_string();
+        assert!(memory.contains("about 3.00 GiB needed, 2.00 GiB available"), "{memory}");
+    }
+
+    #[test]
+    fn the_descriptor_limit_is_raised_to_the_hard_one() {
+        let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+        assert_eq!(raise_descriptor_limit(), hard);
+        assert_eq!(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), hard);
+    }
+
+    #[test]
+    fn this_machine_says_what_memory_it_has() {
+        assert!(available_memory().unwrap() > 1 << 20);
+    }
+}

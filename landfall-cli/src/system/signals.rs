@@ -1,0 +1,115 @@
+//! SIGINT and SIGTERM: the first asks the run to drain, the second stops it now.
+
+use std::io;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread;
+
+use event_listener::Event;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::exit::Failure;
+
+/// The wish to stop, as it has been expressed so far. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct StopRequest {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    // Signal numbers; 0 means not yet.
+    first: AtomicI32,
+    second: AtomicI32,
+    changed: Event,
+}
+
+impl StopRequest {
+    /// Starts to listen for the signals, on a thread of its own.
+    pub fn listen() -> Result<Self, Failure> {
+        Self::try_listen().map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))
+    }
+
+    fn try_listen() -> io::Result<Self> {
+        let request = Self::default();
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        let listener = request.clone();
+        thread::Builder::new().name(String::from("signals")).spawn(move || {
+            for signal in signals.forever() {
+                listener.receive(signal);
+            }
+        })?;
+        Ok(request)
+    }
+
+    fn receive(&self, signal: i32) {
+        let Shared { first, second, changed } = &*self.shared;
+        let is_new = |slot: &AtomicI32| slot.compare_exchange(0, signal, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if is_new(first) || is_new(second) {
+            changed.notify(usize::MAX);
+        } else {
+            // Someone asks a third time: whatever should have ended the process by now is stuck.
+            process::exit(128 + signal);
+        }
+    }
+
+    /// The first signal, once there was one.
+    pub fn drain(&self) -> Option<i32> {
+        Some(self.shared.first.load(Ordering::Acquire)).filter(|&signal| signal != 0)
+    }
+
+    /// The second signal, once there was one.
+    pub fn now(&self) -> Option<i32> {
+        Some(self.shared.second.load(Ordering::Acquire)).filter(|&signal| signal != 0)
+    }
+
+    /// Waits for the first signal.
+    pub async fn wait_for_drain(&self) -> i32 {
+        self.wait(Self::drain).await
+    }
+
+    /// Waits for the second signal.
+    pub async fn wait_for_now(&self) -> i32 {
+        self.wait(Self::now).await
+    }
+
+    async fn wait(&self, happened: impl Fn(&Self) -> Option<i32>) -> i32 {
+        loop {
+            let change = self.shared.changed.listen();
+            // Looked at after listening began, so that nothing in between is missed.
+            if let Some(signal) = happened(self) {
+                return signal;
+            }
+            change.await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_signal_drains_and_the_second_stops() {
+        let request = StopRequest::default();
+        assert_eq!((request.drain(), request.now()), (None, None));
+        request.receive(SIGINT);
+        assert_eq!((request.drain(), request.now()), (Some(SIGINT), None));
+        request.receive(SIGTERM);
+        assert_eq!((request.drain(), request.now()), (Some(SIGINT), Some(SIGTERM)));
+    }
+
+    #[test]
+    fn waiters_are_told() {
+        let request = StopRequest::default();
+        let waiter = thread::spawn({
+            let request = request.clone();
+            move || futures_lite::future::block_on(request.wait_for_now())
+        });
+        request.receive(SIGINT);
+        request.receive(SIGINT);
+        assert_eq!(waiter.join().unwrap(), SIGINT);
+    }
+}
