@@ -95,7 +95,8 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     /// to flush.
     fn release(&self, socket: SocketRef, worker: bool) -> u64;
 
-    /// Lets the next held-back completion of a serial handle out.
+    /// Lets the next held-back completion of a serial handle out, and wakes whoever waits in its
+    /// lane.
     fn next_turn(&self, socket: SocketRef);
 
     /// A descriptor of the caller's own for a socket.

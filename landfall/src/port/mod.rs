@@ -347,9 +347,6 @@ impl Shared {
 
     fn next_turn(&self, socket: SocketRef) {
         self.driver.next_turn(socket);
-        if !self.scheduler.is_worker() {
-            self.scheduler.nudge(self.driver.as_ref(), 1 << socket.lane);
-        }
     }
 
     /// A worker flushes what it touched when it comes back to `get`; for another thread, whoever

@@ -49,6 +49,8 @@ pub(super) struct Scheduler {
     queued: AtomicUsize,
     /// Lanes whose home worker is blocked or computes for long. Written with `state` locked.
     stuck: AtomicU64,
+    /// Lanes that the watcher is to flush.
+    to_flush: AtomicU64,
     closed: AtomicBool,
     state: Mutex<State>,
     watcher: OnceLock<Thread>,
@@ -146,8 +148,22 @@ enum Woken {
     Closed,
 }
 
-/// Waiters to wake once the state is unlocked.
-type Wakes = Vec<(Thread, u64)>;
+/// Waiters to wake once the state is unlocked. There is hardly ever more than one, which costs no
+/// allocation.
+#[derive(Default)]
+struct Wakes {
+    first: Option<(Thread, u64)>,
+    others: Vec<(Thread, u64)>,
+}
+
+impl Wakes {
+    fn push(&mut self, thread: Thread, covers: u64) {
+        match &self.first {
+            None => self.first = Some((thread, covers)),
+            Some(_) => self.others.push((thread, covers)),
+        }
+    }
+}
 
 impl Scheduler {
     pub(super) fn new(limit: usize, lanes: usize) -> Self {
@@ -157,6 +173,7 @@ impl Scheduler {
             running: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
             stuck: AtomicU64::new(0),
+            to_flush: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             state: Mutex::new(State {
                 posted: VecDeque::with_capacity(64),
@@ -177,11 +194,14 @@ impl Scheduler {
         self.running.load(Ordering::Relaxed)
     }
 
-    /// Whether the calling thread is a worker of this port.
+    /// Whether the calling thread is a worker of this port that has taken a completion: it will
+    /// come back to `get`, and is watched until then.
     pub(super) fn is_worker(&self) -> bool {
-        MEMBERSHIP
-            .try_with(|m| m.borrow().as_ref().is_some_and(|m| std::ptr::eq(m.scheduler, self)))
-            .unwrap_or(false)
+        let is_running = |membership: &Membership| {
+            let phase = membership.worker.phase.load(Ordering::Relaxed);
+            std::ptr::eq(membership.scheduler, self) && matches!(phase & STATE, RUNNING | BLOCKED)
+        };
+        MEMBERSHIP.try_with(|m| m.borrow().as_ref().is_some_and(is_running)).unwrap_or(false)
     }
 
     /// Remembers that the calling worker submitted to these lanes.
@@ -191,32 +211,32 @@ impl Scheduler {
         }
         MEMBERSHIP.with(|m| {
             if let Some(membership) = &*m.borrow() {
-                let dirty = membership.worker.dirty.load(Ordering::Relaxed);
-                membership.worker.dirty.store(dirty | lanes, Ordering::Relaxed);
+                membership.worker.touch(lanes);
             }
         });
     }
 
-    /// Makes whoever waits in these lanes flush them.
+    /// Has these lanes flushed by whoever waits there or will come by soon, or else by the watcher.
     pub(super) fn nudge(&self, driver: &dyn Driver, lanes: u64) {
         if lanes == 0 {
             return;
         }
-        let mut polled = 0;
-        {
+        let (polled, unattended) = {
             let state = self.state.lock();
-            for lane in bits(lanes) {
-                if state.lanes[lane].poller.is_some() {
-                    polled |= 1 << lane;
-                }
-            }
-        }
+            let polled = bits(lanes).filter(|&lane| state.lanes[lane].poller.is_some());
+            let polled = polled.fold(0, |set, lane| set | 1 << lane);
+            (polled, self.unattended(&state).fold(0, |set, lane| set | 1 << lane) & lanes)
+        };
         bits(polled).for_each(|lane| driver.wake(lane));
+        if unattended != 0 {
+            self.to_flush.fetch_or(unattended, Ordering::AcqRel);
+            self.wake_watcher();
+        }
     }
 
     /// Queues a packet; `false` when the port is closed.
     pub(super) fn post(&self, driver: &dyn Driver, item: Posted, later: bool) -> bool {
-        let mut wakes = Wakes::new();
+        let mut wakes = Wakes::default();
         {
             let mut state = self.state.lock();
             if self.closed.load(Ordering::Relaxed) {
@@ -281,7 +301,10 @@ impl Scheduler {
                     self.exit(&worker);
                     return Ok(1);
                 }
-                Woken::TimedOut => return Err(GetError::TimedOut),
+                Woken::TimedOut => {
+                    self.flush(driver, &worker, worker.home());
+                    return Err(GetError::TimedOut);
+                }
                 Woken::Closed => return Err(GetError::Abandoned),
             }
         }
@@ -289,7 +312,7 @@ impl Scheduler {
 
     /// Closes the port for all waiters.
     pub(super) fn close(&self, driver: &dyn Driver) {
-        let mut wakes = Wakes::new();
+        let mut wakes = Wakes::default();
         let dropped;
         {
             let mut state = self.state.lock();
@@ -345,7 +368,7 @@ impl Scheduler {
 
     /// Forgets a worker whose thread ends or went to another port.
     fn leave(&self, driver: &dyn Driver, worker: &Worker) {
-        let mut wakes = Wakes::new();
+        let mut wakes = Wakes::default();
         {
             let mut state = self.state.lock();
             state.workers.remove(worker.index());
@@ -359,22 +382,23 @@ impl Scheduler {
             self.rebalance(driver, &mut state, &mut wakes);
         }
         wake(driver, wakes);
-        self.nudge(driver, worker.dirty.load(Ordering::Relaxed));
+        self.nudge(driver, worker.touched());
     }
 
-    /// Back from user code: whether the worker still holds its permit.
+    /// Back from user code: whether the worker still holds its permit. The watcher may at the same
+    /// moment take the permit of a worker that blocks, or give it back.
     fn enter(&self, worker: &Worker) -> bool {
-        let phase = worker.phase.load(Ordering::Relaxed);
-        let counted = phase & STATE == RUNNING
-            && worker
-                .phase
-                .compare_exchange(phase, phase | TAKING, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok();
-        if !counted {
-            // Blocked, and found to be so: the permit is gone. Only the watcher writes BLOCKED,
-            // and it leaves OUT alone.
-            worker.phase.fetch_and(!STATE, Ordering::AcqRel);
-        }
+        let mut phase = worker.phase.load(Ordering::Relaxed);
+        let counted = loop {
+            let counted = phase & STATE == RUNNING;
+            let to = if counted { phase | TAKING } else { phase & !STATE };
+            let entered =
+                worker.phase.compare_exchange_weak(phase, to, Ordering::AcqRel, Ordering::Relaxed);
+            match entered {
+                Ok(_) => break counted,
+                Err(now) => phase = now,
+            }
+        };
         if self.stuck.load(Ordering::Relaxed) != 0 {
             let _state = self.state.lock();
             if let Some(lane) = worker.home() {
@@ -434,7 +458,7 @@ impl Scheduler {
             taken = home.map_or(0, |home| driver.reap(home, max, sink));
         }
         if taken == 0 {
-            taken = self.take_elsewhere(driver, home, sink, max);
+            taken = self.take_elsewhere(driver, worker, sink, max);
         }
         taken
     }
@@ -443,15 +467,20 @@ impl Scheduler {
     fn take_elsewhere(
         &self,
         driver: &dyn Driver,
-        home: Option<usize>,
+        worker: &Worker,
         sink: &mut dyn Sink,
         max: usize,
     ) -> usize {
+        let home = worker.home();
         let start = home.unwrap_or(0);
         let others = (0..self.lanes).map(|step| (start + step) % self.lanes);
         others
             .filter(|&lane| Some(lane) != home && driver.pending(lane))
-            .map(|lane| driver.reap(lane, max, sink))
+            .map(|lane| {
+                // Taking may submit again what is to go on.
+                worker.touch(1 << lane);
+                driver.reap(lane, max, sink)
+            })
             .find(|&taken| taken > 0)
             .unwrap_or(0)
     }
@@ -492,7 +521,7 @@ impl Scheduler {
         counted: &mut bool,
         deadline: Option<Instant>,
     ) -> Woken {
-        let mut wakes = Wakes::new();
+        let mut wakes = Wakes::default();
         let covers = {
             let mut state = self.state.lock();
             if self.closed.load(Ordering::Relaxed) {
@@ -639,7 +668,7 @@ impl Scheduler {
             self.count(&slot.worker);
         }
         slot.release = Some(release);
-        wakes.push((slot.worker.thread.clone(), covers));
+        wakes.push(slot.worker.thread.clone(), covers);
     }
 
     fn pop_posted(&self, state: &mut State) -> Option<Posted> {
@@ -704,6 +733,7 @@ impl Scheduler {
             matches!(phase & STATE, RUNNING | BLOCKED)
         });
         drop(state);
+        let busy = busy || self.to_flush.load(Ordering::SeqCst) != 0;
         if busy {
             self.watcher_asleep.store(false, Ordering::SeqCst);
         }
@@ -715,6 +745,9 @@ impl Scheduler {
     /// waiters in their place.
     pub(super) fn look(&self, driver: &dyn Driver) -> Looked {
         let mut looked = Looked::default();
+        bits(self.to_flush.swap(0, Ordering::AcqRel)).for_each(|lane| {
+            driver.flush(lane);
+        });
         let suspects = self.suspects(&mut looked);
         if suspects.is_empty() && self.queued.load(Ordering::Relaxed) == 0 {
             return looked;
@@ -722,7 +755,7 @@ impl Scheduler {
         // Read outside the lock: it takes microseconds.
         let states: Vec<_> = suspects.iter().map(|(worker, _)| worker.probe.state()).collect();
         let computing = states.contains(&ThreadState::Running);
-        let mut wakes = Wakes::new();
+        let mut wakes = Wakes::default();
         {
             let mut state = self.state.lock();
             for ((worker, phase), now) in suspects.iter().zip(states) {
@@ -735,6 +768,11 @@ impl Scheduler {
             driver.poke();
         }
         wake(driver, wakes);
+        // What they submitted rests until they come back: hand it on for them.
+        let touched = suspects.iter().fold(0, |set, (worker, _)| set | worker.touched());
+        bits(touched).for_each(|lane| {
+            driver.flush(lane);
+        });
         looked
     }
 
@@ -803,6 +841,17 @@ impl Worker {
         *self.index.get().expect("set when the worker joined")
     }
 
+    /// Notes lanes that the worker submitted to. Only the worker itself calls this.
+    fn touch(&self, lanes: u64) {
+        let dirty = self.dirty.load(Ordering::Relaxed);
+        self.dirty.store(dirty | lanes, Ordering::Relaxed);
+    }
+
+    /// Lanes where something of this worker may rest.
+    fn touched(&self) -> u64 {
+        self.dirty.load(Ordering::Relaxed) | self.home().map_or(0, |home| 1 << home)
+    }
+
     fn home(&self) -> Option<usize> {
         Some(self.home.load(Ordering::Relaxed)).filter(|&home| home != NO_HOME)
     }
@@ -817,7 +866,7 @@ fn bits(mut set: u64) -> impl Iterator<Item = usize> {
 }
 
 fn wake(driver: &dyn Driver, wakes: Wakes) {
-    for (thread, covers) in wakes {
+    for (thread, covers) in wakes.first.into_iter().chain(wakes.others) {
         match bits(covers).next() {
             Some(lane) => driver.wake(lane),
             None => thread.unpark(),

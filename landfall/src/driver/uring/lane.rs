@@ -91,14 +91,10 @@ impl Lane {
         facilities: Facilities,
         streams: Arc<Streams>,
     ) -> io::Result<Self> {
-        let ring = IoUring::builder()
-            .dontfork()
-            .setup_clamp()
-            .setup_submit_all()
-            .setup_coop_taskrun()
-            .setup_taskrun_flag()
-            .setup_cqsize(COMPLETIONS)
-            .build(SUBMISSIONS)?;
+        let ring = match build_ring(true) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => build_ring(false)?,
+            ring => ring?,
+        };
         let table = match facilities.direct_descriptors {
             true => register_table(&ring),
             false => 0,
@@ -252,7 +248,7 @@ impl Lane {
     pub(super) fn reap(&self, max: usize, sink: &mut dyn Sink) -> usize {
         let mut taken = 0;
         let mut woken = false;
-        {
+        let left = {
             let mut state = self.state.lock();
             while taken < max {
                 if let Some(completion) = state.ready.pop_front() {
@@ -269,10 +265,12 @@ impl Lane {
                     taken += 1;
                 }
             }
-        }
-        // The wake was for somebody else, who may not have seen it.
-        if woken && self.waiting.load(Ordering::SeqCst) && self.woken.load(Ordering::SeqCst) {
-            self.wake();
+            !state.ready.is_empty()
+        };
+        // A thread that waits here sees what the ring holds, not what was taken out of it: neither
+        // a wake meant for it nor completions beyond `max`.
+        if left || woken && self.woken.load(Ordering::SeqCst) {
+            self.wake_waiter();
         }
         taken
     }
@@ -302,8 +300,8 @@ impl Lane {
                 let enter = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
                 (enter, !state.backlog.is_empty(), !state.ready.is_empty())
             };
-            if ready && self.waiting.load(Ordering::SeqCst) {
-                self.wake();
+            if ready {
+                self.wake_waiter();
             }
             if !enter {
                 return entered;
@@ -376,13 +374,28 @@ impl Lane {
         }
     }
 
+    /// Wakes the thread that waits in the lane, if there is one.
+    pub(super) fn wake_waiter(&self) {
+        if self.waiting.load(Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
     /// Takes everything that the ring has into `ready`, so that an answer among it is seen.
     pub(super) fn drain(&self) {
-        let mut state = self.state.lock();
-        while let Some(cqe) = self.next_cqe(&mut state) {
-            if let Some(completion) = complete::process(self, &mut state, &cqe) {
-                state.ready.push_back(completion);
+        let mut woken = false;
+        let ready = {
+            let mut state = self.state.lock();
+            while let Some(cqe) = self.next_cqe(&mut state) {
+                woken |= user_data::tag(cqe.user_data()) == user_data::WAKE;
+                if let Some(completion) = complete::process(self, &mut state, &cqe) {
+                    state.ready.push_back(completion);
+                }
             }
+            !state.ready.is_empty()
+        };
+        if ready || woken && self.woken.load(Ordering::SeqCst) {
+            self.wake_waiter();
         }
     }
 
@@ -402,7 +415,7 @@ impl Lane {
                 break;
             }
             poke();
-            self.wait(Some(Duration::from_millis(1)));
+            self.await_one(Duration::from_millis(1));
         }
         let held: Vec<_> = {
             let mut state = self.state.lock();
@@ -410,6 +423,14 @@ impl Lane {
         };
         drop(held);
         self.flush();
+    }
+
+    /// Lets the kernel post what it has, for so long at most. Nobody is told to wake this.
+    fn await_one(&self, time: Duration) {
+        let time = types::Timespec::from(time);
+        let arguments = types::SubmitArgs::new().timespec(&time);
+        // Out of time or interrupted: the caller looks at the queue either way.
+        let _ = self.ring.submitter().submit_with_args(1, &arguments);
     }
 
     fn cancel_everything(&self) {
@@ -426,6 +447,22 @@ impl Lane {
             }
         }
     }
+}
+
+/// Sets a ring up; `direct_queue` leaves out an indirection that nobody uses, from Linux 6.6.
+fn build_ring(direct_queue: bool) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder
+        .dontfork()
+        .setup_clamp()
+        .setup_submit_all()
+        .setup_coop_taskrun()
+        .setup_taskrun_flag()
+        .setup_cqsize(COMPLETIONS);
+    if direct_queue {
+        builder.setup_no_sqarray();
+    }
+    builder.build(SUBMISSIONS)
 }
 
 /// Registers an empty table as large as the process's limit allows, and returns its size; 0 when

@@ -288,7 +288,9 @@ impl Driver for Uring {
     }
 
     fn next_turn(&self, socket: SocketRef) {
-        complete::next_turn(&mut self.lane(socket).state.lock(), socket.index);
+        let lane = self.lane(socket);
+        complete::next_turn(&mut lane.state.lock(), socket.index);
+        lane.wake_waiter();
     }
 
     fn descriptor(&self, socket: SocketRef) -> io::Result<OwnedFd> {
