@@ -1,0 +1,24 @@
+//! The contract of a completion port, one test a statement, run under every driver.
+//!
+//! `docs/contract.md` lists the statements. A test whose name begins with `c` and a number checks
+//! the statement of that number; the others check promises that Landfall adds.
+//!
+//! Every test runs once for each [`Variant`](support::Variant): a driver, or a driver with one of
+//! its facilities switched off. `LANDFALL_CONTRACT_VARIANTS=defaults,one-lane` picks some of them.
+//! To put another driver under the same tests, add it to the table in `support.rs`.
+
+mod support;
+mod threads;
+
+mod accept;
+mod buffers;
+mod cancel;
+mod close;
+mod datagram;
+mod order;
+mod port;
+mod post_get;
+mod receive;
+mod send;
+mod timers;
+mod waiters;

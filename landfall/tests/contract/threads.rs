@@ -1,0 +1,89 @@
+//! Threads of a test, and what the system says about them.
+
+use std::fs;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::support::eventually;
+
+/// A thread that the test can see going to sleep.
+pub struct Worker<T> {
+    thread: JoinHandle<T>,
+    id: String,
+}
+
+impl<T: Send + 'static> Worker<T> {
+    pub fn start(run: impl FnOnce() -> T + Send + 'static) -> Self {
+        let (tell, told) = mpsc::sync_channel(1);
+        let thread = thread::spawn(move || {
+            tell.send(current_id()).expect("the test waits for the name");
+            run()
+        });
+        let id = told.recv().expect("a thread that runs tells its name");
+        Worker { thread, id }
+    }
+
+    /// Waits until the thread sleeps and stays asleep: in `get`, if that is what it does.
+    pub fn wait_until_asleep(&self) {
+        let mut before = None;
+        let mut unchanged = 0;
+        eventually("the thread sleeps", || {
+            let now = self.asleep_since();
+            unchanged = if now.is_some() && now == before { unchanged + 1 } else { 0 };
+            before = now;
+            thread::sleep(Duration::from_millis(1));
+            unchanged >= 3
+        });
+    }
+
+    /// How often it has gone to sleep so far, if it sleeps now.
+    fn asleep_since(&self) -> Option<u64> {
+        let status = status(&self.id);
+        let state = field(&status, "State:").trim_start();
+        state.starts_with('S').then(|| times_slept(&status))
+    }
+
+    /// How often the thread has gone to sleep.
+    pub fn times_slept(&self) -> u64 {
+        times_slept(&status(&self.id))
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// What the thread returned; its panic is the test's.
+    #[track_caller]
+    pub fn join(self) -> T {
+        self.thread.join().expect("the thread ran to its end")
+    }
+}
+
+/// How often the calling thread has gone to sleep.
+pub fn own_times_slept() -> u64 {
+    times_slept(&status(&current_id()))
+}
+
+/// Descriptors that the process has open.
+pub fn open_descriptors() -> usize {
+    fs::read_dir("/proc/self/fd").expect("/proc is mounted").count()
+}
+
+fn current_id() -> String {
+    let link = fs::read_link("/proc/thread-self").expect("/proc is mounted");
+    link.file_name().expect("PID/task/TID").to_string_lossy().into_owned()
+}
+
+fn status(id: &str) -> String {
+    fs::read_to_string(format!("/proc/self/task/{id}/status")).unwrap_or_default()
+}
+
+fn times_slept(status: &str) -> u64 {
+    let count = field(status, "voluntary_ctxt_switches:").trim();
+    count.parse().expect("the system counts context switches")
+}
+
+fn field<'a>(status: &'a str, name: &str) -> &'a str {
+    status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0")
+}
