@@ -74,9 +74,38 @@ pub struct OpenLoop {
     pub sleeper: bool,
 }
 
+/// Microseconds of an open loop.
+pub struct OpenLoopReport {
+    /// From the planned send time of an ordinary message until its reply was there.
+    pub latency: Histogram<u64>,
+    /// From the planned send time until the client came to it: what the machine itself adds.
+    pub lateness: Histogram<u64>,
+}
+
+/// Puts the calling thread into the real-time class, or back, but not the processes it starts: the
+/// client must not wait for a processor that a server computes on. Needs the right to do so, which
+/// root has.
+pub fn set_real_time(on: bool) -> io::Result<()> {
+    let (policy, priority) = match on {
+        true => (libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1),
+        false => (libc::SCHED_OTHER, 0),
+    };
+    let parameters = libc::sched_param {
+        sched_priority: priority,
+    };
+    // SAFETY: the pointer is to a parameter block that lives for the call.
+    match unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 impl Client {
     pub fn new(server: SocketAddr, message_size: usize) -> Result<Self> {
-        ensure!((1..=LARGEST_MESSAGE).contains(&message_size), "a message has 1 to 16384 bytes");
+        ensure!(
+            (1..=LARGEST_MESSAGE).contains(&message_size),
+            "a message has 1 to 16384 bytes"
+        );
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -84,7 +113,13 @@ impl Client {
             .setup_cqsize(COMPLETIONS)
             .build(ENTRIES)
             .context("the client needs io_uring (Linux 6.1 or later)")?;
-        Ok(Self { ring, server, message_size, connections: Vec::new(), in_flight: 0 })
+        Ok(Self {
+            ring,
+            server,
+            message_size,
+            connections: Vec::new(),
+            in_flight: 0,
+        })
     }
 
     pub fn connect(&mut self, count: usize) -> Result<()> {
@@ -102,6 +137,10 @@ impl Client {
             });
         }
         Ok(())
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.len()
     }
 
     /// Exchanges `total` messages over the connections from `first` on, each sending its next one
@@ -132,11 +171,13 @@ impl Client {
         Ok(())
     }
 
-    /// Sends by the clock. Returns the microseconds from when each ordinary message was *planned* to
-    /// be sent until its reply was there: a connection that is still waiting for a reply keeps its
-    /// further messages waiting, and that counts.
-    pub fn open_loop(&mut self, load: &OpenLoop) -> Result<Histogram<u64>> {
-        let mut latency = Histogram::new_with_bounds(1, 60_000_000, 3)?;
+    /// Sends by the clock, and measures from when each message was *planned* to be sent: a connection
+    /// that is still waiting for a reply keeps its further messages waiting, and that counts.
+    pub fn open_loop(&mut self, load: &OpenLoop) -> Result<OpenLoopReport> {
+        let mut report = OpenLoopReport {
+            latency: Histogram::new_with_bounds(1, 60_000_000, 3)?,
+            lateness: Histogram::new_with_bounds(1, 60_000_000, 3)?,
+        };
         let sleeper = load.sleeper.then(|| self.connections.len() - 1);
         let senders = sleeper.unwrap_or(self.connections.len());
         let computes = |index| load.compute_every > 0 && index % load.compute_every == 0;
@@ -154,38 +195,53 @@ impl Client {
         while received < total {
             while sent < total && start + interval * sent <= Instant::now() {
                 let index = sent as usize % senders;
-                planned[index].push_back(start + interval * sent);
+                let plan = start + interval * sent;
+                report.lateness.record(plan.elapsed().as_micros() as u64)?;
+                planned[index].push_back(plan);
                 sent += 1;
                 if planned[index].len() == 1 {
                     self.send(index, request_of(computes(index)))?;
                 }
             }
-            let next = if sent < total { start + interval * sent } else { deadline };
+            let next = if sent < total {
+                start + interval * sent
+            } else {
+                deadline
+            };
             self.receive(next, &mut answered)?;
             let now = Instant::now();
-            ensure!(now < deadline, "{received} of {total} messages came back within {PATIENCE:?}");
+            ensure!(
+                now < deadline,
+                "{received} of {total} messages came back within {PATIENCE:?}"
+            );
             for index in answered.drain(..) {
                 if Some(index) == sleeper {
-                    self.send(index, Request::Sleep)?;
+                    // Not beyond the end, or what is still under way would be delayed for ever.
+                    if sent < total {
+                        self.send(index, Request::Sleep)?;
+                    }
                     continue;
                 }
                 received += 1;
                 let plan = planned[index].pop_front().context("a reply to nothing")?;
                 if !computes(index) {
-                    latency.record((now - plan).as_micros() as u64)?;
+                    report.latency.record((now - plan).as_micros() as u64)?;
                 }
                 if !planned[index].is_empty() {
                     self.send(index, request_of(computes(index)))?;
                 }
             }
         }
-        Ok(latency)
+        Ok(report)
     }
 
     /// Puts a message and the receive of its reply into the submission queue; `receive` submits them.
     fn send(&mut self, index: usize, request: Request) -> Result<()> {
         let connection = &mut self.connections[index];
-        assert!(connection.request.is_none(), "one message in flight per connection");
+        assert!(
+            connection.request.is_none(),
+            "one message in flight per connection"
+        );
         let message: &'static [u8] = match request {
             Request::Echo => {
                 let window = (index * 31 + connection.sequence * 7) % WINDOWS;
@@ -237,9 +293,17 @@ impl Client {
                 .map_err(|_| failure(result))
                 .with_context(|| format!("{}: receive failed", name()))?;
             if length < expected.len() {
-                bail!("{}: closed after {length} of {} bytes", name(), expected.len());
+                bail!(
+                    "{}: closed after {length} of {} bytes",
+                    name(),
+                    expected.len()
+                );
             }
-            ensure!(*connection.reply == *expected, "{}: the reply differs", name());
+            ensure!(
+                *connection.reply == *expected,
+                "{}: the reply differs",
+                name()
+            );
             answered.push(index);
         }
         Ok(())
@@ -269,7 +333,10 @@ impl Drop for Client {
             if self.submit_and_wait(deadline).is_err() {
                 break;
             }
-            let receives = self.ring.completion().filter(|entry| entry.user_data() & SEND == 0);
+            let receives = self
+                .ring
+                .completion()
+                .filter(|entry| entry.user_data() & SEND == 0);
             self.in_flight -= receives.count();
         }
         if self.in_flight > 0 {
@@ -279,7 +346,11 @@ impl Drop for Client {
 }
 
 fn request_of(computes: bool) -> Request {
-    if computes { Request::Compute } else { Request::Echo }
+    if computes {
+        Request::Compute
+    } else {
+        Request::Echo
+    }
 }
 
 fn failure(result: i32) -> anyhow::Error {

@@ -20,8 +20,8 @@ use serde::Serialize;
 
 use crate::client::LARGEST_MESSAGE;
 use crate::runs::sharing::{Neighbour, Sharing};
-use crate::runs::{accept, echo, memory};
-use crate::stacks::{Role, Stack};
+use crate::runs::{accept, echo, memory, sharing};
+use crate::stacks::{Expected, Role, Stack};
 use crate::statistics::Comparison;
 
 /// Runs the same echo server under Landfall and its peers, and compares what each costs
@@ -56,6 +56,9 @@ struct Options {
     /// Rounds; each takes one sample of each stack
     #[arg(long, global = true, default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
+    /// Slices of a round, some tens of milliseconds each (echo and accept)
+    #[arg(long, global = true, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    slices: u16,
     /// A smoke run: fewer and shorter rounds
     #[arg(long, global = true)]
     quick: bool,
@@ -71,6 +74,9 @@ struct Options {
     /// Message sizes in bytes (echo)
     #[arg(long, global = true, value_delimiter = ',', default_values_t = [64, LARGEST_MESSAGE], value_parser = size)]
     sizes: Vec<usize>,
+    /// What disturbs the other connections (sharing)
+    #[arg(long, global = true, value_delimiter = ',', value_enum, default_values_t = Neighbour::value_variants())]
+    neighbours: Vec<Neighbour>,
     /// Writes all samples to this file
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -82,6 +88,9 @@ struct Serve {
     stack: Stack,
     #[arg(long, default_value_t = 1, value_parser = workers)]
     workers: usize,
+    /// How many connections to choose sizes for
+    #[arg(long, default_value_t = 1000, value_parser = connections)]
+    connections: usize,
     /// 0 for any free port; the address is printed
     #[arg(long, default_value_t = 0)]
     port: u16,
@@ -122,9 +131,13 @@ fn run_server(serve: &Serve) -> Result<()> {
         server::pin(&serve.processors)?;
     }
     server::raise_descriptor_limit()?;
+    let expected = Expected {
+        workers: serve.workers,
+        connections: serve.connections,
+    };
     serve
         .stack
-        .serve(serve.workers, serve.port, |address| println!("{address}"))
+        .serve(expected, serve.port, |address| println!("{address}"))
         .with_context(|| format!("the {} server ended", serve.stack.name()))
 }
 
@@ -135,14 +148,26 @@ fn measure(command: &Command, options: &Options) -> Result<ExitCode> {
         same || matches!(command, Command::All)
     };
     let machine = machine()?;
-    println!("Linux {}, {} processors\n", machine.kernel, machine.processors);
-    let mut report = Report { machine, comparisons: Vec::new(), sharing: Vec::new() };
+    println!(
+        "Linux {}, {} processors\n",
+        machine.kernel, machine.processors
+    );
+    let mut report = Report {
+        machine,
+        comparisons: Vec::new(),
+        sharing: Vec::new(),
+    };
     if chosen(&Command::Echo) {
         measure_echo(options, &mut report);
     }
     if chosen(&Command::Accept) {
         for &workers in &options.workers {
-            report.add(accept::run(&options.stacks, options.rounds(), workers, options.slices()));
+            report.add(accept::run(
+                &options.stacks,
+                options.rounds(),
+                workers,
+                options.slices(),
+            ));
         }
     }
     if chosen(&Command::Memory) {
@@ -153,10 +178,15 @@ fn measure(command: &Command, options: &Options) -> Result<ExitCode> {
         measure_sharing(options, &mut report);
     }
     if let Some(path) = &options.json {
-        let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        let file =
+            File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
         serde_json::to_writer_pretty(file, &report)?;
     }
-    Ok(if report.failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if report.failed() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn measure_echo(options: &Options, report: &mut Report) {
@@ -164,8 +194,10 @@ fn measure_echo(options: &Options, report: &mut Report) {
         for &connections in &options.connections {
             for &message_size in &options.sizes {
                 let load = echo::Load {
-                    workers,
-                    connections,
+                    expected: Expected {
+                        workers,
+                        connections,
+                    },
                     message_size,
                     messages: if message_size <= 1024 { 6000 } else { 4000 },
                     slices: options.slices(),
@@ -177,13 +209,25 @@ fn measure_echo(options: &Options, report: &mut Report) {
 }
 
 fn measure_sharing(options: &Options, report: &mut Report) {
+    let allowed = client::set_real_time(true).and_then(|()| client::set_real_time(false));
+    let real_time = allowed.is_ok();
+    if let Err(error) = allowed {
+        println!(
+            "The client has no real-time priority ({error}), so its own waiting shows. Run as root.\n"
+        );
+    }
     let duration = Duration::from_secs(if options.quick { 2 } else { 5 });
     // The ring is a limit of cost; in sharing it is one more thread-per-core server.
     let mut stacks = options.stacks.clone();
     stacks.retain(|stack| stack.role() != Role::Limit);
-    for neighbour in [Neighbour::None, Neighbour::Computes, Neighbour::Sleeps] {
+    for &neighbour in &options.neighbours {
         let rounds = options.rounds().min(5);
-        let sharing = runs::sharing::run(&stacks, rounds, duration, neighbour);
+        let load = sharing::Load {
+            neighbour,
+            duration,
+            real_time,
+        };
+        let sharing = sharing::run(&stacks, rounds, load);
         println!("{}\n", table::sharing(&sharing));
         report.sharing.push(sharing);
     }
@@ -191,12 +235,19 @@ fn measure_sharing(options: &Options, report: &mut Report) {
 
 impl Options {
     fn rounds(&self) -> usize {
-        if self.quick { 3 } else { usize::from(self.rounds) }
+        if self.quick {
+            3
+        } else {
+            usize::from(self.rounds)
+        }
     }
 
-    /// Slices of a round, some tens of milliseconds each.
     fn slices(&self) -> usize {
-        if self.quick { 2 } else { 10 }
+        if self.quick {
+            2
+        } else {
+            usize::from(self.slices)
+        }
     }
 }
 
@@ -207,16 +258,27 @@ impl Report {
     }
 
     fn failed(&self) -> bool {
-        let compared = self.comparisons.iter().flat_map(|comparison| &comparison.rows);
+        let compared = self
+            .comparisons
+            .iter()
+            .flat_map(|comparison| &comparison.rows);
         let shared = self.sharing.iter().flat_map(|sharing| &sharing.rows);
-        compared.map(|row| &row.series.failure).chain(shared.map(|row| &row.failure)).any(Option::is_some)
+        compared
+            .map(|row| &row.series.failure)
+            .chain(shared.map(|row| &row.failure))
+            .any(Option::is_some)
     }
 }
 
 fn machine() -> Result<Machine> {
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease")?
+        .trim()
+        .to_owned();
     let processors = std::thread::available_parallelism()?.get();
-    ensure!(processors >= 2, "server and client need a processor each; there is only one");
+    ensure!(
+        processors >= 2,
+        "server and client need a processor each; there is only one"
+    );
     Ok(Machine { kernel, processors })
 }
 

@@ -13,7 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::time::ClockId;
 use nix::unistd::Pid;
 
-use crate::stacks::Stack;
+use crate::stacks::{Expected, Stack};
 
 /// Which processors the server and the client may use.
 #[derive(Clone, Copy)]
@@ -26,8 +26,14 @@ impl Pinning {
     /// One worker has a processor to itself; two share both with the client.
     pub fn of(workers: usize) -> Self {
         match workers {
-            1 => Self { server: &[0], client: &[1] },
-            _ => Self { server: &[0, 1], client: &[0, 1] },
+            1 => Self {
+                server: &[0],
+                client: &[1],
+            },
+            _ => Self {
+                server: &[0, 1],
+                client: &[0, 1],
+            },
         }
     }
 }
@@ -40,23 +46,44 @@ pub struct Server {
 
 impl Server {
     /// Starts a server and pins this process, which is its client, to its own processors.
-    pub fn start(stack: Stack, workers: usize) -> Result<Self> {
+    pub fn start(stack: Stack, expected: Expected) -> Result<Self> {
+        let Expected {
+            workers,
+            connections,
+        } = expected;
         let pinning = Pinning::of(workers);
         pin(pinning.client)?;
         let processors: Vec<_> = pinning.server.iter().map(usize::to_string).collect();
         let child = Command::new(std::env::current_exe()?)
-            .args(["serve", "--stack", stack.name(), "--workers", &workers.to_string()])
+            .args([
+                "serve",
+                "--stack",
+                stack.name(),
+                "--workers",
+                &workers.to_string(),
+            ])
+            .args(["--connections", &connections.to_string()])
             .args(["--processors", &processors.join(","), "--with-parent"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .context("cannot start a server process")?;
         // From here on an error ends the process, because `server` is dropped.
-        let mut server = Self { child, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
-        let output = server.child.stdout.take().context("the server has no output")?;
+        let mut server = Self {
+            child,
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        };
+        let output = server
+            .child
+            .stdout
+            .take()
+            .context("the server has no output")?;
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line)?;
-        server.address = line.trim().parse().context("the server ended before it listened")?;
+        server.address = line
+            .trim()
+            .parse()
+            .context("the server ended before it listened")?;
         Ok(server)
     }
 
@@ -66,7 +93,7 @@ impl Server {
     /// apart, but that of a blocked one is exact to the nanosecond: so this waits until the server
     /// has nothing more to do.
     pub fn processor_time(&self) -> Result<Duration> {
-        let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(self.child.id() as i32))?;
+        let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(self.child.id().cast_signed()))?;
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut last = clock.now()?;
         loop {
@@ -76,7 +103,10 @@ impl Server {
             if now == last {
                 return Ok(now.into());
             }
-            ensure!(Instant::now() < deadline, "the server does not come to rest within 10 s");
+            ensure!(
+                Instant::now() < deadline,
+                "the server does not come to rest within 10 s"
+            );
             last = now;
         }
     }
@@ -87,7 +117,13 @@ impl Server {
         let rollup = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         rollup
             .lines()
-            .find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB")?.parse().ok())
+            .find_map(|line| {
+                line.strip_prefix("Pss:")?
+                    .trim()
+                    .strip_suffix(" kB")?
+                    .parse()
+                    .ok()
+            })
             .with_context(|| format!("no Pss in {path}"))
     }
 }

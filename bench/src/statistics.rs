@@ -24,7 +24,7 @@ impl Summary {
         let middle = sorted.len() / 2;
         let median = match sorted.len() % 2 {
             1 => sorted[middle],
-            _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
+            _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
         };
         Some(Self { median, low, high })
     }
@@ -41,7 +41,11 @@ pub struct Series<T> {
 
 impl<T> Series<T> {
     fn new(stack: Stack) -> Self {
-        Self { stack, samples: Vec::new(), failure: None }
+        Self {
+            stack,
+            samples: Vec::new(),
+            failure: None,
+        }
     }
 
     fn fail(&mut self, error: &anyhow::Error) {
@@ -88,7 +92,15 @@ pub fn interleave_slices<Session>(
     for _ in 0..rounds {
         let running = all.iter_mut().filter(|series| series.failure.is_none());
         let mut turns: Vec<_> = running
-            .map(|series| (Turn { session: set_up(series.stack), sum: 0.0 }, series))
+            .map(|series| {
+                (
+                    Turn {
+                        session: set_up(series.stack),
+                        sum: 0.0,
+                    },
+                    series,
+                )
+            })
             .collect();
         for number in 0..slices {
             in_turn(&mut turns, number, |(turn, _)| {
@@ -135,18 +147,27 @@ pub struct Row {
     pub to_peer: Option<Summary>,
     /// Paired ratio to the better of the two hand-written rings.
     pub to_limit: Option<Summary>,
+    /// Paired ratio to Landfall's port.
+    pub to_port: Option<Summary>,
 }
 
 impl Comparison {
     pub fn new(title: String, unit: &'static str, all: Vec<Series<f64>>) -> Self {
         let peer = best(&all, Role::Peer).map(|series| series.samples.clone());
         let limit = best(&all, Role::Limit).map(|series| series.samples.clone());
+        let port = all
+            .iter()
+            .find(|series| series.stack == Stack::LandfallPort);
+        let port = port.map(|series| series.samples.clone());
         let rows = all
             .into_iter()
             .map(|series| Row {
                 cost: Summary::of(series.samples.iter().copied()),
                 to_peer: peer.as_ref().and_then(|peer| ratio(&series.samples, peer)),
-                to_limit: limit.as_ref().and_then(|limit| ratio(&series.samples, limit)),
+                to_limit: limit
+                    .as_ref()
+                    .and_then(|limit| ratio(&series.samples, limit)),
+                to_port: port.as_ref().and_then(|port| ratio(&series.samples, port)),
                 series,
             })
             .collect();
@@ -172,8 +193,17 @@ fn median(series: &Series<f64>) -> f64 {
     Summary::of(series.samples.iter().copied()).map_or(f64::INFINITY, |summary| summary.median)
 }
 
+/// `None` where the reference costs next to nothing, as a ring's user memory does.
 fn ratio(samples: &[f64], reference: &[f64]) -> Option<Summary> {
-    Summary::of(samples.iter().zip(reference).map(|(sample, reference)| sample / reference))
+    if reference.iter().any(|&cost| cost < 0.01) {
+        return None;
+    }
+    Summary::of(
+        samples
+            .iter()
+            .zip(reference)
+            .map(|(sample, reference)| sample / reference),
+    )
 }
 
 #[cfg(test)]
@@ -226,7 +256,10 @@ mod tests {
                 series(Stack::Ring, &[2.0, 2.0], None),
             ],
         );
-        assert_eq!(comparison.best(Role::Peer).unwrap().series.stack, Stack::Tokio);
+        assert_eq!(
+            comparison.best(Role::Peer).unwrap().series.stack,
+            Stack::Tokio
+        );
         assert_eq!(comparison.rows[2].to_peer.unwrap().median, 0.5);
         assert_eq!(comparison.rows[0].to_limit.unwrap().median, 2.0);
     }

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::client::Client;
 use crate::server::Server;
-use crate::stacks::Stack;
+use crate::stacks::{Expected, Stack};
 use crate::statistics::{Comparison, interleave_slices};
 
 /// Fits into the listener's queue: a server that falls behind must not lose connections.
@@ -13,14 +13,25 @@ const MESSAGE_SIZE: usize = 64;
 
 pub fn run(stacks: &[Stack], rounds: usize, workers: usize, bursts: usize) -> Comparison {
     let title = format!("a burst of {BURST} connections, {workers} worker(s)");
-    let all =
-        interleave_slices(stacks, rounds, bursts, |stack| set_up(stack, workers), |server| burst(server));
+    let all = interleave_slices(
+        stacks,
+        rounds,
+        bursts,
+        |stack| set_up(stack, workers),
+        |server| burst(server),
+    );
     Comparison::new(title, "us of processor time per accepted connection", all)
 }
 
 /// A first burst, so that the measured ones find the allocator and the page tables warm.
 fn set_up(stack: Stack, workers: usize) -> Result<Server> {
-    let server = Server::start(stack, workers)?;
+    let server = Server::start(
+        stack,
+        Expected {
+            workers,
+            connections: BURST,
+        },
+    )?;
     burst(&server)?;
     Ok(server)
 }

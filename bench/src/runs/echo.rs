@@ -6,13 +6,12 @@ use anyhow::Result;
 
 use crate::client::Client;
 use crate::server::Server;
-use crate::stacks::Stack;
+use crate::stacks::{Expected, Stack};
 use crate::statistics::{Comparison, interleave_slices};
 
 #[derive(Clone, Copy)]
 pub struct Load {
-    pub workers: usize,
-    pub connections: usize,
+    pub expected: Expected,
     pub message_size: usize,
     /// Messages in a slice; one more slice goes before the measured ones.
     pub messages: usize,
@@ -27,9 +26,13 @@ struct Session {
 }
 
 pub fn run(stacks: &[Stack], rounds: usize, load: Load) -> Comparison {
+    let Expected {
+        workers,
+        connections,
+    } = load.expected;
     let title = format!(
-        "echo, {} worker(s), {} connections, {} bytes",
-        load.workers, load.connections, load.message_size
+        "echo, {workers} worker(s), {connections} connections, {} bytes",
+        load.message_size
     );
     let all = interleave_slices(
         stacks,
@@ -42,12 +45,16 @@ pub fn run(stacks: &[Stack], rounds: usize, load: Load) -> Comparison {
 }
 
 fn set_up(stack: Stack, load: Load) -> Result<Session> {
-    let server = Server::start(stack, load.workers)?;
+    let server = Server::start(stack, load.expected)?;
     let mut client = Client::new(server.address, load.message_size)?;
-    client.connect(load.connections)?;
+    client.connect(load.expected.connections)?;
     client.closed_loop(0, load.messages)?;
     let spent = server.processor_time()?;
-    Ok(Session { client, server, spent })
+    Ok(Session {
+        client,
+        server,
+        spent,
+    })
 }
 
 fn slice(session: &mut Session, messages: usize) -> Result<f64> {

@@ -4,12 +4,16 @@ use anyhow::{Result, ensure};
 
 use crate::client::Client;
 use crate::server::{Server, raise_descriptor_limit};
-use crate::stacks::Stack;
+use crate::stacks::{Expected, Stack};
 use crate::statistics::{Comparison, interleave};
 
 /// From here on what every server allocates once no longer shows.
 const FEW: usize = 2_000;
 const MANY: usize = 18_000;
+/// A thread takes about four memory mappings, of which Linux allows a process 65,530.
+const MANY_THREADS: usize = 8_000;
+/// Connections with a message in flight at once. Divides the numbers above.
+const ACTIVE: usize = 100;
 /// Descriptors a process needs beside its connections.
 const RESERVE: u64 = 200;
 const MESSAGE_SIZE: usize = 64;
@@ -17,22 +21,53 @@ const MESSAGE_SIZE: usize = 64;
 pub fn run(stacks: &[Stack], rounds: usize) -> Result<Comparison> {
     let limit = raise_descriptor_limit()?;
     let needed = MANY as u64 + RESERVE;
-    ensure!(limit >= needed, "memory needs {needed} descriptors, `ulimit -Hn` allows {limit}");
-    let title = format!("idle connections, from {FEW} to {MANY}, each echoed once, 1 worker");
+    ensure!(
+        limit >= needed,
+        "memory needs {needed} descriptors, `ulimit -Hn` allows {limit}"
+    );
+    let title = format!(
+        "idle connections, from {FEW} to {MANY} ({MANY_THREADS} threads), each echoed once, 1 worker"
+    );
     let all = interleave(stacks, rounds, sample);
-    Ok(Comparison::new(title, "KiB of user memory (PSS) per connection", all))
+    Ok(Comparison::new(
+        title,
+        "KiB of user memory (PSS) per connection",
+        all,
+    ))
 }
 
 fn sample(stack: Stack) -> Result<f64> {
-    let server = Server::start(stack, 1)?;
+    let server = Server::start(
+        stack,
+        Expected {
+            workers: 1,
+            connections: ACTIVE,
+        },
+    )?;
     let mut client = Client::new(server.address, MESSAGE_SIZE)?;
     client.connect(FEW)?;
-    client.closed_loop(0, FEW)?;
-    server.processor_time()?; // It is at rest.
-    let few = server.memory()?;
-    client.connect(MANY - FEW)?;
-    client.closed_loop(FEW, MANY - FEW)?;
+    echo_once(&mut client, 0)?;
+    let few = memory_at_rest(&server)?;
+    let more = if stack == Stack::Threads {
+        MANY_THREADS
+    } else {
+        MANY
+    } - FEW;
+    client.connect(more)?;
+    echo_once(&mut client, FEW)?;
+    let many = memory_at_rest(&server)?;
+    Ok((many as f64 - few as f64) / more as f64)
+}
+
+/// Echoes a message on each connection from `first` on, a few at a time: the connections are idle
+/// ones, and a pool of receive buffers that grows for a burst is not what is asked for here.
+fn echo_once(client: &mut Client, first: usize) -> Result<()> {
+    (first..client.connections())
+        .step_by(ACTIVE)
+        .try_for_each(|first| client.closed_loop(first, ACTIVE))
+}
+
+fn memory_at_rest(server: &Server) -> Result<u64> {
     server.processor_time()?;
-    let many = server.memory()?;
-    Ok((many as f64 - few as f64) / (MANY - FEW) as f64)
+    server.memory()
 }

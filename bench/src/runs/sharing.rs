@@ -3,21 +3,24 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::client::{Client, OpenLoop};
+use crate::client::{self, Client, OpenLoop, OpenLoopReport};
 use crate::protocol::{COMPUTATION, NAP};
 use crate::server::Server;
-use crate::stacks::Stack;
+use crate::stacks::{Expected, Stack};
 use crate::statistics::{Series, Summary, interleave};
 
-const CONNECTIONS: usize = 200;
+/// Each sends once a second, no more often than a handler that sleeps lets its neighbours come round:
+/// they are delayed, but no backlog grows.
+const CONNECTIONS: usize = 2000;
 const RATE: u32 = 2000;
 const COMPUTE_EVERY: usize = 100;
 const MESSAGE_SIZE: usize = 64;
 const WORKERS: usize = 2;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Neighbour {
     None,
     Computes,
@@ -31,6 +34,8 @@ pub struct Latency {
     pub p99: f64,
     pub p999: f64,
     pub max: f64,
+    /// p99.9 of how late the client itself was: no stack can be better than this machine.
+    pub late: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -39,9 +44,20 @@ pub struct Sharing {
     pub rows: Vec<Series<Latency>>,
 }
 
-pub fn run(stacks: &[Stack], rounds: usize, duration: Duration, neighbour: Neighbour) -> Sharing {
-    let rows = interleave(stacks, rounds, |stack| sample(stack, duration, neighbour));
-    Sharing { title: title(neighbour), rows }
+#[derive(Clone, Copy)]
+pub struct Load {
+    pub neighbour: Neighbour,
+    pub duration: Duration,
+    /// The client waits for no processor; see [`client::set_real_time`].
+    pub real_time: bool,
+}
+
+pub fn run(stacks: &[Stack], rounds: usize, load: Load) -> Sharing {
+    let rows = interleave(stacks, rounds, |stack| sample(stack, load));
+    Sharing {
+        title: title(load.neighbour),
+        rows,
+    }
 }
 
 fn title(neighbour: Neighbour) -> String {
@@ -53,33 +69,47 @@ fn title(neighbour: Neighbour) -> String {
             f64::from(RATE) / COMPUTE_EVERY as f64 * COMPUTATION.as_secs_f64()
         ),
         Neighbour::Sleeps => {
-            format!("one more connection keeps its handler asleep, {} s at a time", NAP.as_secs())
+            format!(
+                "one more connection keeps its handler asleep, {} s at a time",
+                NAP.as_secs()
+            )
         }
     };
     format!("{neighbour}; {CONNECTIONS} connections, {RATE} messages/s, {WORKERS} workers")
 }
 
-fn sample(stack: Stack, duration: Duration, neighbour: Neighbour) -> Result<Latency> {
-    let sleeper = matches!(neighbour, Neighbour::Sleeps);
-    let server = Server::start(stack, WORKERS)?;
+fn sample(stack: Stack, load: Load) -> Result<Latency> {
+    let sleeper = matches!(load.neighbour, Neighbour::Sleeps);
+    let server = Server::start(
+        stack,
+        Expected {
+            workers: WORKERS,
+            connections: CONNECTIONS,
+        },
+    )?;
     let mut client = Client::new(server.address, MESSAGE_SIZE)?;
     client.connect(CONNECTIONS + usize::from(sleeper))?;
-    client.closed_loop(0, 10 * CONNECTIONS)?;
-    let latency = client.open_loop(&OpenLoop {
+    client.closed_loop(0, 2 * CONNECTIONS)?;
+    let open_loop = OpenLoop {
         rate: RATE,
-        duration,
-        compute_every: match neighbour {
+        duration: load.duration,
+        compute_every: match load.neighbour {
             Neighbour::Computes => COMPUTE_EVERY,
             Neighbour::None | Neighbour::Sleeps => 0,
         },
         sleeper,
-    })?;
-    let quantile = |quantile| latency.value_at_quantile(quantile) as f64 / 1e3;
+    };
+    client::set_real_time(load.real_time)?;
+    let report = client.open_loop(&open_loop);
+    client::set_real_time(false)?;
+    let OpenLoopReport { latency, lateness } = report?;
+    let milliseconds = |microseconds: u64| microseconds as f64 / 1e3;
     Ok(Latency {
-        p50: quantile(0.5),
-        p99: quantile(0.99),
-        p999: quantile(0.999),
-        max: latency.max() as f64 / 1e3,
+        p50: milliseconds(latency.value_at_quantile(0.5)),
+        p99: milliseconds(latency.value_at_quantile(0.99)),
+        p999: milliseconds(latency.value_at_quantile(0.999)),
+        max: milliseconds(latency.max()),
+        late: milliseconds(lateness.value_at_quantile(0.999)),
     })
 }
 

@@ -2,6 +2,8 @@
 //! `serve`, which runs until the process is ended.
 
 mod compio;
+mod landfall_port;
+mod landfall_runtime;
 mod monoio;
 mod ring;
 mod threads;
@@ -16,17 +18,17 @@ use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Holds the largest message of the benchmark with room to spare, so that a message that arrived
-/// whole is received whole, and a readiness-based reader learns from the short read that there is
-/// no more.
-const RECEIVE_SIZE: usize = 20 * 1024;
-/// Pooled buffers of one worker's ring. Few enough for the warm ones to stay in the cache.
-const POOLED_BUFFERS: u16 = 256;
+/// whole is received whole, and a reader built on readiness learns from the short read that there is
+/// no more. Not a power of two: the buffers of a pool should not all begin in the same cache set.
+const RECEIVE_SIZE: usize = 16 * 1024 + 64;
 /// A burst of connections must not overflow the queue: a dropped SYN costs a second.
 const BACKLOG: i32 = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stack {
+    LandfallPort,
+    LandfallRuntime,
     Tokio,
     Compio,
     Monoio,
@@ -35,9 +37,18 @@ pub enum Stack {
     RingDefer,
 }
 
+/// What a server may know before its clients come, to choose its sizes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    pub workers: usize,
+    pub connections: usize,
+}
+
 /// What a stack is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
+    /// What this benchmark is about.
+    Subject,
     /// A way in which people write servers today.
     Peer,
     /// The least that the kernel's interface allows, with nothing on top.
@@ -47,6 +58,8 @@ pub enum Role {
 impl Stack {
     pub fn name(self) -> &'static str {
         match self {
+            Stack::LandfallPort => "landfall-port",
+            Stack::LandfallRuntime => "landfall-runtime",
             Stack::Tokio => "tokio",
             Stack::Compio => "compio",
             Stack::Monoio => "monoio",
@@ -58,6 +71,7 @@ impl Stack {
 
     pub fn role(self) -> Role {
         match self {
+            Stack::LandfallPort | Stack::LandfallRuntime => Role::Subject,
             Stack::Tokio | Stack::Compio | Stack::Monoio | Stack::Threads => Role::Peer,
             Stack::Ring | Stack::RingDefer => Role::Limit,
         }
@@ -66,7 +80,7 @@ impl Stack {
     /// Thread-per-core stacks have one listener a worker; the kernel spreads connections over them.
     fn listeners(self, workers: usize) -> usize {
         match self {
-            Stack::Tokio | Stack::Threads => 1,
+            Stack::LandfallPort | Stack::LandfallRuntime | Stack::Tokio | Stack::Threads => 1,
             Stack::Compio | Stack::Monoio | Stack::Ring | Stack::RingDefer => workers,
         }
     }
@@ -75,23 +89,25 @@ impl Stack {
     /// `listening` is told the address as soon as clients may connect.
     pub fn serve(
         self,
-        workers: usize,
+        expected: Expected,
         port: u16,
         listening: impl FnOnce(SocketAddr),
     ) -> Result<()> {
         let mut listeners = vec![listen(port)?];
         let address = listeners[0].local_addr()?;
-        while listeners.len() < self.listeners(workers) {
+        while listeners.len() < self.listeners(expected.workers) {
             listeners.push(listen(address.port())?);
         }
         listening(address);
         match self {
-            Stack::Tokio => tokio::serve(listeners.remove(0), workers),
-            Stack::Compio => thread_per_core(listeners, compio::serve),
-            Stack::Monoio => thread_per_core(listeners, monoio::serve),
+            Stack::LandfallPort => landfall_port::serve(listeners.remove(0), expected),
+            Stack::LandfallRuntime => landfall_runtime::serve(listeners.remove(0), expected),
+            Stack::Tokio => tokio::serve(listeners.remove(0), expected),
+            Stack::Compio => thread_per_core(listeners, expected, compio::serve),
+            Stack::Monoio => thread_per_core(listeners, expected, monoio::serve),
             Stack::Threads => threads::serve(listeners.remove(0)),
-            Stack::Ring => thread_per_core(listeners, ring::serve_cooperative),
-            Stack::RingDefer => thread_per_core(listeners, ring::serve_deferred),
+            Stack::Ring => thread_per_core(listeners, expected, ring::serve_cooperative),
+            Stack::RingDefer => thread_per_core(listeners, expected, ring::serve_deferred),
         }
     }
 }
@@ -109,10 +125,13 @@ fn listen(port: u16) -> Result<TcpListener> {
 
 fn thread_per_core(
     listeners: Vec<TcpListener>,
-    serve: fn(TcpListener) -> Result<()>,
+    expected: Expected,
+    serve: fn(TcpListener, Expected) -> Result<()>,
 ) -> Result<()> {
-    let workers: Vec<_> =
-        listeners.into_iter().map(|listener| thread::spawn(move || serve(listener))).collect();
+    let workers: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| thread::spawn(move || serve(listener, expected)))
+        .collect();
     for worker in workers {
         worker.join().map_err(|_| anyhow!("a worker panicked"))??;
     }

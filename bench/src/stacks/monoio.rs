@@ -10,13 +10,13 @@ use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
 use monoio::net::TcpStream;
 use monoio::{IoUringDriver, RuntimeBuilder};
 
-use super::RECEIVE_SIZE;
+use super::{Expected, RECEIVE_SIZE};
 use crate::protocol::attend;
 
 /// Submission queue entries: a round of messages of 1,000 connections without a forced submit.
 const ENTRIES: u32 = 4096;
 
-pub fn serve(listener: TcpListener) -> Result<()> {
+pub fn serve(listener: TcpListener, _: Expected) -> Result<()> {
     let mut ring = IoUring::builder();
     ring.setup_single_issuer().setup_defer_taskrun();
     RuntimeBuilder::<IoUringDriver>::new()

@@ -14,24 +14,27 @@ use io_uring::types::{BufRingEntry, Fd, Fixed};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use nix::sys::resource::{Resource, getrlimit};
 
-use super::{POOLED_BUFFERS, RECEIVE_SIZE};
+use super::{Expected, RECEIVE_SIZE};
 use crate::protocol::attend;
 
 const ENTRIES: u32 = 4096;
 const BUFFER_GROUP: u16 = 0;
 
 /// With `COOP_TASKRUN` completions wait for the owner's next system call of any kind.
-pub fn serve_cooperative(listener: TcpListener) -> Result<()> {
+pub fn serve_cooperative(listener: TcpListener, expected: Expected) -> Result<()> {
     let mut builder = IoUring::builder();
     builder.setup_coop_taskrun().setup_no_sqarray();
-    Worker::new(builder.build(ENTRIES)?, listener)?.run()
+    Worker::new(builder.build(ENTRIES)?, listener, expected)?.run()
 }
 
 /// With `DEFER_TASKRUN` they wait for the owner to ask for them.
-pub fn serve_deferred(listener: TcpListener) -> Result<()> {
+pub fn serve_deferred(listener: TcpListener, expected: Expected) -> Result<()> {
     let mut builder = IoUring::builder();
-    builder.setup_single_issuer().setup_defer_taskrun().setup_no_sqarray();
-    Worker::new(builder.build(ENTRIES)?, listener)?.run()
+    builder
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_no_sqarray();
+    Worker::new(builder.build(ENTRIES)?, listener, expected)?.run()
 }
 
 /// What a completion belongs to, carried in its user data.
@@ -56,8 +59,12 @@ impl Operation {
     fn decode(data: u64) -> Self {
         match data as u32 {
             0 => Operation::Accept,
-            1 => Operation::Receive { socket: (data >> 32) as u32 },
-            2 => Operation::Send { buffer: (data >> 32) as u16 },
+            1 => Operation::Receive {
+                socket: (data >> 32) as u32,
+            },
+            2 => Operation::Send {
+                buffer: (data >> 32) as u16,
+            },
             _ => Operation::Close,
         }
     }
@@ -72,12 +79,20 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(ring: IoUring, listener: TcpListener) -> Result<Self> {
+    fn new(ring: IoUring, listener: TcpListener, expected: Expected) -> Result<Self> {
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
         let slots = u32::try_from(descriptors).unwrap_or(u32::MAX).min(1 << 20);
-        ring.submitter().register_files_sparse(slots).context("cannot register direct descriptors")?;
-        let buffers = Buffers::register(&ring).context("cannot register the buffer ring")?;
-        Ok(Self { ring, listener, buffers, starved: Vec::new() })
+        ring.submitter()
+            .register_files_sparse(slots)
+            .context("cannot register direct descriptors")?;
+        let buffers = Buffers::register(&ring, pooled_buffers(expected))
+            .context("cannot register the buffer ring")?;
+        Ok(Self {
+            ring,
+            listener,
+            buffers,
+            starved: Vec::new(),
+        })
     }
 
     fn run(mut self) -> Result<()> {
@@ -85,7 +100,9 @@ impl Worker {
         let mut completions: Vec<cqueue::Entry> = Vec::with_capacity(2 * ENTRIES as usize);
         loop {
             match self.ring.submit_and_wait(1) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(error.into());
+                }
                 _ => completions.extend(self.ring.completion()),
             }
             for completion in completions.drain(..) {
@@ -107,7 +124,9 @@ impl Worker {
             }
             Operation::Receive { socket } => {
                 match cqueue::buffer_select(completion.flags()) {
-                    Some(buffer) if result > 0 => self.send(socket, buffer, result as u32)?,
+                    Some(buffer) if result > 0 => {
+                        self.send(socket, buffer, result.cast_unsigned())?
+                    }
                     Some(buffer) => {
                         self.buffers.take(buffer, 0);
                         self.buffers.give(buffer);
@@ -129,7 +148,7 @@ impl Worker {
 
     /// Receives that found no buffer start again once there is one.
     fn feed_the_starved(&mut self) -> Result<()> {
-        if self.buffers.held < POOLED_BUFFERS {
+        if self.buffers.held < self.buffers.count {
             while let Some(socket) = self.starved.pop() {
                 self.receive(socket)?;
             }
@@ -139,7 +158,9 @@ impl Worker {
 
     fn accept(&mut self) -> Result<()> {
         let listener = Fd(self.listener.as_raw_fd());
-        let entry = opcode::AcceptMulti::new(listener).allocate_file_index(true).build();
+        let entry = opcode::AcceptMulti::new(listener)
+            .allocate_file_index(true)
+            .build();
         self.push(entry, Operation::Accept)
     }
 
@@ -173,11 +194,19 @@ impl Worker {
     }
 }
 
+/// As many as can be in use at once, and few enough for the warm ones to stay in the cache: the
+/// kernel takes them in turn.
+fn pooled_buffers(expected: Expected) -> u16 {
+    expected.connections.next_power_of_two().min(256) as u16
+}
+
 /// The provided buffers of one ring. Their memory is never freed: the worker runs until the process
 /// ends, and the kernel may use it until then.
 struct Buffers {
     entries: *mut BufRingEntry,
     memory: *mut u8,
+    /// A power of two.
+    count: u16,
     /// Entries ever published; the kernel reads its low bits.
     tail: u16,
     /// Buffers taken and not yet given back.
@@ -190,21 +219,28 @@ struct Buffers {
 struct Page(#[expect(dead_code, reason = "read by the kernel only")] [u8; 4096]);
 
 impl Buffers {
-    fn register(ring: &IoUring) -> io::Result<Self> {
-        let pages = (usize::from(POOLED_BUFFERS) * size_of::<BufRingEntry>()).div_ceil(4096);
-        let entries = vec![Page([0; 4096]); pages].leak().as_mut_ptr().cast::<BufRingEntry>();
-        let memory = vec![0; usize::from(POOLED_BUFFERS) * RECEIVE_SIZE].leak().as_mut_ptr();
+    fn register(ring: &IoUring, count: u16) -> io::Result<Self> {
+        let pages = (usize::from(count) * size_of::<BufRingEntry>()).div_ceil(4096);
+        let entries = vec![Page([0; 4096]); pages]
+            .leak()
+            .as_mut_ptr()
+            .cast::<BufRingEntry>();
+        let memory = vec![0; usize::from(count) * RECEIVE_SIZE]
+            .leak()
+            .as_mut_ptr();
         // SAFETY: `entries` is page-aligned, holds that many entries, and is never freed.
         unsafe {
-            ring.submitter().register_buf_ring_with_flags(
-                entries as u64,
-                POOLED_BUFFERS,
-                BUFFER_GROUP,
-                0,
-            )?;
+            let submitter = ring.submitter();
+            submitter.register_buf_ring_with_flags(entries as u64, count, BUFFER_GROUP, 0)?;
         }
-        let mut buffers = Self { entries, memory, tail: 0, held: POOLED_BUFFERS };
-        for buffer in 0..POOLED_BUFFERS {
+        let mut buffers = Self {
+            entries,
+            memory,
+            count,
+            tail: 0,
+            held: count,
+        };
+        for buffer in 0..count {
             buffers.give(buffer);
         }
         Ok(buffers)
@@ -212,7 +248,7 @@ impl Buffers {
 
     /// What the kernel received into `buffer`, which is ours until `give`.
     fn take(&mut self, buffer: u16, length: usize) -> &[u8] {
-        assert!(buffer < POOLED_BUFFERS && length <= RECEIVE_SIZE);
+        assert!(buffer < self.count && length <= RECEIVE_SIZE);
         self.held += 1;
         // SAFETY: in bounds by the assertion; the kernel has handed this buffer out and writes to it
         // no more until `give`, which needs `&mut self` and so ends this borrow.
@@ -224,9 +260,9 @@ impl Buffers {
 
     /// Provides `buffer` to the kernel for another receive.
     fn give(&mut self, buffer: u16) {
-        assert!(buffer < POOLED_BUFFERS);
+        assert!(buffer < self.count);
         self.held -= 1;
-        let place = usize::from(self.tail & (POOLED_BUFFERS - 1));
+        let place = usize::from(self.tail & (self.count - 1));
         self.tail = self.tail.wrapping_add(1);
         // SAFETY: `place` and `buffer` are in bounds. There are as many entries as buffers, so the
         // kernel has consumed the one at `place`; it reads it again only after the tail says so. The

@@ -16,7 +16,9 @@ pub fn serve(listener: TcpListener) -> Result<()> {
     loop {
         let (stream, _) = listener.accept()?;
         // A connection that is reset ends its own thread, and nothing else.
-        thread::Builder::new().stack_size(STACK_SIZE).spawn(move || echo(stream))?;
+        thread::Builder::new()
+            .stack_size(STACK_SIZE)
+            .spawn(move || echo(stream))?;
     }
 }
 

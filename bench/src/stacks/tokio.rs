@@ -16,17 +16,20 @@ use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
 
-use super::RECEIVE_SIZE;
+use super::{Expected, RECEIVE_SIZE};
 use crate::protocol::attend;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; RECEIVE_SIZE]);
 }
 
-pub fn serve(listener: TcpListener, workers: usize) -> Result<()> {
-    let runtime = match workers {
+pub fn serve(listener: TcpListener, expected: Expected) -> Result<()> {
+    let runtime = match expected.workers {
         1 => Builder::new_current_thread().enable_io().build()?,
-        _ => Builder::new_multi_thread().worker_threads(workers).enable_io().build()?,
+        workers => Builder::new_multi_thread()
+            .worker_threads(workers)
+            .enable_io()
+            .build()?,
     };
     // Spawned, so that accepting is a worker's task like any other.
     runtime.block_on(runtime.spawn(accept(listener)))?
