@@ -10,6 +10,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use socket2::Socket;
@@ -113,12 +114,19 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     /// waiting. Returns whether there was anything to do, so that `reap` may now find more.
     fn flush(&self, lane: usize) -> bool;
 
-    /// Flushes and waits until one of `lanes` (bits) has a completion, `wake` is called on one of
-    /// them, or the time is over. May return early.
-    fn wait(&self, lanes: u64, timeout: Option<Duration>);
+    /// Flushes and waits until one of `lanes` (bits) has a completion, `released` is set and `wake`
+    /// called, or the time is over. May return early.
+    fn wait(&self, lanes: u64, timeout: Option<Duration>, released: &AtomicBool);
 
-    /// Ends a `wait` that covers the lane.
+    /// Rouses a thread that waits in the lane, after its `released` was set. The thread, which may
+    /// have woken by itself, answers with `woken`.
     fn wake(&self, lane: usize);
+
+    /// The answer to one `wake`.
+    fn woken(&self, lane: usize);
+
+    /// Has the thread that waits in the lane, if there is one, come back and flush.
+    fn nudge(&self, lane: usize);
 
     /// Makes threads that compute in user code let the system post what they submitted.
     fn poke(&self);

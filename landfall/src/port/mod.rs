@@ -347,6 +347,7 @@ impl Shared {
 
     fn next_turn(&self, socket: SocketRef) {
         self.driver.next_turn(socket);
+        self.touched(1 << socket.lane, self.scheduler.is_worker());
     }
 
     /// A worker flushes what it touched when it comes back to `get`; for another thread, whoever

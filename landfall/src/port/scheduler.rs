@@ -62,6 +62,8 @@ struct State {
     workers: Slab<Slot>,
     /// Indices of waiting workers, the newest last.
     waiting: Vec<usize>,
+    /// Counts waits, to tell which is newer.
+    arrivals: u64,
     lanes: Vec<Lane>,
 }
 
@@ -73,9 +75,13 @@ struct Lane {
 
 struct Slot {
     worker: Arc<Worker>,
+    /// When it began to wait.
+    arrival: u64,
     /// The lanes it waits in, as bits; none when parked or not waiting.
     covers: u64,
     release: Option<Release>,
+    /// The lane it is roused in for that, unless parked.
+    roused_in: Option<usize>,
     /// The phase at the watcher's last look.
     seen: u64,
 }
@@ -97,6 +103,8 @@ struct Worker {
     probe: ThreadProbe,
     /// `completions taken << 2 | state`.
     phase: AtomicU64,
+    /// It has been released from its wait and has not noticed yet.
+    released: AtomicBool,
     /// Lanes that this worker submitted to since it last flushed them. Only it writes.
     dirty: AtomicU64,
     /// Counts calls to `get`, to alternate between packets and lanes. Only it writes.
@@ -140,6 +148,21 @@ impl Drop for Membership {
     }
 }
 
+/// One call of `get`.
+struct Call {
+    deadline: Option<Instant>,
+    /// The thread holds a permit.
+    counted: bool,
+    /// Its place among the waiters, once it has waited.
+    arrival: Option<u64>,
+}
+
+impl Call {
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+    }
+}
+
 /// How a wait ended.
 enum Woken {
     Packet(Posted),
@@ -152,15 +175,20 @@ enum Woken {
 /// allocation.
 #[derive(Default)]
 struct Wakes {
-    first: Option<(Thread, u64)>,
-    others: Vec<(Thread, u64)>,
+    first: Option<Wake>,
+    others: Vec<Wake>,
+}
+
+enum Wake {
+    Unpark(Thread),
+    Lane(usize),
 }
 
 impl Wakes {
-    fn push(&mut self, thread: Thread, covers: u64) {
+    fn push(&mut self, wake: Wake) {
         match &self.first {
-            None => self.first = Some((thread, covers)),
-            Some(_) => self.others.push((thread, covers)),
+            None => self.first = Some(wake),
+            Some(_) => self.others.push(wake),
         }
     }
 }
@@ -179,6 +207,7 @@ impl Scheduler {
                 posted: VecDeque::with_capacity(64),
                 workers: Slab::new(),
                 waiting: Vec::new(),
+                arrivals: 0,
                 lanes: vec![Lane::default(); lanes],
             }),
             watcher: OnceLock::new(),
@@ -227,7 +256,7 @@ impl Scheduler {
             let polled = polled.fold(0, |set, lane| set | 1 << lane);
             (polled, self.unattended(&state).fold(0, |set, lane| set | 1 << lane) & lanes)
         };
-        bits(polled).for_each(|lane| driver.wake(lane));
+        bits(polled).for_each(|lane| driver.nudge(lane));
         if unattended != 0 {
             self.to_flush.fetch_or(unattended, Ordering::AcqRel);
             self.wake_watcher();
@@ -266,27 +295,24 @@ impl Scheduler {
         }
         let worker = self.join(shared);
         let driver = shared.driver.as_ref();
-        // A timeout too long for the clock is as good as none.
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut counted = self.enter(&worker);
+        let mut call = Call {
+            // A timeout too long for the clock is as good as none.
+            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            counted: self.enter(&worker),
+            arrival: None,
+        };
         let mut looked_everywhere = false;
         loop {
-            if self.closed.load(Ordering::Acquire) {
-                if counted {
-                    let _state = self.state.lock();
-                    self.uncount(&worker);
-                }
-                return Err(GetError::Abandoned);
-            }
-            counted = counted || self.try_permit(&worker);
-            if counted && self.running() <= self.limit {
+            let closed = self.closed.load(Ordering::Acquire);
+            call.counted = call.counted || self.try_permit(&worker);
+            if !closed && call.counted && self.running() <= self.limit {
                 let taken = self.take(driver, &worker, sink, max);
                 if taken > 0 {
                     self.exit(&worker);
                     return Ok(taken);
                 }
             }
-            if !looked_everywhere && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            if !looked_everywhere && call.is_over() {
                 // The system posts what it has only when it is entered.
                 (0..self.lanes).for_each(|lane| {
                     driver.flush(lane);
@@ -294,12 +320,13 @@ impl Scheduler {
                 looked_everywhere = true;
                 continue;
             }
-            match self.wait(driver, &worker, &mut counted, deadline) {
+            match self.wait(driver, &worker, &mut call) {
                 Woken::LookAgain => {}
                 Woken::Packet(item) => {
                     sink.push(item.into());
+                    let others = self.take_posted(sink, max - 1);
                     self.exit(&worker);
-                    return Ok(1);
+                    return Ok(1 + others);
                 }
                 Woken::TimedOut => {
                     self.flush(driver, &worker, worker.home());
@@ -319,7 +346,7 @@ impl Scheduler {
             self.closed.store(true, Ordering::Release);
             dropped = std::mem::take(&mut state.posted);
             self.queued.store(0, Ordering::Relaxed);
-            while let Some(index) = state.waiting.last().copied() {
+            for index in state.waiting.clone() {
                 self.release(&mut state, index, Release::Reconsider, &mut wakes);
             }
         }
@@ -343,14 +370,17 @@ impl Scheduler {
             thread: thread::current(),
             probe: ThreadProbe::current(),
             phase: AtomicU64::new(OUT),
+            released: AtomicBool::new(false),
             dirty: AtomicU64::new(0),
             turns: AtomicUsize::new(0),
             home: AtomicUsize::new(NO_HOME),
         });
         let index = self.state.lock().workers.insert(Slot {
             worker: worker.clone(),
+            arrival: 0,
             covers: 0,
             release: None,
+            roused_in: None,
             seen: OUT,
         });
         worker.index.get_or_init(|| index);
@@ -447,13 +477,12 @@ impl Scheduler {
         if turn % MOST_TAKEN_UNFLUSHED == 0 {
             self.flush(driver, worker, home);
         }
-        if turn % 2 == 0 && self.take_posted(sink) {
-            return 1;
+        let mut taken = 0;
+        if turn % 2 == 0 {
+            taken = self.take_posted(sink, max);
         }
-        let mut taken = home.map_or(0, |home| driver.reap(home, max, sink));
-        if taken == 0 && self.take_posted(sink) {
-            return 1;
-        }
+        taken += home.map_or(0, |home| driver.reap(home, max - taken, sink));
+        taken += self.take_posted(sink, max - taken);
         if taken == 0 && self.flush(driver, worker, home) {
             taken = home.map_or(0, |home| driver.reap(home, max, sink));
         }
@@ -485,15 +514,21 @@ impl Scheduler {
             .unwrap_or(0)
     }
 
-    fn take_posted(&self, sink: &mut dyn Sink) -> bool {
-        if self.queued.load(Ordering::Relaxed) == 0 {
-            return false;
+    /// Takes up to `max` packets.
+    fn take_posted(&self, sink: &mut dyn Sink, max: usize) -> usize {
+        if max == 0 || self.queued.load(Ordering::Relaxed) == 0 {
+            return 0;
         }
         let mut state = self.state.lock();
-        let item = state.posted.pop_front();
-        self.queued.store(state.posted.len(), Ordering::Relaxed);
-        drop(state);
-        item.map(|item| sink.push(item.into())).is_some()
+        let mut taken = 0;
+        while taken < max {
+            let Some(item) = self.pop_posted(&mut state) else {
+                break;
+            };
+            sink.push(item.into());
+            taken += 1;
+        }
+        taken
     }
 
     /// Hands on what the worker submitted; whether that may have completed something at home.
@@ -518,47 +553,80 @@ impl Scheduler {
         &self,
         driver: &dyn Driver,
         worker: &Worker,
-        counted: &mut bool,
-        deadline: Option<Instant>,
+        call: &mut Call,
     ) -> Woken {
         let mut wakes = Wakes::default();
-        let covers = {
-            let mut state = self.state.lock();
-            if self.closed.load(Ordering::Relaxed) {
-                if std::mem::take(counted) {
-                    self.uncount(worker);
-                }
-                return Woken::Closed;
+        let mut state = self.state.lock();
+        if std::mem::take(&mut call.counted) {
+            self.uncount(worker);
+        }
+        if self.closed.load(Ordering::Relaxed) {
+            return Woken::Closed;
+        }
+        if self.running() < self.limit {
+            let item = self.pop_posted(&mut state);
+            if item.is_some() || self.unattended(&state).any(|lane| driver.pending(lane)) {
+                self.count(worker);
+                call.counted = true;
+                return item.map_or(Woken::LookAgain, Woken::Packet);
             }
-            if std::mem::take(counted) {
-                self.uncount(worker);
-            }
-            if self.running() < self.limit {
-                if let Some(item) = self.pop_posted(&mut state) {
-                    self.count(worker);
-                    *counted = true;
+        }
+        if call.is_over() {
+            self.rebalance(driver, &mut state, &mut wakes);
+            drop(state);
+            wake(driver, wakes);
+            return Woken::TimedOut;
+        }
+        self.enlist(&mut state, worker, call);
+        loop {
+            let covers = self.settle(&mut state, worker, &mut wakes);
+            drop(state);
+            wake(driver, std::mem::take(&mut wakes));
+            self.sleep(driver, worker, covers, call);
+            state = self.state.lock();
+            let closed = self.closed.load(Ordering::Relaxed);
+            match self.released(driver, &mut state, worker) {
+                Some(Release::Packet(item)) => {
+                    call.counted = true;
                     return Woken::Packet(item);
                 }
-                if self.unattended(&state).any(|lane| driver.pending(lane)) {
-                    self.count(worker);
-                    *counted = true;
+                Some(Release::Permit) => {
+                    call.counted = true;
+                    return Woken::LookAgain;
+                }
+                // It keeps its place among the waiters.
+                Some(Release::Reconsider) if !closed && !self.has_work(driver, &state) => {}
+                Some(Release::Reconsider) | None => {
+                    self.stop_waiting(&mut state, worker.index());
+                    if !closed && self.running() < self.limit {
+                        self.count(worker);
+                        call.counted = true;
+                    }
                     return Woken::LookAgain;
                 }
             }
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                self.rebalance(driver, &mut state, &mut wakes);
-                drop(state);
-                wake(driver, wakes);
-                return Woken::TimedOut;
-            }
-            self.settle(&mut state, worker, &mut wakes)
-        };
-        wake(driver, wakes);
-        self.sleep(driver, worker, covers, deadline);
-        self.wake_up(worker, counted)
+        }
     }
 
-    /// Chooses where a worker waits, and makes it a waiter there. Returns the lanes to wait in.
+    /// Whether a thread with a permit would find something in a lane that nobody looks after.
+    fn has_work(&self, driver: &dyn Driver, state: &State) -> bool {
+        self.running() < self.limit && self.unattended(state).any(|lane| driver.pending(lane))
+    }
+
+    /// Makes a worker a waiter, in the order of arrival, which it keeps while it looks around.
+    fn enlist(&self, state: &mut State, worker: &Worker, call: &mut Call) {
+        let arrival = *call.arrival.get_or_insert_with(|| {
+            state.arrivals += 1;
+            state.arrivals
+        });
+        let index = worker.index();
+        state.workers[index].arrival = arrival;
+        let before = |&other: &usize| state.workers[other].arrival < arrival;
+        let place = state.waiting.iter().rposition(before).map_or(0, |place| place + 1);
+        state.waiting.insert(place, index);
+    }
+
+    /// Chooses where a worker waits. Returns the lanes, none if it is to park.
     fn settle(&self, state: &mut MutexGuard<'_, State>, worker: &Worker, wakes: &mut Wakes) -> u64 {
         let index = worker.index();
         let mut covers = 0;
@@ -582,7 +650,10 @@ impl Scheduler {
             // A worker that was parked for want of a permit can go back to its lane.
             let parked_home = state.waiting.iter().copied().rev().find(|&waiting| {
                 let slot = &state.workers[waiting];
-                slot.covers == 0 && slot.worker.home().is_some()
+                waiting != index
+                    && slot.covers == 0
+                    && slot.release.is_none()
+                    && slot.worker.home().is_some()
             });
             if let Some(waiting) = parked_home {
                 self.release(state, waiting, Release::Reconsider, wakes);
@@ -592,7 +663,6 @@ impl Scheduler {
             state.lanes[lane].poller = Some(index);
         }
         state.workers[index].covers = covers;
-        state.waiting.push(index);
         covers
     }
 
@@ -609,11 +679,11 @@ impl Scheduler {
         })
     }
 
-    fn sleep(&self, driver: &dyn Driver, worker: &Worker, covers: u64, deadline: Option<Instant>) {
-        let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    fn sleep(&self, driver: &dyn Driver, worker: &Worker, covers: u64, call: &Call) {
+        let left = || call.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         self.flush_dirty(driver, worker, covers);
         if covers != 0 {
-            driver.wait(covers, left());
+            driver.wait(covers, left(), &worker.released);
             return;
         }
         match left() {
@@ -622,28 +692,14 @@ impl Scheduler {
         }
     }
 
-    /// Stops being a waiter, and says what for.
-    fn wake_up(&self, worker: &Worker, counted: &mut bool) -> Woken {
-        let index = worker.index();
-        let mut state = self.state.lock();
-        let release = state.workers[index].release.take();
-        if release.is_none() {
-            self.stop_waiting(&mut state, index);
+    /// What a waiter that woke was released with, if it was.
+    fn released(&self, driver: &dyn Driver, state: &mut State, worker: &Worker) -> Option<Release> {
+        let slot = &mut state.workers[worker.index()];
+        worker.released.store(false, Ordering::SeqCst);
+        if let Some(lane) = slot.roused_in.take() {
+            driver.woken(lane);
         }
-        match release {
-            Some(Release::Packet(item)) => {
-                *counted = true;
-                return Woken::Packet(item);
-            }
-            Some(Release::Permit) => *counted = true,
-            Some(Release::Reconsider) | None => {
-                if !self.closed.load(Ordering::Relaxed) && self.running() < self.limit {
-                    self.count(worker);
-                    *counted = true;
-                }
-            }
-        }
-        Woken::LookAgain
+        slot.release.take()
     }
 
     /// Takes a worker off the list of waiters and out of its lanes.
@@ -651,24 +707,39 @@ impl Scheduler {
         if let Some(place) = state.waiting.iter().rposition(|&waiting| waiting == index) {
             state.waiting.remove(place);
         }
+        self.uncover(state, index);
+    }
+
+    /// Takes a waiter out of its lanes. Returns them.
+    fn uncover(&self, state: &mut State, index: usize) -> u64 {
         let covers = std::mem::take(&mut state.workers[index].covers);
         for lane in bits(covers) {
             if state.lanes[lane].poller == Some(index) {
                 state.lanes[lane].poller = None;
             }
         }
+        covers
     }
 
-    /// Ends one worker's wait, with a permit unless it is only to reconsider.
+    /// Ends one worker's wait, with a permit unless it is only to reconsider: then it stays a
+    /// waiter.
     fn release(&self, state: &mut State, index: usize, release: Release, wakes: &mut Wakes) {
-        let covers = state.workers[index].covers;
-        self.stop_waiting(state, index);
-        let slot = &mut state.workers[index];
+        let covers = self.uncover(state, index);
         if !matches!(release, Release::Reconsider) {
-            self.count(&slot.worker);
+            self.stop_waiting(state, index);
+            self.count(&state.workers[index].worker);
         }
-        slot.release = Some(release);
-        wakes.push(slot.worker.thread.clone(), covers);
+        let slot = &mut state.workers[index];
+        if slot.release.replace(release).is_some() {
+            // Roused already, to reconsider.
+            return;
+        }
+        slot.roused_in = bits(covers).next();
+        slot.worker.released.store(true, Ordering::SeqCst);
+        wakes.push(match slot.roused_in {
+            Some(lane) => Wake::Lane(lane),
+            None => Wake::Unpark(slot.worker.thread.clone()),
+        });
     }
 
     fn pop_posted(&self, state: &mut State) -> Option<Posted> {
@@ -706,9 +777,11 @@ impl Scheduler {
         }
         // A parked waiter, or else one that waits elsewhere and can wait in both.
         let home = state.lanes[lane].home;
-        let parked = state.waiting.iter().rev().find(|&&index| state.workers[index].covers == 0);
-        let chosen = parked.or(state.waiting.last()).copied();
-        if let Some(index) = chosen.filter(|&index| Some(index) != home) {
+        let free = |&&index: &&usize| state.workers[index].release.is_none() && Some(index) != home;
+        let parked = |&&index: &&usize| state.workers[index].covers == 0;
+        let waiting = || state.waiting.iter().rev().filter(free);
+        let chosen = waiting().find(parked).or_else(|| waiting().next());
+        if let Some(index) = chosen.copied() {
             self.release(state, index, Release::Reconsider, wakes);
         }
     }
@@ -866,10 +939,10 @@ fn bits(mut set: u64) -> impl Iterator<Item = usize> {
 }
 
 fn wake(driver: &dyn Driver, wakes: Wakes) {
-    for (thread, covers) in wakes.first.into_iter().chain(wakes.others) {
-        match bits(covers).next() {
-            Some(lane) => driver.wake(lane),
-            None => thread.unpark(),
+    for wake in wakes.first.into_iter().chain(wakes.others) {
+        match wake {
+            Wake::Lane(lane) => driver.wake(lane),
+            Wake::Unpark(thread) => thread.unpark(),
         }
     }
 }

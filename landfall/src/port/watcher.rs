@@ -53,7 +53,7 @@ impl Watcher {
 
     pub(super) fn timer(&self, deadline: Instant, packet: Packet) -> OperationId {
         let (id, earliest) = self.timers.lock().insert(deadline, packet);
-        if earliest && let Some(thread) = &self.thread {
+        if let Some(thread) = self.thread.as_ref().filter(|_| earliest) {
             thread.thread().unpark();
         }
         id

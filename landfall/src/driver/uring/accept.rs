@@ -183,6 +183,10 @@ fn connection(
     if stream.first_data.is_none() {
         return completion(lane, stream, socket, peer, None);
     }
+    if state.closed {
+        discard(lane, state, socket);
+        return None;
+    }
     stream.live.fetch_add(1, Ordering::AcqRel);
     let first = Box::new(FirstData {
         stream: stream.clone(),
@@ -277,8 +281,7 @@ pub(super) fn first_data(
         Some(data) => completion(lane, &stream, socket, peer, Some(data)),
         None => {
             // Silent too long, or broken before its first word: the client is never seen.
-            state.sockets[socket as usize].released = true;
-            lane.close_now(state, socket, true);
+            discard(lane, state, socket);
             if stream.once && !stream.cancelled.load(Ordering::Acquire) && !state.closed {
                 post(lane, state, &stream, true);
             }
@@ -301,6 +304,14 @@ pub(super) fn deadline(lane: &Lane, state: &mut State, waiting: u64, result: i32
     if let Some(key) = Lane::find(state, waiting) {
         lane.cancel_in_kernel(state, key, true);
     }
+}
+
+/// Closes a connection that nobody will see.
+fn discard(lane: &Lane, state: &mut State, socket: u32) {
+    let entry = &mut state.sockets[socket as usize];
+    entry.closing = true;
+    entry.released = true;
+    lane.close_now(state, socket, true);
 }
 
 fn forget(lane: &Lane, state: &mut State, key: u32) {

@@ -154,7 +154,9 @@ fn pooled(
         _ => {}
     }
     if result < 0 {
-        if more || retried(lane, state, key, result) {
+        let op = &state.ops[key as usize];
+        let only_paused = result == -ABORTED && op.paused && !op.cancelled && !state.closed;
+        if more || only_paused || retried(lane, state, key, result) {
             return None;
         }
         let code = code(&state.ops[key as usize], result);
@@ -175,8 +177,12 @@ fn pooled(
         completion.payload = data.map_or(Payload::None, Payload::Buffer);
         return deliver(state, completion);
     }
+    let socket = state.ops[key as usize].socket;
     let completion = step(lane, state, key, bytes, data);
     let delivered = deliver(state, completion);
+    if state.sockets[socket as usize].held.len() >= MOST_HELD {
+        pause(lane, state, key);
+    }
     if !more {
         if let Some(last) = again_or_abort(lane, state, key, more) {
             // Both at once: the second one waits its turn behind the first.
@@ -211,8 +217,34 @@ fn again_or_abort(lane: &Lane, state: &mut State, key: u32, more: bool) -> Optio
     if state.ops[key as usize].cancelled || state.closed {
         return end(lane, state, key, ABORTED, 0);
     }
-    lane.start(state, key, true);
+    if !state.ops[key as usize].paused {
+        lane.start(state, key, true);
+    }
     None
+}
+
+/// Completions held back for a serial handle before its stream of receives is paused, so that a
+/// peer cannot fill memory while a handler takes its time.
+const MOST_HELD: usize = 8;
+
+fn pause(lane: &Lane, state: &mut State, key: u32) {
+    let op = &mut state.ops[key as usize];
+    if !std::mem::replace(&mut op.paused, true) && op.in_kernel && !op.cancelled {
+        lane.cancel_in_kernel(state, key, true);
+        // It is to go on later.
+        state.ops[key as usize].cancelled = false;
+    }
+}
+
+/// Lets a paused stream go on. If the kernel has not ended it yet, its end is taken for spurious.
+fn resume(lane: &Lane, state: &mut State, socket: u32) {
+    let Some(key) = state.sockets[socket as usize].receives.current else {
+        return;
+    };
+    let op = &mut state.ops[key as usize];
+    if std::mem::take(&mut op.paused) && !op.in_kernel {
+        lane.start(state, key, true);
+    }
 }
 
 fn received(lane: &Lane, state: &mut State, key: u32, result: i32, truncated: bool) -> Option<Completion> {
@@ -385,14 +417,18 @@ pub(super) fn deliver(state: &mut State, completion: Completion) -> Option<Compl
 }
 
 /// Lets the next held-back completion of a socket out.
-pub(super) fn next_turn(state: &mut State, socket: u32) {
-    let Some(socket) = state.sockets.get_mut(socket as usize) else {
+pub(super) fn next_turn(lane: &Lane, state: &mut State, socket: u32) {
+    let Some(entry) = state.sockets.get_mut(socket as usize) else {
         return;
     };
-    if let Some(completion) = socket.held.pop_front() {
+    if let Some(completion) = entry.held.pop_front() {
+        let left = entry.held.len();
         if let Some(handle) = &completion.handle {
-            handle.keep_turn(!socket.held.is_empty());
+            handle.keep_turn(left > 0);
         }
         state.ready.push_back(completion);
+        if left == 0 {
+            resume(lane, state, socket);
+        }
     }
 }

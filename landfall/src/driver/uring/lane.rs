@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use io_uring::squeue::Entry;
@@ -63,10 +63,10 @@ pub(super) struct Lane {
     pub(super) state: Mutex<State>,
     /// Sockets in the lane, to spread new ones evenly.
     pub(super) population: AtomicUsize,
-    /// A thread is in `wait`.
-    waiting: AtomicBool,
-    /// That thread, or the next one, is to return.
-    woken: AtomicBool,
+    /// Threads in `wait`: one, or for a moment another that is taking over.
+    waiting: AtomicUsize,
+    /// Wakes that have not been answered.
+    wakes: AtomicIsize,
 }
 
 pub(super) struct State {
@@ -130,8 +130,8 @@ impl Lane {
                 generation: 0,
             }),
             population: AtomicUsize::new(0),
-            waiting: AtomicBool::new(false),
-            woken: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            wakes: AtomicIsize::new(0),
         })
     }
 
@@ -269,8 +269,8 @@ impl Lane {
         };
         // A thread that waits here sees what the ring holds, not what was taken out of it: neither
         // a wake meant for it nor completions beyond `max`.
-        if left || woken && self.woken.load(Ordering::SeqCst) {
-            self.wake_waiter();
+        if left || woken && self.wakes.load(Ordering::SeqCst) > 0 {
+            self.rouse();
         }
         taken
     }
@@ -301,7 +301,7 @@ impl Lane {
                 (enter, !state.backlog.is_empty(), !state.ready.is_empty())
             };
             if ready {
-                self.wake_waiter();
+                self.rouse();
             }
             if !enter {
                 return entered;
@@ -317,10 +317,10 @@ impl Lane {
     }
 
     /// Flushes and waits for a completion, a wake, or the end of the time.
-    pub(super) fn wait(&self, timeout: Option<Duration>) {
-        self.waiting.store(true, Ordering::SeqCst);
+    pub(super) fn wait(&self, timeout: Option<Duration>, released: &AtomicBool) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
         self.move_backlog(&mut self.state.lock());
-        let awaited = usize::from(!self.woken.load(Ordering::SeqCst) && !self.has_ready());
+        let awaited = usize::from(!released.load(Ordering::SeqCst) && !self.has_ready());
         let result = match timeout {
             None => self.ring.submitter().submit_and_wait(awaited),
             Some(timeout) => {
@@ -337,14 +337,13 @@ impl Lane {
 
     /// Prepares a wait in several lanes at once: whether there is something already.
     pub(super) fn begin_shared_wait(&self) -> bool {
-        self.waiting.store(true, Ordering::SeqCst);
+        self.waiting.fetch_add(1, Ordering::SeqCst);
         self.flush();
-        self.woken.load(Ordering::SeqCst) || self.pending()
+        self.pending()
     }
 
     pub(super) fn end_wait(&self) {
-        self.waiting.store(false, Ordering::SeqCst);
-        self.woken.store(false, Ordering::SeqCst);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
 
     fn has_ready(&self) -> bool {
@@ -356,9 +355,26 @@ impl Lane {
         unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 
-    /// Ends a wait: whoever waits is told, and an empty operation completes to rouse it.
+    /// Rouses a waiting thread that has been released. Until it answers, whoever takes the
+    /// completion meant for it posts another.
     pub(super) fn wake(&self) {
-        self.woken.store(true, Ordering::SeqCst);
+        self.wakes.fetch_add(1, Ordering::SeqCst);
+        self.post_wake();
+    }
+
+    pub(super) fn woken(&self) {
+        self.wakes.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Has the thread that waits in the lane, if there is one, look again.
+    pub(super) fn rouse(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.post_wake();
+        }
+    }
+
+    /// Completes an operation that does nothing.
+    fn post_wake(&self) {
         let entry = opcode::Nop::new().build();
         let entry = entry.user_data(user_data::tagged(user_data::WAKE, 0));
         loop {
@@ -371,13 +387,6 @@ impl Lane {
                 return;
             }
             std::thread::yield_now();
-        }
-    }
-
-    /// Wakes the thread that waits in the lane, if there is one.
-    pub(super) fn wake_waiter(&self) {
-        if self.waiting.load(Ordering::SeqCst) {
-            self.wake();
         }
     }
 
@@ -394,8 +403,8 @@ impl Lane {
             }
             !state.ready.is_empty()
         };
-        if ready || woken && self.woken.load(Ordering::SeqCst) {
-            self.wake_waiter();
+        if ready || woken && self.wakes.load(Ordering::SeqCst) > 0 {
+            self.rouse();
         }
     }
 

@@ -289,8 +289,8 @@ impl Driver for Uring {
 
     fn next_turn(&self, socket: SocketRef) {
         let lane = self.lane(socket);
-        complete::next_turn(&mut lane.state.lock(), socket.index);
-        lane.wake_waiter();
+        complete::next_turn(lane, &mut lane.state.lock(), socket.index);
+        lane.rouse();
     }
 
     fn descriptor(&self, socket: SocketRef) -> io::Result<OwnedFd> {
@@ -334,14 +334,14 @@ impl Driver for Uring {
         self.lanes[lane].flush()
     }
 
-    fn wait(&self, lanes: u64, timeout: Option<Duration>) {
+    fn wait(&self, lanes: u64, timeout: Option<Duration>, released: &AtomicBool) {
         if lanes.is_power_of_two() {
-            self.lanes[lanes.trailing_zeros() as usize].wait(timeout);
+            self.lanes[lanes.trailing_zeros() as usize].wait(timeout, released);
             return;
         }
         let lanes = || self.lanes.iter().filter(|lane| lanes & 1 << lane.index != 0);
         let something = lanes().fold(false, |found, lane| lane.begin_shared_wait() | found);
-        if !something {
+        if !something && !released.load(Ordering::SeqCst) {
             wait_for_any(lanes(), timeout);
         }
         lanes().for_each(Lane::end_wait);
@@ -349,6 +349,14 @@ impl Driver for Uring {
 
     fn wake(&self, lane: usize) {
         self.lanes[lane].wake();
+    }
+
+    fn woken(&self, lane: usize) {
+        self.lanes[lane].woken();
+    }
+
+    fn nudge(&self, lane: usize) {
+        self.lanes[lane].rouse();
     }
 
     fn poke(&self) {

@@ -27,6 +27,8 @@ pub(super) struct Op {
     /// It was asked to end: a cancellation is not the kernel's own idea.
     pub(super) cancelled: bool,
     pub(super) in_kernel: bool,
+    /// A stream that does not go on until the program has taken what is held back.
+    pub(super) paused: bool,
     /// Completions given out so far.
     pub(super) sequence: u32,
     /// Bytes sent so far.
@@ -308,6 +310,7 @@ impl Op {
             generation: 0,
             cancelled: false,
             in_kernel: false,
+            paused: false,
             sequence: 0,
             done: 0,
             token,
