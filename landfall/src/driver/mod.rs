@@ -110,6 +110,9 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     /// taking from the lane.
     fn pending(&self, lane: usize) -> bool;
 
+    /// As `pending`, or there is something to clear away that would keep `wait` from waiting.
+    fn stirred(&self, lane: usize) -> bool;
+
     /// Hands what rests in the lane to the system and lets the system post what it has, without
     /// waiting. Returns whether there was anything to do, so that `reap` may now find more.
     fn flush(&self, lane: usize) -> bool;

@@ -504,7 +504,7 @@ impl Scheduler {
         let start = home.unwrap_or(0);
         let others = (0..self.lanes).map(|step| (start + step) % self.lanes);
         others
-            .filter(|&lane| Some(lane) != home && driver.pending(lane))
+            .filter(|&lane| Some(lane) != home && driver.stirred(lane))
             .map(|lane| {
                 // Taking may submit again what is to go on.
                 worker.touch(1 << lane);
@@ -629,6 +629,7 @@ impl Scheduler {
     /// Chooses where a worker waits. Returns the lanes, none if it is to park.
     fn settle(&self, state: &mut MutexGuard<'_, State>, worker: &Worker, wakes: &mut Wakes) -> u64 {
         let index = worker.index();
+        self.uncover(state, index);
         let mut covers = 0;
         // Without a free permit it could not take what it finds: whoever gives a permit back
         // looks at every lane first.
@@ -641,8 +642,8 @@ impl Scheduler {
                 }
             }
             if let Some(home) = worker.home() {
-                if let Some(guest) = state.lanes[home].poller {
-                    self.release(state, guest, Release::Reconsider, wakes);
+                if let Some(guest) = state.lanes[home].poller.filter(|&guest| guest != index) {
+                    self.evict(state, guest, home, wakes);
                 }
                 covers |= 1 << home;
             }
@@ -672,8 +673,10 @@ impl Scheduler {
         state.lanes.iter().enumerate().filter_map(move |(index, lane)| {
             let attended = lane.poller.is_some()
                 || lane.home.is_some_and(|home| {
-                    let phase = state.workers[home].worker.phase.load(Ordering::Relaxed);
-                    matches!(phase & STATE, RUNNING | TAKING) && stuck & 1 << index == 0
+                    let slot = &state.workers[home];
+                    let phase = slot.worker.phase.load(Ordering::Relaxed);
+                    let soon_back = matches!(phase & STATE, RUNNING | TAKING) && stuck & 1 << index == 0;
+                    soon_back || slot.release.is_some()
                 });
             (!attended).then_some(index)
         })
@@ -740,6 +743,19 @@ impl Scheduler {
             Some(lane) => Wake::Lane(lane),
             None => Wake::Unpark(slot.worker.thread.clone()),
         });
+    }
+
+    /// Sends a guest out of a lane whose home worker is back. It keeps its other lanes meanwhile.
+    fn evict(&self, state: &mut State, guest: usize, lane: usize, wakes: &mut Wakes) {
+        state.lanes[lane].poller = None;
+        let slot = &mut state.workers[guest];
+        slot.covers &= !(1 << lane);
+        if slot.release.is_none() {
+            slot.release = Some(Release::Reconsider);
+            slot.roused_in = Some(lane);
+            slot.worker.released.store(true, Ordering::SeqCst);
+            wakes.push(Wake::Lane(lane));
+        }
     }
 
     fn pop_posted(&self, state: &mut State) -> Option<Posted> {

@@ -281,10 +281,27 @@ impl Lane {
         unsafe { self.ring.completion_shared().next() }
     }
 
-    pub(super) fn pending(&self) -> bool {
+    /// Whether there is anything to take, or only to clear away.
+    pub(super) fn stirred(&self) -> bool {
         self.state.try_lock().is_some_and(|state| {
             // SAFETY: as in `next_cqe`.
             !state.ready.is_empty() || !unsafe { self.ring.completion_shared().is_empty() }
+        })
+    }
+
+    /// Whether there is something to take. Looks past wakes and answers to cancels, so that nobody
+    /// is sent for those.
+    pub(super) fn pending(&self) -> bool {
+        self.state.try_lock().is_some_and(|state| {
+            if !state.ready.is_empty() {
+                return true;
+            }
+            // SAFETY: as in `next_cqe`.
+            let mut queue = unsafe { self.ring.completion_shared() };
+            let found = queue.any(|cqe| user_data::tag(cqe.user_data()) == user_data::OPERATION);
+            // Dropped, it would tell the kernel that what it passed was taken.
+            std::mem::forget(queue);
+            found
         })
     }
 
@@ -335,11 +352,10 @@ impl Lane {
         self.end_wait();
     }
 
-    /// Prepares a wait in several lanes at once: whether there is something already.
-    pub(super) fn begin_shared_wait(&self) -> bool {
+    /// Prepares a wait in several lanes at once.
+    pub(super) fn begin_shared_wait(&self) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         self.flush();
-        self.pending()
     }
 
     pub(super) fn end_wait(&self) {

@@ -330,6 +330,10 @@ impl Driver for Uring {
         self.lanes[lane].pending()
     }
 
+    fn stirred(&self, lane: usize) -> bool {
+        self.lanes[lane].stirred()
+    }
+
     fn flush(&self, lane: usize) -> bool {
         self.lanes[lane].flush()
     }
@@ -340,8 +344,8 @@ impl Driver for Uring {
             return;
         }
         let lanes = || self.lanes.iter().filter(|lane| lanes & 1 << lane.index != 0);
-        let something = lanes().fold(false, |found, lane| lane.begin_shared_wait() | found);
-        if !something && !released.load(Ordering::SeqCst) {
+        lanes().for_each(Lane::begin_shared_wait);
+        if !released.load(Ordering::SeqCst) && !lanes().any(Lane::stirred) {
             wait_for_any(lanes(), timeout);
         }
         lanes().for_each(Lane::end_wait);
