@@ -290,50 +290,35 @@ fn a_connection_to_itself_is_not_taken_for_a_server() {
 
 #[test]
 fn a_signal_stops_sending_and_waits_for_the_answers() {
-    let (_server, address) = serve(&[]);
+    let (mut server, address) = serve(&["-v"]);
     let load = Running::start(landfall(&["load", &address, "-c", "10", "--interval", "50ms", "--duration", "10m", "--json"]));
-    wait_until_connected(&address, 10);
+    for _ in 0..10 {
+        server.stderr_after(" says ");
+    }
     load.signal(Signal::INT);
     let outcome = load.finish().expect_code(0);
     let json = outcome.json();
     assert_eq!(json["interrupted"], true);
+    assert!(json["verified"].as_u64().unwrap() >= 10, "{json}");
     assert_eq!((&json["lost"], &json["sent"]), (&0.into(), &json["verified"]), "{json}");
 }
 
 #[test]
 fn a_second_signal_stops_at_once() {
-    let (_socat, address) = silent_socat();
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        // A target that listens and never answers, so that there is something to wait for.
+        let (mut target, address) = serve(&["--discard", "-v"]);
         let args = ["load", &address, "-c", "3", "--interval", "10ms", "--timeout", "10m", "--json"];
-        let load = Running::start(landfall(&args));
-        wait_until_connected(&address, 3);
+        let mut load = Running::start(landfall(&args));
+        for _ in 0..3 {
+            target.stderr_after(" says ");
+        }
         load.signal(signal);
-        // The same signal again while the first is pending would be merged with it.
-        std::thread::sleep(Duration::from_millis(300));
+        load.stderr_after("again to stop now");
         load.signal(signal);
         let outcome = load.finish().expect_code(code);
         assert!(outcome.time < Duration::from_secs(10), "{:?}", outcome.time);
         assert_eq!(outcome.json()["exit_code"], code);
-    }
-}
-
-/// Waits until so many connections to an address are established, by looking at the system's own table.
-fn wait_until_connected(address: &str, count: usize) {
-    let port: u16 = address.rsplit_once(':').unwrap().1.parse().unwrap();
-    let deadline = std::time::Instant::now() + support::PATIENCE;
-    loop {
-        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-        // Columns: number, local, remote, state; 01 is established.
-        let remote = format!(":{port:04X}");
-        let is_ours = |line: &&str| {
-            let columns: Vec<&str> = line.split_ascii_whitespace().take(4).collect();
-            matches!(columns[..], [_, _, to, "01"] if to.ends_with(&remote))
-        };
-        if table.lines().filter(is_ours).count() >= count {
-            return;
-        }
-        assert!(std::time::Instant::now() < deadline, "never {count} connections to {address}");
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

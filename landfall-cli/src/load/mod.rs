@@ -38,7 +38,7 @@ pub fn run(args: &LoadArgs) -> Result<Exit, Failure> {
     let ports = LocalPorts::read()?;
     let descriptor_limit = limits::raise_descriptor_limit();
     let plan = Plan::new(args, &ports)?;
-    check_limits(&plan, &ports)?;
+    check_limits(&plan, &ports, args.runtime.socket_capacity(descriptor_limit), descriptor_limit)?;
     let runtime = args.runtime.build()?;
     let setting = Setting {
         target: named(&args.target, &plan),
@@ -54,7 +54,7 @@ pub fn run(args: &LoadArgs) -> Result<Exit, Failure> {
     };
     let planned = plan.schedule.total();
 
-    let run = Run::new(plan);
+    let run = Run::new(plan, messages);
     let progress = Progress::start(messages, watch(&run, planned));
     let course = runtime.block_on(run.drive(&stop, args.drain_timeout));
     drop(progress);
@@ -73,24 +73,17 @@ pub fn run(args: &LoadArgs) -> Result<Exit, Failure> {
 }
 
 /// Refuses a plan this machine cannot carry out, naming everything that is too little.
-fn check_limits(plan: &Plan, ports: &LocalPorts) -> Result<(), Failure> {
+fn check_limits(plan: &Plan, ports: &LocalPorts, sockets: u64, descriptor_limit: u64) -> Result<(), Failure> {
     let connections = u64::from(plan.connections);
-    let shortages: Vec<String> = [
-        limits::check_ports(connections, plan.sources.capacity(ports), ports.range()),
-        limits::check_memory(connections.saturating_mul(MEMORY_PER_CONNECTION), limits::available_memory()),
-    ]
-    .into_iter()
-    .flatten()
-    .map(|shortage| shortage.to_string())
-    .collect();
-    if shortages.is_empty() {
-        return Ok(());
-    }
-    Err(Failure::local_limit(format!(
-        "{} connections are more than this machine can open\n  {}",
-        grouped(connections),
-        shortages.join("\n  ")
-    )))
+    let memory = connections.saturating_mul(MEMORY_PER_CONNECTION);
+    limits::refuse_if_short(
+        &format!("a load of {} connections", grouped(connections)),
+        [
+            limits::check_sockets(connections, sockets, descriptor_limit),
+            limits::check_ports(connections, plan.sources.capacity(ports), ports.range()),
+            limits::check_memory(memory, limits::available_memory()),
+        ],
+    )
 }
 
 /// The target as it was named, with the address that stands for unless that is the same.

@@ -301,7 +301,8 @@ impl LoadReport {
         let most_common = self.errors.iter().filter(|error| error.phase == Phase::Connect).max_by_key(|error| error.count);
         let reason = most_common.map_or_else(String::new, |error| format!(": {}", error.explanation));
         complain(counts.connect_failed, &|n| format!("{n} of {asked} connections to {} failed{reason}", setting.target));
-        complain(self.unsent, &|n| format!("{n} messages were not sent"));
+        // Whoever interrupts a run knows that not everything was sent.
+        complain(if self.course.interrupted { 0 } else { self.unsent }, &|n| format!("{n} messages were not sent"));
         complain(self.lost, &|n| format!("{n} messages were not answered"));
         complain(counts.mismatched, &|n| format!("{n} answers came back changed"));
         complain(counts.extra_bytes, &|n| format!("{n} bytes came that had not been sent"));
@@ -324,7 +325,6 @@ fn judge(course: &Course, figures: &Figures, condition_met: bool) -> Exit {
     if counts.connected == 0 && counts.connect_failed > 0 {
         return Exit::Failed;
     }
-    // Whoever interrupts a run knows that not everything was sent.
     let incomplete = figures.unsent() > 0 && !course.interrupted;
     // Without answers, an error is the only sign of a message that did not arrive.
     let unsure = figures.mode == Mode::Discard && !faults.is_empty();

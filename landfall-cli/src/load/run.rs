@@ -17,8 +17,10 @@ use super::exchange::Exchange;
 use super::plan::Plan;
 use super::report::{Course, Mismatch};
 use super::tally::{Cause, Fault, Phase, Recorder};
+use crate::output::Messages;
 use crate::system::process;
 use crate::system::signals::StopRequest;
+use crate::units::show_time;
 
 /// A load under way.
 #[derive(Debug)]
@@ -33,6 +35,7 @@ pub struct Run {
     pub began: Instant,
     /// The first byte found changed.
     pub first_mismatch: OnceLock<Mismatch>,
+    messages: Messages,
 }
 
 /// Why a run ended.
@@ -46,7 +49,7 @@ enum Ending {
 
 impl Run {
     /// A run that is about to begin.
-    pub fn new(plan: Plan) -> Arc<Self> {
+    pub fn new(plan: Plan, messages: Messages) -> Arc<Self> {
         let control = Control::new(u64::from(plan.connections));
         Arc::new(Self {
             plan,
@@ -54,6 +57,7 @@ impl Run {
             control,
             began: Instant::now(),
             first_mismatch: OnceLock::new(),
+            messages,
         })
     }
 
@@ -97,6 +101,8 @@ impl Run {
     /// Waits for a signal: the first lets nothing new begin, the second, or too long a wait, ends everything.
     async fn obey(&self, stop: &StopRequest, drain_timeout: Duration) -> Ending {
         let first = stop.wait_for_drain().await;
+        let time = show_time(drain_timeout);
+        self.messages.note(format_args!("waiting for the answers under way, for {time} at most; again to stop now"));
         self.control.stop();
         let timeout = async {
             sleep(drain_timeout).await;

@@ -31,6 +31,12 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     args.runtime.end_with_parent()?;
     let stop = StopRequest::listen()?;
     let descriptor_limit = limits::raise_descriptor_limit();
+    let sockets = args.runtime.socket_capacity(descriptor_limit);
+    let most = args.max_conns.0.map(u64::from);
+    limits::refuse_if_short(
+        "--max-conns",
+        [most.and_then(|most| limits::check_sockets(most, sockets, descriptor_limit))],
+    )?;
     let began = Instant::now();
     let server = bind(args)?;
     let runtime = args.runtime.build()?;

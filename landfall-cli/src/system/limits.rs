@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::process::kib_field;
+use crate::exit::Failure;
 use crate::units::{grouped, show_bytes};
 
 /// Something there is too little of.
@@ -25,13 +26,22 @@ impl fmt::Display for Shortage {
     }
 }
 
+/// Refuses work for which something is too short, naming all of it.
+pub fn refuse_if_short<const N: usize>(work: &str, checks: [Option<Shortage>; N]) -> Result<(), Failure> {
+    let shortages: Vec<String> = checks.iter().flatten().map(|shortage| format!("\n  {shortage}")).collect();
+    if shortages.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::local_limit(format!("{work} is more than this machine allows{}", shortages.concat())))
+}
+
 /// Compares a number of sockets with what this process can hold open.
 pub fn check_sockets(needed: u64, capacity: u64, limit: u64) -> Option<Shortage> {
     (needed > capacity).then(|| Shortage {
         resource: "sockets",
         needed: grouped(needed),
         available: format!("{} (with a limit of {} descriptors)", grouped(capacity), grouped(limit)),
-        remedy: String::from("raise the hard limit (`ulimit -Hn`) or ask for fewer connections"),
+        remedy: String::from("raise the hard limit (`ulimit -Hn`), or ask for a higher --concurrency or fewer connections"),
     })
 }
 
@@ -108,7 +118,7 @@ mod tests {
         assert_eq!(
             sockets,
             "sockets: 50,000 needed, 40,000 (with a limit of 20,000 descriptors) available; \
-             raise the hard limit (`ulimit -Hn`) or ask for fewer connections"
+             raise the hard limit (`ulimit -Hn`), or ask for a higher --concurrency or fewer connections"
         );
         let ports = check_ports(30_000, 28_232, &(32_768..=60_999)).unwrap().to_string();
         assert!(ports.contains("30,000 needed") && ports.contains("32768 to 60999") && ports.contains("--source-ip"));
