@@ -12,7 +12,8 @@ pub enum Exit {
     Failed,
     /// The command line, or the environment, is wrong.
     Usage,
-    /// It ran, but a check failed: a message was lost or came back changed, or a `--fail-if` came true.
+    /// It ran, but a check failed: a message was lost or came back changed, or a `--fail-if` came
+    /// true.
     CheckFailed,
     /// A limit of this machine made the result incomplete, or the run impossible.
     LocalLimit,
@@ -29,7 +30,8 @@ impl Exit {
             Self::Usage => 2,
             Self::CheckFailed => 3,
             Self::LocalLimit => 4,
-            // The shell's convention: 128 and the signal's number (130 for SIGINT, 143 for SIGTERM).
+            // The shell's convention: 128 and the signal's number (130 for SIGINT, 143 for
+            // SIGTERM).
             Self::Stopped(signal) => 128u8.saturating_add(u8::try_from(signal).unwrap_or(u8::MAX)),
         }
     }
@@ -52,22 +54,34 @@ pub struct Failure {
 impl Failure {
     /// Something the run needed failed.
     pub fn failed(message: impl Into<String>) -> Self {
-        Self { exit: Exit::Failed, message: message.into() }
+        Self {
+            exit: Exit::Failed,
+            message: message.into(),
+        }
     }
 
     /// The command line asks for something impossible.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { exit: Exit::Usage, message: message.into() }
+        Self {
+            exit: Exit::Usage,
+            message: message.into(),
+        }
     }
 
     /// A second signal came.
     pub fn stopped(signal: i32) -> Self {
-        Self { exit: Exit::Stopped(signal), message: String::from("stopped at once by a second signal") }
+        Self {
+            exit: Exit::Stopped(signal),
+            message: String::from("stopped at once by a second signal"),
+        }
     }
 
     /// A limit of this machine is in the way.
     pub fn local_limit(message: impl Into<String>) -> Self {
-        Self { exit: Exit::LocalLimit, message: message.into() }
+        Self {
+            exit: Exit::LocalLimit,
+            message: message.into(),
+        }
     }
 }
 
@@ -83,7 +97,14 @@ mod tests {
 
     #[test]
     fn codes_are_the_documented_ones() {
-        let codes = [Exit::Done, Exit::Failed, Exit::Usage, Exit::CheckFailed, Exit::LocalLimit].map(Exit::code);
+        let codes = [
+            Exit::Done,
+            Exit::Failed,
+            Exit::Usage,
+            Exit::CheckFailed,
+            Exit::LocalLimit,
+        ]
+        .map(Exit::code);
         assert_eq!(codes, [0, 1, 2, 3, 4]);
         assert_eq!(Exit::Stopped(signal_hook::consts::SIGINT).code(), 130);
         assert_eq!(Exit::Stopped(signal_hook::consts::SIGTERM).code(), 143);

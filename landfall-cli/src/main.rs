@@ -1,4 +1,5 @@
-//! `landfall`: the command-line tool of Landfall. One folder for each subcommand; what they share is beside them.
+//! `landfall`: the command-line tool of Landfall. One folder for each subcommand; what they share
+//! is beside them.
 
 mod demo;
 mod exit;
@@ -17,9 +18,9 @@ use crate::exit::{Exit, Failure};
 
 /// Completion ports on every system: serve and load TCP with tens of thousands of connections.
 ///
-/// Data goes to standard output, messages to standard error. Times need a unit (500ms, 2s, 1m30s); sizes take k M G
-/// (1000) and Ki Mi Gi (1024); rates say what they are per (2000/s). Every flag can be set in the environment, under
-/// the name its help shows.
+/// Data goes to standard output, messages to standard error. Times need a unit (500ms, 2s, 1m30s);
+/// sizes take k M G (1000) and Ki Mi Gi (1024); rates say what they are per (2000/s). Every flag
+/// can be set in the environment, under the name its help shows.
 #[derive(Debug, Parser)]
 #[command(name = "landfall", version, propagate_version = true)]
 struct Cli {
@@ -64,13 +65,21 @@ mod tests {
         for command in Cli::command().get_subcommands() {
             for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
                 let name = format!("{} {}", command.get_name(), arg.get_id());
-                let variable = arg.get_env().unwrap_or_else(|| panic!("{name} has no environment variable"));
-                assert!(variable.to_string_lossy().starts_with("LANDFALL_"), "{name}");
+                let variable = arg
+                    .get_env()
+                    .unwrap_or_else(|| panic!("{name} has no environment variable"));
+                assert!(
+                    variable.to_string_lossy().starts_with("LANDFALL_"),
+                    "{name}"
+                );
                 // A list is empty by default, a text absent, a switch off, an operand required.
                 let speaks_for_itself = arg.is_positional()
                     || matches!(arg.get_action(), ArgAction::SetTrue | ArgAction::Append)
                     || arg.get_id() == "message";
-                assert!(speaks_for_itself || !arg.get_default_values().is_empty(), "{name} has no default");
+                assert!(
+                    speaks_for_itself || !arg.get_default_values().is_empty(),
+                    "{name} has no default"
+                );
             }
         }
     }

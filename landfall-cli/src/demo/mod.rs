@@ -41,7 +41,7 @@ pub fn run(args: &DemoArgs) -> Result<Exit, Failure> {
         (args.interval * args.messages).as_secs() + 3,
     ));
     if cfg!(debug_assertions) {
-        messages.note("this is a debug build: for figures that mean something, run it with `cargo run --release`");
+        messages.note("a debug build: for figures that mean something, use `cargo run --release`");
     }
 
     let mut server = Subcommand::start("serve", serve_args(args))?;
@@ -52,7 +52,9 @@ pub fn run(args: &DemoArgs) -> Result<Exit, Failure> {
     let load: LoadResult = parse("load", &client.line(SERVER_PATIENCE)?)?;
     server.terminate();
     let serve: ServeResult = parse("serve", &server.line(SERVER_PATIENCE)?)?;
-    server.wait(SERVER_PATIENCE).map_err(|error| Failure::failed(format!("cannot wait for the server: {error}")))?;
+    server
+        .wait(SERVER_PATIENCE)
+        .map_err(|error| Failure::failed(format!("cannot wait for the server: {error}")))?;
 
     let report = DemoReport::new(args, load, serve, &samples);
     sink.write(&report)?;
@@ -62,8 +64,8 @@ pub fn run(args: &DemoArgs) -> Result<Exit, Failure> {
     Ok(report.exit())
 }
 
-/// Looks after both processes until the client ends. A first signal goes on to the client, which then drains; a
-/// second ends everything at once.
+/// Looks after both processes until the client ends. A first signal goes on to the client, which
+/// then drains; a second ends everything at once.
 fn attend(
     server: &mut Subcommand,
     client: &mut Subcommand,
@@ -73,7 +75,9 @@ fn attend(
     let mut is_draining = false;
     loop {
         if let Some(status) = server.has_ended() {
-            return Err(Failure::failed(format!("`landfall serve` ended in the middle of the run ({status})")));
+            return Err(Failure::failed(format!(
+                "`landfall serve` ended in the middle of the run ({status})"
+            )));
         }
         if client.has_ended().is_some() {
             // A last look, for the time up to now.
@@ -96,8 +100,11 @@ fn cannot_sample(error: io::Error) -> Failure {
 }
 
 fn parse<T: DeserializeOwned>(name: &str, line: &str) -> Result<T, Failure> {
-    serde_json::from_str(line)
-        .map_err(|error| Failure::failed(format!("`landfall {name}` answered with {line:?}, not its result: {error}")))
+    serde_json::from_str(line).map_err(|error| {
+        Failure::failed(format!(
+            "`landfall {name}` answered with {line:?}, not its result: {error}"
+        ))
+    })
 }
 
 /// The flags both processes are given.

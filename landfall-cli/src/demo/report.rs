@@ -57,7 +57,10 @@ impl<T: DeserializeOwned> TryFrom<Value> for ChildResult<T> {
     type Error = serde_json::Error;
 
     fn try_from(whole: Value) -> Result<Self, Self::Error> {
-        Ok(Self { figures: serde_json::from_value(whole.clone())?, whole })
+        Ok(Self {
+            figures: serde_json::from_value(whole.clone())?,
+            whole,
+        })
     }
 }
 
@@ -132,11 +135,23 @@ impl DemoReport {
         let from = Duration::from_secs_f64(client.started_unix_seconds + client.connecting_seconds);
         let messaging = Duration::from_secs_f64(client.messaging_seconds);
         let server_cpu = samples.cpu_between(from, from + messaging).as_secs_f64();
-        let share = |cpu: f64| if messaging.is_zero() { 0.0 } else { cpu / messaging.as_secs_f64() };
-        let (server_share, client_share) = (share(server_cpu), share(client.client_messaging_cpu_seconds));
+        let share = |cpu: f64| {
+            if messaging.is_zero() {
+                0.0
+            } else {
+                cpu / messaging.as_secs_f64()
+            }
+        };
+        let (server_share, client_share) = (
+            share(server_cpu),
+            share(client.client_messaging_cpu_seconds),
+        );
         // A server that does not answer is asked itself what came.
         let lost = if args.discard {
-            client.sent_bytes.saturating_sub(server.received_bytes).div_ceil(args.size)
+            client
+                .sent_bytes
+                .saturating_sub(server.received_bytes)
+                .div_ceil(args.size)
         } else {
             client.lost
         };
@@ -156,7 +171,9 @@ impl DemoReport {
             server_cpu_share_of_machine: server_share / f64::from(processors()),
             client_cpu_share_of_one_processor: client_share,
             client_cpu_share_of_machine: client_share / f64::from(processors()),
-            server_memory_per_connection_bytes: samples.memory_growth().checked_div(client.connected),
+            server_memory_per_connection_bytes: samples
+                .memory_growth()
+                .checked_div(client.connected),
             tutorial: TUTORIAL,
             exit_code,
             load: load.whole,
@@ -179,7 +196,12 @@ impl DemoReport {
     /// What was wrong that the client could not see.
     pub fn complaints(&self) -> Vec<String> {
         let is_unseen = self.mode == "discard" && self.lost > 0;
-        let complaint = || format!("{} of the messages sent did not reach the server", grouped(self.lost));
+        let complaint = || {
+            format!(
+                "{} of the messages sent did not reach the server",
+                grouped(self.lost)
+            )
+        };
         is_unseen.then(complaint).into_iter().collect()
     }
 }
@@ -195,84 +217,182 @@ impl Report for DemoReport {
 }
 
 impl DemoReport {
+    /// Label, the tutorial's figure, this machine's.
     fn rows(&self) -> Vec<(&'static str, String, String)> {
-        let Self { client, server, .. } = self;
-        let none = || String::from("-");
-        let shown = |value: Option<u64>, show: fn(u64) -> String| value.map_or_else(none, show);
-        let tutorial_of_one = |share: f64| percent(share * f64::from(TUTORIAL.processors));
-        let planned = if client.sent == client.planned { String::new() } else { format!(" of {}", grouped(client.planned)) };
+        let Self { client, .. } = self;
+        let sent = match client.sent == client.planned {
+            true => grouped(client.sent),
+            false => format!("{} of {}", grouped(client.sent), grouped(client.planned)),
+        };
         let mut rows = vec![
-            ("connected", grouped(TUTORIAL.connections), grouped(client.connected)),
+            (
+                "connected",
+                grouped(TUTORIAL.connections),
+                grouped(client.connected),
+            ),
             ("refused", none(), grouped(client.refused)),
-            ("messages sent", grouped(TUTORIAL.messages), grouped(client.sent) + &planned),
+            ("messages sent", grouped(TUTORIAL.messages), sent),
         ];
-        if self.mode == "echo" {
-            rows.extend([
-                ("verified, byte for byte", none(), grouped(client.verified)),
-                ("mismatched", none(), grouped(client.mismatched)),
-            ]);
-        } else {
-            rows.push(("received by the server", none(), grouped(server.received_bytes / self.message_bytes)));
-        }
-        rows.push(("lost", String::from("0"), grouped(self.lost)));
-        if self.mode == "echo" {
-            rows.extend([
-                ("latency p50", none(), shown(client.latency_p50_us, show_micros)),
-                ("latency p99", none(), shown(client.latency_p99_us, show_micros)),
-                ("latency p99.9", none(), shown(client.latency_p99_9_us, show_micros)),
-            ]);
-        }
-        rows.extend([
-            ("processors", grouped(u64::from(TUTORIAL.processors)), grouped(u64::from(self.processors))),
-            (
-                "server: share of the machine",
-                percent(TUTORIAL.server_cpu_share_of_machine),
-                percent(self.server_cpu_share_of_machine),
-            ),
-            (
-                "server: share of one processor",
-                tutorial_of_one(TUTORIAL.server_cpu_share_of_machine),
-                percent(self.server_cpu_share_of_one_processor),
-            ),
-            (
-                "client: share of the machine",
-                percent(TUTORIAL.client_cpu_share_of_machine),
-                percent(self.client_cpu_share_of_machine),
-            ),
-            (
-                "client: share of one processor",
-                tutorial_of_one(TUTORIAL.client_cpu_share_of_machine),
-                percent(self.client_cpu_share_of_one_processor),
-            ),
-            ("server: peak memory", none(), shown(server.peak_memory_bytes, show_bytes)),
-            ("client: peak memory", none(), shown(client.peak_memory_bytes, show_bytes)),
-            ("server: memory per connection", none(), shown(self.server_memory_per_connection_bytes, show_bytes)),
-            ("server: descriptors", none(), shown(server.descriptors, grouped)),
-            ("client: descriptors", none(), shown(client.descriptors, grouped)),
-            ("driver", String::from("IOCP"), server.driver.clone()),
-        ]);
+        rows.extend(match self.mode {
+            "echo" => self.echo_rows(),
+            _ => self.discard_rows(),
+        });
+        rows.extend(self.processor_rows());
+        rows.extend(self.memory_rows());
         rows
     }
 
-    fn footnotes(&self) -> String {
-        let answer = if self.mode == "echo" {
-            "here it echoes every byte and the client checks it (--discard only receives, like for like)"
-        } else {
-            "as here"
-        };
-        let build = if cfg!(debug_assertions) { "a debug build too" } else { "a release build" };
-        format!(
-            "The tutorial's run: Windows on an i7-2600, a debug build; its server receives and shows, and never \
-             answers; {answer}.\nHere: {build}, server and client as two processes on loopback, one message of {} \
-             bytes per connection at a time.\nProcessor shares are those of the {:.1} s in which messages were sent; \
-             the server used {:.2} s in all, connecting included.\nMemory per connection is what the server's \
-             proportional set size grew by, divided by the connections; the kernel's sockets are not in it.\nLatency \
-             counts from the moment a message was planned to be sent. Driver: {} ({}).\n",
-            self.message_bytes,
-            self.client.messaging_seconds,
-            self.server.server_cpu_seconds,
-            self.server.driver,
-            self.server.driver_reason,
-        )
+    fn echo_rows(&self) -> Vec<(&'static str, String, String)> {
+        let Self { client, .. } = self;
+        vec![
+            ("verified, byte for byte", none(), grouped(client.verified)),
+            ("mismatched", none(), grouped(client.mismatched)),
+            ("lost", String::from("0"), grouped(self.lost)),
+            (
+                "latency p50",
+                none(),
+                shown(client.latency_p50_us, show_micros),
+            ),
+            (
+                "latency p99",
+                none(),
+                shown(client.latency_p99_us, show_micros),
+            ),
+            (
+                "latency p99.9",
+                none(),
+                shown(client.latency_p99_9_us, show_micros),
+            ),
+        ]
     }
+
+    fn discard_rows(&self) -> Vec<(&'static str, String, String)> {
+        let received = self.server.received_bytes / self.message_bytes;
+        vec![
+            ("received by the server", none(), grouped(received)),
+            ("lost", String::from("0"), grouped(self.lost)),
+        ]
+    }
+
+    fn processor_rows(&self) -> Vec<(&'static str, String, String)> {
+        let Tutorial {
+            processors,
+            server_cpu_share_of_machine: server,
+            ..
+        } = TUTORIAL;
+        let client = TUTORIAL.client_cpu_share_of_machine;
+        let of_one = |share: f64| percent(share * f64::from(processors));
+        vec![
+            (
+                "processors",
+                processors.to_string(),
+                self.processors.to_string(),
+            ),
+            (
+                "server: of the machine",
+                percent(server),
+                percent(self.server_cpu_share_of_machine),
+            ),
+            (
+                "server: of one",
+                of_one(server),
+                percent(self.server_cpu_share_of_one_processor),
+            ),
+            (
+                "client: of the machine",
+                percent(client),
+                percent(self.client_cpu_share_of_machine),
+            ),
+            (
+                "client: of one",
+                of_one(client),
+                percent(self.client_cpu_share_of_one_processor),
+            ),
+        ]
+    }
+
+    fn memory_rows(&self) -> Vec<(&'static str, String, String)> {
+        let Self { client, server, .. } = self;
+        let per_connection = self.server_memory_per_connection_bytes;
+        vec![
+            (
+                "server: peak memory",
+                none(),
+                shown(server.peak_memory_bytes, show_bytes),
+            ),
+            (
+                "client: peak memory",
+                none(),
+                shown(client.peak_memory_bytes, show_bytes),
+            ),
+            (
+                "server: per connection",
+                none(),
+                shown(per_connection, show_bytes),
+            ),
+            (
+                "server: descriptors",
+                none(),
+                shown(server.descriptors, grouped),
+            ),
+            (
+                "client: descriptors",
+                none(),
+                shown(client.descriptors, grouped),
+            ),
+            ("driver", String::from("IOCP"), server.driver.clone()),
+        ]
+    }
+
+    /// What differs between the two columns, and how the figures were taken.
+    fn footnotes(&self) -> String {
+        let Self { client, server, .. } = self;
+        let difference = match self.mode {
+            "echo" => "echoes every byte, and the client checks it; --discard is like for like",
+            _ => "does the same",
+        };
+        let build = if cfg!(debug_assertions) {
+            "debug"
+        } else {
+            "release"
+        };
+        let mut notes = String::new();
+        for note in [
+            String::from(
+                "The tutorial's server (Windows, i7-2600, debug build) receives and shows,",
+            ),
+            format!("and never answers. This one ({build} build) {difference}."),
+            format!(
+                "Server and client are two processes; a message has {} bytes.",
+                self.message_bytes
+            ),
+            format!(
+                "Processor shares are those of the {:.1} s of messages.",
+                client.messaging_seconds
+            ),
+            format!(
+                "The server used {:.2} s in all, connecting included.",
+                server.server_cpu_seconds
+            ),
+            String::from(
+                "Memory per connection is the growth of the server's proportional set size;",
+            ),
+            String::from("the kernel's sockets are not in it."),
+            String::from("Latency counts from the moment a message was planned to be sent."),
+            format!("Driver: {} ({}).", server.driver, server.driver_reason),
+        ] {
+            notes.push_str(&note);
+            notes.push('\n');
+        }
+        notes
+    }
+}
+
+/// What a column shows where there is no figure.
+fn none() -> String {
+    String::from("-")
+}
+
+fn shown(value: Option<u64>, show: fn(u64) -> String) -> String {
+    value.map_or_else(none, show)
 }

@@ -21,16 +21,25 @@ impl Samples {
     /// Begins with what the process uses now.
     pub fn begin(pid: u32) -> io::Result<Self> {
         let memory = process::proportional_memory(pid)?;
-        let mut samples = Self { pid, cpu: Vec::new(), first_memory: memory, most_memory: memory };
+        let mut samples = Self {
+            pid,
+            cpu: Vec::new(),
+            first_memory: memory,
+            most_memory: memory,
+        };
         samples.take()?;
         Ok(samples)
     }
 
     /// Looks at the process again.
     pub fn take(&mut self) -> io::Result<()> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         if self.cpu.len() % MEMORY_EVERY == MEMORY_EVERY - 1 {
-            self.most_memory = self.most_memory.max(process::proportional_memory(self.pid)?);
+            self.most_memory = self
+                .most_memory
+                .max(process::proportional_memory(self.pid)?);
         }
         self.cpu.push((now, process::cpu_time(self.pid)?));
         Ok(())
@@ -47,7 +56,9 @@ impl Samples {
         let Some(&(end, end_cpu)) = self.cpu.get(after) else {
             return self.cpu.last().map_or(Duration::ZERO, |(_, cpu)| *cpu);
         };
-        let Some(&(start, start_cpu)) = after.checked_sub(1).and_then(|before| self.cpu.get(before)) else {
+        let Some(&(start, start_cpu)) =
+            after.checked_sub(1).and_then(|before| self.cpu.get(before))
+        else {
             return end_cpu;
         };
         let part = (moment - start).as_secs_f64() / (end - start).as_secs_f64();
@@ -72,7 +83,11 @@ mod tests {
     fn processor_time_between_samples_is_taken_in_proportion() {
         let samples = Samples {
             pid: 0,
-            cpu: vec![(at(10.0), at(1.0)), (at(11.0), at(1.5)), (at(12.0), at(2.5))],
+            cpu: vec![
+                (at(10.0), at(1.0)),
+                (at(11.0), at(1.5)),
+                (at(12.0), at(2.5)),
+            ],
             first_memory: 0,
             most_memory: 0,
         };

@@ -1,8 +1,8 @@
 //! What is sent, and therefore what must come back.
 //!
-//! Everything a connection sends is one stream, and every byte of it follows from the connection and the position in
-//! its stream. So nothing has to be kept to check an echo, and bytes that come back in the wrong place, or on the
-//! wrong connection, are noticed.
+//! Everything a connection sends is one stream, and every byte of it follows from the connection
+//! and the position in its stream. So nothing has to be kept to check an echo, and bytes that come
+//! back in the wrong place, or on the wrong connection, are noticed.
 
 use std::fs;
 
@@ -28,18 +28,21 @@ impl Content {
         let text = match message.strip_prefix('@') {
             None => Bytes::copy_from_slice(message.as_bytes()),
             Some(path) => {
-                let text = fs::read(path).map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?;
+                let text = fs::read(path)
+                    .map_err(|error| Failure::usage(format!("cannot read {path}: {error}")))?;
                 Bytes::from(text)
             }
         };
         if text.is_empty() {
-            return Err(Failure::usage(format!("the message `{message}` is empty: there would be nothing to send")));
+            return Err(Failure::usage(format!(
+                "the message `{message}` is empty: there would be nothing to send"
+            )));
         }
         Ok(Self::Text(text))
     }
 
-    /// `length` bytes of a connection's stream from `position` on. A text is never copied, and may be given out in
-    /// pieces: at least one byte, at most `length`.
+    /// `length` bytes of a connection's stream from `position` on. A text is never copied, and may
+    /// be given out in pieces: at least one byte, at most `length`.
     pub fn piece(&self, connection: u64, position: u64, length: usize) -> Bytes {
         match self {
             Self::Pattern { .. } => {
@@ -54,8 +57,14 @@ impl Content {
         }
     }
 
-    /// The first of the received bytes that is not what a connection's stream has from `position` on.
-    pub fn first_difference(&self, connection: u64, position: u64, received: &[u8]) -> Option<Difference> {
+    /// The first of the received bytes that is not what a connection's stream has from `position`
+    /// on.
+    pub fn first_difference(
+        &self,
+        connection: u64,
+        position: u64,
+        received: &[u8],
+    ) -> Option<Difference> {
         // Compared in pieces, so that no buffer is needed for the whole.
         let mut expected = [0; 256];
         let mut checked = 0;
@@ -63,8 +72,15 @@ impl Content {
             let expected = &mut expected[..piece.len()];
             self.fill(connection, position + checked as u64, expected);
             if expected != piece {
-                let at = expected.iter().zip(piece).position(|(expected, received)| expected != received)?;
-                return Some(Difference { offset: checked + at, expected: expected[at], received: piece[at] });
+                let at = expected
+                    .iter()
+                    .zip(piece)
+                    .position(|(expected, received)| expected != received)?;
+                return Some(Difference {
+                    offset: checked + at,
+                    expected: expected[at],
+                    received: piece[at],
+                });
             }
             checked += piece.len();
         }
@@ -106,8 +122,8 @@ fn offset_in(text: &Bytes, position: u64) -> usize {
     (position % text.len() as u64) as usize
 }
 
-/// Eight bytes of the pattern: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), which turns counters into words that
-/// share nothing visible.
+/// Eight bytes of the pattern: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), which turns
+/// counters into words that share nothing visible.
 fn pattern_word(seed: u64, connection: u64, index: u64) -> u64 {
     const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
     let mixed = mix(seed.wrapping_add(connection.wrapping_mul(GAMMA)));
@@ -144,7 +160,11 @@ mod tests {
             let mut echo = PATTERN.piece(5, 0, 1000).to_vec();
             let sent = echo[at];
             echo[at] ^= 1;
-            let expected = Difference { offset: at, expected: sent, received: sent ^ 1 };
+            let expected = Difference {
+                offset: at,
+                expected: sent,
+                received: sent ^ 1,
+            };
             assert_eq!(PATTERN.first_difference(5, 0, &echo), Some(expected));
         }
     }
@@ -152,9 +172,20 @@ mod tests {
     #[test]
     fn an_echo_of_another_connection_message_or_run_is_noticed() {
         let sent = PATTERN.piece(5, 0, 64);
-        assert!(PATTERN.first_difference(6, 0, &sent).is_some(), "another connection");
-        assert!(PATTERN.first_difference(5, 64, &sent).is_some(), "another message");
-        assert!(Content::Pattern { seed: 8 }.first_difference(5, 0, &sent).is_some(), "another run");
+        assert!(
+            PATTERN.first_difference(6, 0, &sent).is_some(),
+            "another connection"
+        );
+        assert!(
+            PATTERN.first_difference(5, 64, &sent).is_some(),
+            "another message"
+        );
+        assert!(
+            Content::Pattern { seed: 8 }
+                .first_difference(5, 0, &sent)
+                .is_some(),
+            "another run"
+        );
     }
 
     #[test]
@@ -175,8 +206,15 @@ mod tests {
 
     #[test]
     fn an_empty_or_unreadable_message_is_refused() {
-        assert!(Content::from_argument("").unwrap_err().to_string().contains("empty"));
-        let refusal = Content::from_argument("@/no/such/file").unwrap_err().to_string();
+        assert!(
+            Content::from_argument("")
+                .unwrap_err()
+                .to_string()
+                .contains("empty")
+        );
+        let refusal = Content::from_argument("@/no/such/file")
+            .unwrap_err()
+            .to_string();
         assert!(refusal.contains("cannot read /no/such/file"), "{refusal}");
     }
 }

@@ -1,4 +1,5 @@
-//! The common course of all connections: they wait for each other, start together, and stop when told.
+//! The common course of all connections: they wait for each other, start together, and stop when
+//! told.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -79,12 +80,18 @@ impl Control {
 
     /// Waits until every connection is open or will never be.
     pub async fn all_settled(&self) {
-        until(&self.counted, || (self.settled.load(Ordering::Acquire) >= self.asked).then_some(())).await;
+        until(&self.counted, || {
+            (self.settled.load(Ordering::Acquire) >= self.asked).then_some(())
+        })
+        .await;
     }
 
     /// Waits until every connection has ended.
     pub async fn all_ended(&self) {
-        until(&self.counted, || (self.ended.load(Ordering::Acquire) >= self.asked).then_some(())).await;
+        until(&self.counted, || {
+            (self.ended.load(Ordering::Acquire) >= self.asked).then_some(())
+        })
+        .await;
     }
 
     /// The most connections that were open at one time.
@@ -119,8 +126,8 @@ async fn until<T>(event: &Event, look: impl Fn() -> Option<T>) -> T {
     }
 }
 
-/// One connection's part in the course. However the connection ends, even by a panic, it is counted as settled and
-/// ended when this is dropped, so that nobody waits for it for ever.
+/// One connection's part in the course. However the connection ends, even by a panic, it is counted
+/// as settled and ended when this is dropped, so that nobody waits for it for ever.
 #[derive(Debug)]
 pub struct Attendance<'a> {
     control: &'a Control,
@@ -130,7 +137,10 @@ pub struct Attendance<'a> {
 impl<'a> Attendance<'a> {
     /// A connection that is about to be opened.
     pub fn new(control: &'a Control) -> Self {
-        Self { control, is_open: false }
+        Self {
+            control,
+            is_open: false,
+        }
     }
 
     /// The connection is open.
@@ -144,7 +154,13 @@ impl<'a> Attendance<'a> {
 
 impl Drop for Attendance<'_> {
     fn drop(&mut self) {
-        let Control { open, ended, counted, asked, .. } = self.control;
+        let Control {
+            open,
+            ended,
+            counted,
+            asked,
+            ..
+        } = self.control;
         if self.is_open {
             open.fetch_sub(1, Ordering::Relaxed);
         } else {

@@ -66,14 +66,24 @@ const COMPARISONS: [(&str, Comparison); 6] = [
 
 /// The counts a condition can name, as the JSON result names them.
 pub const COUNTS: [&str; 10] = [
-    "connected", "refused", "sent", "answered", "verified", "mismatched", "lost", "unsent", "extra_bytes", "errors",
+    "connected",
+    "refused",
+    "sent",
+    "answered",
+    "verified",
+    "mismatched",
+    "lost",
+    "unsent",
+    "extra_bytes",
+    "errors",
 ];
 
 impl Condition {
-    /// Whether it came true. A time of which there is no measurement came true too: a run that measured nothing must
-    /// not pass for one that was fast.
+    /// Whether it came true. A time of which there is no measurement came true too: a run that
+    /// measured nothing must not pass for one that was fast.
     pub fn is_met(&self, figures: &Figures) -> bool {
-        self.value(figures).is_none_or(|value| self.comparison.holds(value, self.bound))
+        self.value(figures)
+            .is_none_or(|value| self.comparison.holds(value, self.bound))
     }
 
     /// The value compared, to be shown.
@@ -103,20 +113,36 @@ impl FromStr for Condition {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let find = |&(sign, comparison): &(&'static str, Comparison)| text.find(sign).map(move |at| (at, sign, comparison));
-        // The leftmost sign; COMPARISONS is in such an order that the first of those at one place is the longest.
-        let Some((at, sign, comparison)) = COMPARISONS.iter().filter_map(find).min_by_key(|&(at, ..)| at) else {
-            return Err(format!("`{text}` compares nothing: write a figure, a comparison and a bound, as in p99>50ms"));
+        let find = |&(sign, comparison): &(&'static str, Comparison)| {
+            text.find(sign).map(move |at| (at, sign, comparison))
+        };
+        // The leftmost sign; COMPARISONS is in such an order that the first of those at one place
+        // is the longest.
+        let Some((at, sign, comparison)) = COMPARISONS
+            .iter()
+            .filter_map(find)
+            .min_by_key(|&(at, ..)| at)
+        else {
+            return Err(format!(
+                "`{text}` compares nothing: write a figure, a sign and a bound, as in p99>50ms"
+            ));
         };
         let figure: Figure = text[..at].trim().parse()?;
         let bound = text[at + sign.len()..].trim();
         let bound = match figure {
-            Figure::Time { .. } => u64::try_from(parse_time(bound)?.as_micros()).unwrap_or(u64::MAX),
-            Figure::Count(_) => bound
-                .parse()
-                .map_err(|_| format!("`{bound}` is not a whole number, which a count must be compared with"))?,
+            Figure::Time { .. } => {
+                u64::try_from(parse_time(bound)?.as_micros()).unwrap_or(u64::MAX)
+            }
+            Figure::Count(_) => bound.parse().map_err(|_| {
+                format!("`{bound}` is not a whole number, which a count must be compared with")
+            })?,
         };
-        Ok(Self { text: text.to_owned(), figure, comparison, bound })
+        Ok(Self {
+            text: text.to_owned(),
+            figure,
+            comparison,
+            bound,
+        })
     }
 }
 
@@ -132,17 +158,31 @@ impl FromStr for Figure {
         } else if let Some(rest) = name.strip_prefix("send_delay_") {
             (Measured::SendDelay, rest)
         } else {
-            (Measured::Latency, name.strip_prefix("latency_").unwrap_or(name))
+            (
+                Measured::Latency,
+                name.strip_prefix("latency_").unwrap_or(name),
+            )
         };
-        let percentile = |digits: &str| digits.parse::<f64>().ok().filter(|p| (0.0..=100.0).contains(p));
+        let percentile = |digits: &str| {
+            digits
+                .parse::<f64>()
+                .ok()
+                .filter(|p| (0.0..=100.0).contains(p))
+        };
         let statistic = match statistic {
             "max" => Some(Statistic::Max),
             "mean" => Some(Statistic::Mean),
-            other => other.strip_prefix('p').and_then(percentile).map(Statistic::Percentile),
+            other => other
+                .strip_prefix('p')
+                .and_then(percentile)
+                .map(Statistic::Percentile),
         };
         let statistic = statistic.ok_or_else(|| {
-            format!("there is no figure `{name}`: write p50, p99, p99.9, max or mean, after connect_ or send_delay_ \
-                     if you mean those, or one of {}", COUNTS.join(", "))
+            format!(
+                "there is no figure `{name}`: write p50, p99, p99.9, max or mean, connect_p99 or \
+                 send_delay_p99 and the like, or one of {}",
+                COUNTS.join(", ")
+            )
         })?;
         Ok(Self::Time { of, statistic })
     }

@@ -26,7 +26,8 @@ use crate::system::signals::StopRequest;
 use crate::units::grouped;
 use plan::Plan;
 
-/// Memory for one connection of ours: the kernel's socket, measured at about 2.5 KiB while it is idle, and our task.
+/// Memory for one connection of ours: the kernel's socket, measured at about 2.5 KiB while it is
+/// idle, and our task.
 const MEMORY_PER_CONNECTION: u64 = 4096;
 
 /// Runs the subcommand.
@@ -38,7 +39,12 @@ pub fn run(args: &LoadArgs) -> Result<Exit, Failure> {
     let ports = LocalPorts::read()?;
     let descriptor_limit = limits::raise_descriptor_limit();
     let plan = Plan::new(args, &ports)?;
-    check_limits(&plan, &ports, args.runtime.socket_capacity(descriptor_limit), descriptor_limit)?;
+    check_limits(
+        &plan,
+        &ports,
+        args.runtime.socket_capacity(descriptor_limit),
+        descriptor_limit,
+    )?;
     let runtime = args.runtime.build()?;
     let setting = Setting {
         target: named(&args.target, &plan),
@@ -60,7 +66,13 @@ pub fn run(args: &LoadArgs) -> Result<Exit, Failure> {
     drop(progress);
 
     let figures = Figures::new(run.recorder.total(), setting.mode, planned);
-    let report = LoadReport::new(setting, course, &figures, run.first_mismatch.get().copied(), &args.fail_if);
+    let report = LoadReport::new(
+        setting,
+        course,
+        &figures,
+        run.first_mismatch.get().copied(),
+        &args.fail_if,
+    );
     sink.write(&report)?;
     for complaint in report.complaints() {
         Messages::error(complaint);
@@ -73,7 +85,12 @@ pub fn run(args: &LoadArgs) -> Result<Exit, Failure> {
 }
 
 /// Refuses a plan this machine cannot carry out, naming everything that is too little.
-fn check_limits(plan: &Plan, ports: &LocalPorts, sockets: u64, descriptor_limit: u64) -> Result<(), Failure> {
+fn check_limits(
+    plan: &Plan,
+    ports: &LocalPorts,
+    sockets: u64,
+    descriptor_limit: u64,
+) -> Result<(), Failure> {
     let connections = u64::from(plan.connections);
     let memory = connections.saturating_mul(MEMORY_PER_CONNECTION);
     limits::refuse_if_short(
@@ -89,7 +106,11 @@ fn check_limits(plan: &Plan, ports: &LocalPorts, sockets: u64, descriptor_limit:
 /// The target as it was named, with the address that stands for unless that is the same.
 fn named(target: &str, plan: &Plan) -> String {
     let address = plan.target.to_string();
-    if address == target { address } else { format!("{target} ({address})") }
+    if address == target {
+        address
+    } else {
+        format!("{target} ({address})")
+    }
 }
 
 /// Tells the progress display how far the run has come.
@@ -100,10 +121,19 @@ fn watch(run: &Arc<Run>, planned: Option<u64>) -> impl FnMut() -> Stage + Send +
         let connections = u64::from(run.plan.connections);
         if run.control.start_moment().is_none() {
             let detail = format!("{} failed", grouped(counts.connect_failed));
-            return Stage { name: "connecting", done: run.control.settled(), total: connections, detail };
+            return Stage {
+                name: "connecting",
+                done: run.control.settled(),
+                total: connections,
+                detail,
+            };
         }
         let detail = match run.plan.mode {
-            Mode::Discard => format!("{} connected, {} errors", grouped(counts.connected), grouped(faults)),
+            Mode::Discard => format!(
+                "{} connected, {} errors",
+                grouped(counts.connected),
+                grouped(faults)
+            ),
             Mode::Echo | Mode::EchoUnverified => format!(
                 "{} answered, {} connected, {} errors",
                 grouped(counts.answered),
@@ -111,6 +141,11 @@ fn watch(run: &Arc<Run>, planned: Option<u64>) -> impl FnMut() -> Stage + Send +
                 grouped(faults)
             ),
         };
-        Stage { name: "sending", done: counts.sent, total: planned.unwrap_or(counts.sent), detail }
+        Stage {
+            name: "sending",
+            done: counts.sent,
+            total: planned.unwrap_or(counts.sent),
+            detail,
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! What is to be done, worked out from the command line and checked against the machine before anything begins.
+//! What is to be done, worked out from the command line and checked against the machine before
+//! anything begins.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
@@ -44,7 +45,9 @@ impl Plan {
         check_sources(target, &args.source_ip)?;
         let (content, size) = content_of(args)?;
         if args.timeout.is_zero() {
-            return Err(Failure::usage("--timeout 0s leaves the target no time at all: give it some, as in 10s"));
+            return Err(Failure::usage(
+                "--timeout 0s leaves the target no time at all: give it some, as in 10s",
+            ));
         }
         Ok(Self {
             target,
@@ -75,7 +78,11 @@ fn schedule_of(args: &LoadArgs) -> Schedule {
         Some(duration) => End::After(duration),
         None => End::Messages(args.messages),
     };
-    Schedule { connections: args.connections, pace, end }
+    Schedule {
+        connections: args.connections,
+        pace,
+        end,
+    }
 }
 
 fn content_of(args: &LoadArgs) -> Result<(Content, u64), Failure> {
@@ -88,23 +95,30 @@ fn content_of(args: &LoadArgs) -> Result<(Content, u64), Failure> {
         return Ok((content, size));
     }
     if args.size == 0 {
-        return Err(Failure::usage("--size 0 would send nothing: a message has at least 1 byte"));
+        return Err(Failure::usage(
+            "--size 0 would send nothing: a message has at least 1 byte",
+        ));
     }
-    // A seed of its own for every run, so that bytes left over from another one are not taken for an answer.
+    // A seed of its own for every run, so that bytes left over from another one are not taken for
+    // an answer.
     let seed = RandomState::new().hash_one(std::process::id());
     Ok((Content::Pattern { seed }, args.size))
 }
 
-/// Finds the address behind `HOST:PORT`. Of several, the first that lets itself be connected to, so that `localhost`
-/// works wherever the target listens.
+/// Finds the address behind `HOST:PORT`. Of several, the first that lets itself be connected to, so
+/// that `localhost` works wherever the target listens.
 fn resolve(target: &str, timeout: Duration) -> Result<SocketAddr, Failure> {
     let port = target.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
     match port {
-        Some(Ok(0)) => return Err(Failure::usage(format!("`{target}`: nobody can listen on port 0"))),
+        Some(Ok(0)) => {
+            return Err(Failure::usage(format!(
+                "`{target}`: nobody can listen on port 0"
+            )));
+        }
         Some(Ok(_)) => {}
         Some(Err(_)) | None => {
             return Err(Failure::usage(format!(
-                "`{target}` is not HOST:PORT: write for example 127.0.0.1:7000, [::1]:7000 or example.net:7"
+                "`{target}` is not HOST:PORT: write 127.0.0.1:7000, [::1]:7000 or example.net:7"
             )));
         }
     }
@@ -117,7 +131,9 @@ fn resolve(target: &str, timeout: Duration) -> Result<SocketAddr, Failure> {
         [only] => Some(only),
         several => several.iter().find(answers).or(several.first()),
     };
-    chosen.copied().ok_or_else(|| Failure::failed(format!("{target} has no address")))
+    chosen
+        .copied()
+        .ok_or_else(|| Failure::failed(format!("{target} has no address")))
 }
 
 /// Refuses source addresses that are not this machine's, or of another family than the target.
@@ -130,7 +146,9 @@ fn check_sources(target: SocketAddr, sources: &[IpAddr]) -> Result<(), Failure> 
         }
         // A datagram socket, since that takes nothing from the ports of TCP.
         UdpSocket::bind((*source, 0)).map_err(|error| {
-            Failure::usage(format!("--source-ip {source} cannot be used: is it an address of this machine? ({error})"))
+            Failure::usage(format!(
+                "--source-ip {source} cannot be used: is it an address of this machine? ({error})"
+            ))
         })?;
     }
     Ok(())
@@ -144,13 +162,30 @@ mod tests {
 
     #[test]
     fn a_target_needs_a_host_and_a_port() {
-        for wrong in ["localhost", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:70000"] {
+        for wrong in [
+            "localhost",
+            "127.0.0.1",
+            "127.0.0.1:",
+            "127.0.0.1:http",
+            "127.0.0.1:70000",
+        ] {
             let refusal = resolve(wrong, TIMEOUT).unwrap_err().to_string();
             assert!(refusal.contains("HOST:PORT"), "{wrong}: {refusal}");
         }
-        assert!(resolve("127.0.0.1:0", TIMEOUT).unwrap_err().to_string().contains("port 0"));
-        assert_eq!(resolve("127.0.0.1:7000", TIMEOUT).unwrap(), "127.0.0.1:7000".parse().unwrap());
-        assert_eq!(resolve("[::1]:7000", TIMEOUT).unwrap(), "[::1]:7000".parse().unwrap());
+        assert!(
+            resolve("127.0.0.1:0", TIMEOUT)
+                .unwrap_err()
+                .to_string()
+                .contains("port 0")
+        );
+        assert_eq!(
+            resolve("127.0.0.1:7000", TIMEOUT).unwrap(),
+            "127.0.0.1:7000".parse().unwrap()
+        );
+        assert_eq!(
+            resolve("[::1]:7000", TIMEOUT).unwrap(),
+            "[::1]:7000".parse().unwrap()
+        );
     }
 
     #[test]
@@ -164,7 +199,11 @@ mod tests {
     #[test]
     fn a_source_must_be_of_this_machine_and_of_the_targets_family() {
         let target = "127.0.0.1:7000".parse().unwrap();
-        let refusal = |source: &str| check_sources(target, &[source.parse().unwrap()]).unwrap_err().to_string();
+        let refusal = |source: &str| {
+            check_sources(target, &[source.parse().unwrap()])
+                .unwrap_err()
+                .to_string()
+        };
         // 192.0.2.0/24 is set apart for documentation (RFC 5737), so no machine has it.
         assert!(refusal("192.0.2.1").contains("address of this machine"));
         assert!(refusal("::1").contains("IPv6"));

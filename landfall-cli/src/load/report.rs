@@ -1,5 +1,6 @@
 //! The result of a load: one object for programs, one table for people.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::ser::SerializeMap;
@@ -20,10 +21,15 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Takes the final tally. Where the number of messages depended on the answers, all that were sent were planned.
+    /// Takes the final tally. Where the number of messages depended on the answers, all that were
+    /// sent were planned.
     pub fn new(tally: Tally, mode: Mode, planned: Option<u64>) -> Self {
         let planned = planned.unwrap_or(tally.counts.sent);
-        Self { tally, mode, planned }
+        Self {
+            tally,
+            mode,
+            planned,
+        }
     }
 
     /// One statistic of one of the measured times, in microseconds.
@@ -58,12 +64,16 @@ impl Figures {
         })
     }
 
-    /// Messages sent but not answered. Where no answer is due, none is lost: what the target took, only it knows.
+    /// Messages sent but not answered. Where no answer is due, none is lost: what the target took,
+    /// only it knows.
     fn lost(&self) -> u64 {
         if self.mode == Mode::Discard {
             return 0;
         }
-        self.tally.counts.sent.saturating_sub(self.tally.counts.answered)
+        self.tally
+            .counts
+            .sent
+            .saturating_sub(self.tally.counts.answered)
     }
 
     fn unsent(&self) -> u64 {
@@ -195,11 +205,17 @@ const STATISTICS: [(&str, Statistic); 6] = [
 
 impl Summary {
     fn new(name: &'static str, figures: &Figures, of: Measured) -> Self {
-        Self { name, values: STATISTICS.map(|(_, statistic)| figures.time(of, statistic)) }
+        Self {
+            name,
+            values: STATISTICS.map(|(_, statistic)| figures.time(of, statistic)),
+        }
     }
 
     fn row(&self, label: &str) -> Vec<String> {
-        let shown = self.values.iter().map(|value| value.map_or_else(|| String::from("-"), show_micros));
+        let shown = self
+            .values
+            .iter()
+            .map(|value| value.map_or_else(|| String::from("-"), show_micros));
         std::iter::once(label.to_owned()).chain(shown).collect()
     }
 }
@@ -238,6 +254,23 @@ pub struct Mismatch {
     pub received_byte: u8,
 }
 
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            connection,
+            message,
+            offset,
+            expected_byte,
+            received_byte,
+        } = self;
+        write!(
+            f,
+            "connection {connection}, message {message}, byte {offset}: "
+        )?;
+        write!(f, "{received_byte:#04x} instead of {expected_byte:#04x}")
+    }
+}
+
 /// What became of a `--fail-if`.
 #[derive(Debug, Serialize)]
 struct Verdict {
@@ -261,7 +294,11 @@ impl LoadReport {
             failed: condition.is_met(figures),
         };
         let fail_if: Vec<Verdict> = conditions.iter().map(verdict).collect();
-        let exit = judge(&course, figures, fail_if.iter().any(|verdict| verdict.failed));
+        let exit = judge(
+            &course,
+            figures,
+            fail_if.iter().any(|verdict| verdict.failed),
+        );
         Self {
             command: "load",
             version: env!("CARGO_PKG_VERSION"),
@@ -273,7 +310,12 @@ impl LoadReport {
             connect: Summary::new("connect", figures, Measured::Connect),
             send_delay: Summary::new("send_delay", figures, Measured::SendDelay),
             client_cpu_seconds: (course.connecting_cpu + course.messaging_cpu).as_secs_f64(),
-            errors: figures.tally.faults.iter().map(|(fault, count)| ErrorCount::new(*fault, *count)).collect(),
+            errors: figures
+                .tally
+                .faults
+                .iter()
+                .map(|(fault, count)| ErrorCount::new(*fault, *count))
+                .collect(),
             first_mismatch,
             fail_if,
             exit_code: exit.code(),
@@ -290,7 +332,9 @@ impl LoadReport {
 
     /// What was wrong with it, in a sentence each.
     pub fn complaints(&self) -> Vec<String> {
-        let Self { setting, counts, .. } = self;
+        let Self {
+            setting, counts, ..
+        } = self;
         let mut complaints = Vec::new();
         let mut complain = |count: u64, sentence: &dyn Fn(String) -> String| {
             if count > 0 {
@@ -298,16 +342,40 @@ impl LoadReport {
             }
         };
         let asked = grouped(u64::from(setting.connections));
-        let most_common = self.errors.iter().filter(|error| error.phase == Phase::Connect).max_by_key(|error| error.count);
-        let reason = most_common.map_or_else(String::new, |error| format!(": {}", error.explanation));
-        complain(counts.connect_failed, &|n| format!("{n} of {asked} connections to {} failed{reason}", setting.target));
+        let most_common = self
+            .errors
+            .iter()
+            .filter(|error| error.phase == Phase::Connect)
+            .max_by_key(|error| error.count);
+        let reason =
+            most_common.map_or_else(String::new, |error| format!(": {}", error.explanation));
+        complain(counts.connect_failed, &|n| {
+            format!(
+                "{n} of {asked} connections to {} failed{reason}",
+                setting.target
+            )
+        });
         // Whoever interrupts a run knows that not everything was sent.
-        complain(if self.course.interrupted { 0 } else { self.unsent }, &|n| format!("{n} messages were not sent"));
+        complain(
+            if self.course.interrupted {
+                0
+            } else {
+                self.unsent
+            },
+            &|n| format!("{n} messages were not sent"),
+        );
         complain(self.lost, &|n| format!("{n} messages were not answered"));
-        complain(counts.mismatched, &|n| format!("{n} answers came back changed"));
-        complain(counts.extra_bytes, &|n| format!("{n} bytes came that had not been sent"));
+        complain(counts.mismatched, &|n| {
+            format!("{n} answers came back changed")
+        });
+        complain(counts.extra_bytes, &|n| {
+            format!("{n} bytes came that had not been sent")
+        });
         for verdict in self.fail_if.iter().filter(|verdict| verdict.failed) {
-            complaints.push(format!("--fail-if {}: it was {}", verdict.condition, verdict.value));
+            complaints.push(format!(
+                "--fail-if {}: it was {}",
+                verdict.condition, verdict.value
+            ));
         }
         complaints
     }
@@ -329,13 +397,22 @@ fn judge(course: &Course, figures: &Figures, condition_met: bool) -> Exit {
     // Without answers, an error is the only sign of a message that did not arrive.
     let unsure = figures.mode == Mode::Discard && !faults.is_empty();
     let wrong = figures.lost() + counts.mismatched + counts.extra_bytes > 0;
-    if incomplete || unsure || wrong || condition_met { Exit::CheckFailed } else { Exit::Done }
+    if incomplete || unsure || wrong || condition_met {
+        Exit::CheckFailed
+    } else {
+        Exit::Done
+    }
 }
 
 impl ErrorCount {
     fn new(fault: Fault, count: u64) -> Self {
         let Fault { phase, cause } = fault;
-        Self { phase, error: cause.name(), explanation: cause.explanation(), count }
+        Self {
+            phase,
+            error: cause.name(),
+            explanation: cause.explanation(),
+            count,
+        }
     }
 }
 
@@ -352,7 +429,10 @@ impl Report for LoadReport {
         }
         for verdict in &self.fail_if {
             let outcome = if verdict.failed { "failed" } else { "passed" };
-            text.push_str(&format!("\n--fail-if {}: {outcome} ({})", verdict.condition, verdict.value));
+            text.push_str(&format!(
+                "\n--fail-if {}: {outcome} ({})",
+                verdict.condition, verdict.value
+            ));
         }
         if !self.fail_if.is_empty() {
             text.push('\n');
@@ -363,56 +443,102 @@ impl Report for LoadReport {
 
 impl LoadReport {
     fn figures_table(&self) -> String {
-        let Self { setting, counts, course, .. } = self;
         let mut table = list();
-        let mut row = |label: &str, value: String| {
+        for (label, value) in self.message_rows().into_iter().chain(self.course_rows()) {
             table.add_row([label, &value]);
-        };
-        row("target", setting.target.clone());
-        row("driver", format!("{}, {} workers, concurrency {}", setting.driver, setting.workers, setting.concurrency));
-        row("connected", of(counts.connected, u64::from(setting.connections)));
-        if counts.refused > 0 {
-            row("refused", grouped(counts.refused));
-        }
-        row("sent", format!("{} of {} bytes each", of(counts.sent, self.planned), grouped(setting.message_bytes)));
-        match setting.mode {
-            Mode::Echo => {
-                row("verified", grouped(counts.verified));
-                row("mismatched", grouped(counts.mismatched));
-                row("lost", grouped(self.lost));
-            }
-            Mode::EchoUnverified => {
-                row("answered", format!("{} (bytes not compared)", grouped(counts.answered)));
-                row("lost", grouped(self.lost));
-            }
-            Mode::Discard => row("answered", String::from("not expected")),
-        }
-        if counts.extra_bytes > 0 {
-            row("extra bytes", grouped(counts.extra_bytes));
-        }
-        if counts.unclosed > 0 {
-            row("left open", format!("{} (the target did not close)", grouped(counts.unclosed)));
-        }
-        if let Some(Mismatch { connection, message, offset, expected_byte, received_byte }) = self.first_mismatch {
-            row("first mismatch", format!(
-                "connection {connection}, message {message}, byte {offset}: {received_byte:#04x} instead of \
-                 {expected_byte:#04x}"
-            ));
-        }
-        row("time", format!(
-            "{:.2} s connecting, {:.2} s messages",
-            course.connecting.as_secs_f64(),
-            course.messaging.as_secs_f64()
-        ));
-        let share = course.messaging_cpu.as_secs_f64() / course.messaging.as_secs_f64().max(f64::MIN_POSITIVE);
-        row("processor", format!("{:.2} s, {} of one while messages ran", self.client_cpu_seconds, percent(share)));
-        if let Some(peak) = course.peak_memory_bytes {
-            row("peak memory", show_bytes(peak));
-        }
-        if course.interrupted {
-            row("interrupted", String::from("yes"));
         }
         render(&mut table)
+    }
+
+    /// What became of connections and messages.
+    fn message_rows(&self) -> Vec<(&'static str, String)> {
+        let Self {
+            setting, counts, ..
+        } = self;
+        let Setting {
+            driver,
+            workers,
+            concurrency,
+            ..
+        } = setting;
+        let bytes = grouped(setting.message_bytes);
+        let mut rows = vec![
+            ("target", setting.target.clone()),
+            (
+                "driver",
+                format!("{driver}, {workers} workers, concurrency {concurrency}"),
+            ),
+            (
+                "connected",
+                of(counts.connected, u64::from(setting.connections)),
+            ),
+        ];
+        if counts.refused > 0 {
+            rows.push(("refused", grouped(counts.refused)));
+        }
+        rows.push((
+            "sent",
+            format!("{} of {bytes} bytes each", of(counts.sent, self.planned)),
+        ));
+        match setting.mode {
+            Mode::Echo => rows.extend([
+                ("verified", grouped(counts.verified)),
+                ("mismatched", grouped(counts.mismatched)),
+                ("lost", grouped(self.lost)),
+            ]),
+            Mode::EchoUnverified => rows.extend([
+                (
+                    "answered",
+                    format!("{} (bytes not compared)", grouped(counts.answered)),
+                ),
+                ("lost", grouped(self.lost)),
+            ]),
+            Mode::Discard => rows.push(("answered", String::from("not expected"))),
+        }
+        if counts.extra_bytes > 0 {
+            rows.push(("extra bytes", grouped(counts.extra_bytes)));
+        }
+        if counts.unclosed > 0 {
+            let left = format!("{} (the target did not close)", grouped(counts.unclosed));
+            rows.push(("left open", left));
+        }
+        rows.extend(
+            self.first_mismatch
+                .map(|first| ("first mismatch", first.to_string())),
+        );
+        rows
+    }
+
+    /// How long it took, and what it used.
+    fn course_rows(&self) -> Vec<(&'static str, String)> {
+        let Course {
+            connecting,
+            messaging,
+            messaging_cpu,
+            ..
+        } = self.course;
+        let (connecting, messaging) = (connecting.as_secs_f64(), messaging.as_secs_f64());
+        let share = percent(messaging_cpu.as_secs_f64() / messaging.max(f64::MIN_POSITIVE));
+        let cpu = self.client_cpu_seconds;
+        let mut rows = vec![
+            (
+                "time",
+                format!("{connecting:.2} s connecting, {messaging:.2} s messages"),
+            ),
+            (
+                "processor",
+                format!("{cpu:.2} s, {share} of one while messages ran"),
+            ),
+        ];
+        rows.extend(
+            self.course
+                .peak_memory_bytes
+                .map(|peak| ("peak memory", show_bytes(peak))),
+        );
+        if self.course.interrupted {
+            rows.push(("interrupted", String::from("yes")));
+        }
+        rows
     }
 
     fn times_table(&self) -> String {
@@ -427,7 +553,13 @@ impl LoadReport {
 
     fn errors_table(&self) -> String {
         let mut table = table_of_text(&["errors", "count", "phase", "meaning"]);
-        for ErrorCount { phase, error, explanation, count } in &self.errors {
+        for ErrorCount {
+            phase,
+            error,
+            explanation,
+            count,
+        } in &self.errors
+        {
             table.add_row([error, &grouped(*count), phase.name(), explanation]);
         }
         render(&mut table)
@@ -436,7 +568,11 @@ impl LoadReport {
 
 /// `29,990 of 30,000`, or `30,000` when that is all.
 fn of(done: u64, asked: u64) -> String {
-    if done == asked { grouped(done) } else { format!("{} of {}", grouped(done), grouped(asked)) }
+    if done == asked {
+        grouped(done)
+    } else {
+        format!("{} of {}", grouped(done), grouped(asked))
+    }
 }
 
 #[cfg(test)]
@@ -477,7 +613,13 @@ mod tests {
     /// Ten connections, thirty messages, all well.
     fn good() -> Tally {
         let mut tally = Tally::new();
-        tally.counts = Counts { connected: 10, sent: 30, answered: 30, verified: 30, ..Counts::default() };
+        tally.counts = Counts {
+            connected: 10,
+            sent: 30,
+            answered: 30,
+            verified: 30,
+            ..Counts::default()
+        };
         tally.latency.record(Duration::from_micros(40));
         tally
     }
@@ -495,8 +637,12 @@ mod tests {
 
     #[test]
     fn lost_changed_and_extra_bytes_fail_the_check() {
-        let spoil: [fn(&mut Counts); 4] =
-            [|c| c.answered = 29, |c| c.mismatched = 1, |c| c.extra_bytes = 1, |c| c.sent = 29];
+        let spoil: [fn(&mut Counts); 4] = [
+            |c| c.answered = 29,
+            |c| c.mismatched = 1,
+            |c| c.extra_bytes = 1,
+            |c| c.sent = 29,
+        ];
         for spoil in spoil {
             let mut tally = good();
             spoil(&mut tally.counts);
@@ -511,7 +657,10 @@ mod tests {
         let mut tally = good();
         tally.counts.sent = 20;
         let cause = Cause::System(rustix::io::Errno::MFILE.raw_os_error());
-        tally.record_fault(Fault { phase: Phase::Connect, cause });
+        tally.record_fault(Fault {
+            phase: Phase::Connect,
+            cause,
+        });
         assert_eq!(report(tally, &[]).exit(), Exit::LocalLimit);
     }
 
@@ -524,7 +673,9 @@ mod tests {
 
     #[test]
     fn a_condition_that_comes_true_fails_the_check() {
-        let conditions: Vec<Condition> = ["p99>1s", "p99>10us"].map(|text| text.parse().unwrap()).into();
+        let conditions: Vec<Condition> = ["p99>1s", "p99>10us"]
+            .map(|text| text.parse().unwrap())
+            .into();
         assert_eq!(report(good(), &conditions[..1]).exit(), Exit::Done);
         let failed = report(good(), &conditions);
         assert_eq!(failed.exit(), Exit::CheckFailed);
@@ -534,9 +685,24 @@ mod tests {
     #[test]
     fn json_has_the_documented_keys() {
         let json = serde_json::to_value(report(good(), &[])).unwrap();
-        for key in ["connected", "sent", "verified", "lost", "mismatched", "refused", "latency_p99_us",
-            "latency_p99_9_us", "connect_p99_us", "send_delay_max_us", "client_cpu_seconds", "exit_code",
-            "peak_memory_bytes", "errors", "messaging_seconds", "driver"] {
+        for key in [
+            "connected",
+            "sent",
+            "verified",
+            "lost",
+            "mismatched",
+            "refused",
+            "latency_p99_us",
+            "latency_p99_9_us",
+            "connect_p99_us",
+            "send_delay_max_us",
+            "client_cpu_seconds",
+            "exit_code",
+            "peak_memory_bytes",
+            "errors",
+            "messaging_seconds",
+            "driver",
+        ] {
             assert!(json.get(key).is_some(), "{key}");
         }
         assert_eq!(json["verified"], 30);
@@ -548,9 +714,15 @@ mod tests {
     fn the_table_shows_errors_by_phase_and_name() {
         let mut tally = good();
         let cause = Cause::System(rustix::io::Errno::CONNRESET.raw_os_error());
-        tally.record_fault(Fault { phase: Phase::Receive, cause });
+        tally.record_fault(Fault {
+            phase: Phase::Receive,
+            cause,
+        });
         let table = report(tally, &[]).table();
-        assert!(table.contains("ECONNRESET") && table.contains("receive"), "{table}");
+        assert!(
+            table.contains("ECONNRESET") && table.contains("receive"),
+            "{table}"
+        );
         assert!(table.contains("40 µs"), "{table}");
     }
 }

@@ -63,12 +63,15 @@ impl Run {
 
     /// The time of a moment on the clock of this run.
     pub fn nanos_since_begin(&self, moment: Instant) -> u64 {
-        u64::try_from(moment.saturating_duration_since(self.began).as_nanos()).unwrap_or(u64::MAX - 1)
+        u64::try_from(moment.saturating_duration_since(self.began).as_nanos())
+            .unwrap_or(u64::MAX - 1)
     }
 
     /// Runs to the end, or to where the wish to stop leads.
     pub async fn drive(self: &Arc<Self>, stop: &StopRequest, drain_timeout: Duration) -> Course {
-        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let started = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let cpu_at_begin = process::own_cpu_time();
         let mut connected = Checkpoint::now();
         let work = async {
@@ -98,11 +101,14 @@ impl Run {
         }
     }
 
-    /// Waits for a signal: the first lets nothing new begin, the second, or too long a wait, ends everything.
+    /// Waits for a signal: the first lets nothing new begin, the second, or too long a wait, ends
+    /// everything.
     async fn obey(&self, stop: &StopRequest, drain_timeout: Duration) -> Ending {
         let first = stop.wait_for_drain().await;
         let time = show_time(drain_timeout);
-        self.messages.note(format_args!("waiting for the answers under way, for {time} at most; again to stop now"));
+        self.messages.note(format_args!(
+            "waiting for the answers under way, for {time} at most; again to stop now"
+        ));
         self.control.stop();
         let timeout = async {
             sleep(drain_timeout).await;
@@ -148,7 +154,11 @@ impl Run {
         let mut attendance = Attendance::new(&self.control);
         let stream = match self.connect(index).await {
             Ok(stream) => stream,
-            Err(fault) => return self.recorder.record(|tally| tally.record_connect_fault(fault)),
+            Err(fault) => {
+                return self
+                    .recorder
+                    .record(|tally| tally.record_connect_fault(fault));
+            }
         };
         drop(permit);
         attendance.opened();
@@ -169,7 +179,10 @@ impl Run {
         }
         let stream = result.map_err(Fault::during(Phase::Connect))?;
         if stream.local_addr().ok() == Some(self.plan.target) {
-            return Err(Fault { phase: Phase::Connect, cause: Cause::SelfConnect });
+            return Err(Fault {
+                phase: Phase::Connect,
+                cause: Cause::SelfConnect,
+            });
         }
         let time = began.elapsed();
         self.recorder.record(|tally| {
@@ -180,7 +193,9 @@ impl Run {
     }
 
     async fn connect_from(&self, source: Option<IpAddr>) -> io::Result<TcpStream> {
-        let mut options = ConnectOptions::new().nodelay(true).timeout(self.plan.timeout);
+        let mut options = ConnectOptions::new()
+            .nodelay(true)
+            .timeout(self.plan.timeout);
         if let Some(source) = source {
             // Port 0: the system picks one that is free for this target.
             options = options.source(SocketAddr::new(source, 0));
@@ -193,7 +208,10 @@ impl Run {
         let (mut reader, mut writer) = stream.split();
         let exchange = Exchange::new(self, index);
         exchange.converse(&mut reader, &mut writer).await?;
-        writer.shutdown(std::net::Shutdown::Write).await.map_err(Fault::during(Phase::Close))?;
+        writer
+            .shutdown(std::net::Shutdown::Write)
+            .await
+            .map_err(Fault::during(Phase::Close))?;
         exchange.wait_for_close(&mut reader).await
     }
 }

@@ -36,16 +36,21 @@ pub enum End {
 }
 
 impl Schedule {
-    /// When a connection is to send a message, counted from the start; `None` if it is to be sent as soon as the one
-    /// before has been answered.
+    /// When a connection is to send a message, counted from the start; `None` if it is to be sent
+    /// as soon as the one before has been answered.
     pub fn planned(&self, connection: u64, message: u64) -> Option<Duration> {
         match self.pace {
             Pace::BackToBack => None,
-            Pace::Total(rate) => Some(rate.offset_of(connection + message * u64::from(self.connections))),
+            Pace::Total(rate) => {
+                Some(rate.offset_of(connection + message * u64::from(self.connections)))
+            }
             Pace::Every(interval) => {
-                let turns = u128::from(message) * u128::from(self.connections) + u128::from(connection);
+                let turns =
+                    u128::from(message) * u128::from(self.connections) + u128::from(connection);
                 let nanos = interval.as_nanos() * turns / u128::from(self.connections);
-                Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
+                Some(Duration::from_nanos(
+                    u64::try_from(nanos).unwrap_or(u64::MAX),
+                ))
             }
         }
     }
@@ -58,20 +63,26 @@ impl Schedule {
         }
     }
 
-    /// How many messages are to be sent over all connections; `None` if that depends on the answers.
+    /// How many messages are to be sent over all connections; `None` if that depends on the
+    /// answers.
     pub fn total(&self) -> Option<u64> {
         let connections = u64::from(self.connections);
         match (self.end, self.pace) {
             (End::Messages(count), _) => Some(connections * u64::from(count)),
             (End::After(_), Pace::BackToBack) => None,
-            (End::After(_), _) => Some((0..connections).map(|connection| self.count(connection)).sum()),
+            (End::After(_), _) => Some(
+                (0..connections)
+                    .map(|connection| self.count(connection))
+                    .sum(),
+            ),
         }
     }
 
     /// How many messages of one connection come before the end.
     fn count(&self, connection: u64) -> u64 {
         let is_included = |&message: &u64| {
-            self.planned(connection, message).is_some_and(|time| self.includes(message, time))
+            self.planned(connection, message)
+                .is_some_and(|time| self.includes(message, time))
         };
         // Found by halving, since the times only grow: first an upper bound, then the place.
         let mut beyond = 1;
@@ -81,7 +92,11 @@ impl Schedule {
         let mut within = 0;
         while within + 1 < beyond {
             let middle = within + (beyond - within) / 2;
-            if is_included(&(middle - 1)) { within = middle } else { beyond = middle }
+            if is_included(&(middle - 1)) {
+                within = middle
+            } else {
+                beyond = middle
+            }
         }
         within
     }
@@ -95,13 +110,19 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn schedule(pace: Pace, end: End) -> Schedule {
-        Schedule { connections: 4, pace, end }
+        Schedule {
+            connections: 4,
+            pace,
+            end,
+        }
     }
 
     #[test]
     fn connections_are_spread_evenly_over_the_interval() {
         let plan = schedule(Pace::Every(SECOND), End::Messages(3));
-        let first: Vec<u128> = (0..4).map(|c| plan.planned(c, 0).unwrap().as_millis()).collect();
+        let first: Vec<u128> = (0..4)
+            .map(|c| plan.planned(c, 0).unwrap().as_millis())
+            .collect();
         assert_eq!(first, [0, 250, 500, 750]);
         assert_eq!(plan.planned(1, 2), Some(Duration::from_millis(2250)));
         assert_eq!(plan.total(), Some(12));
@@ -115,10 +136,17 @@ mod tests {
 
     #[test]
     fn a_duration_ends_the_plan() {
-        let plan = schedule(Pace::Every(SECOND), End::After(Duration::from_millis(2_400)));
-        // Connections 0 and 1 send at 2.0 and 2.25 s; the others' third turns are at 2.5 and 2.75 s.
+        let plan = schedule(
+            Pace::Every(SECOND),
+            End::After(Duration::from_millis(2_400)),
+        );
+        // Connections 0 and 1 send at 2.0 and 2.25 s; the others' third turns are at 2.5 and 2.75
+        // s.
         assert_eq!(plan.total(), Some(3 + 3 + 2 + 2));
-        let plan = schedule(Pace::Total(parse_rate("1000/s").unwrap()), End::After(SECOND));
+        let plan = schedule(
+            Pace::Total(parse_rate("1000/s").unwrap()),
+            End::After(SECOND),
+        );
         assert_eq!(plan.total(), Some(1000));
         // Too short for all but the first connection.
         let plan = schedule(Pace::Every(SECOND), End::After(Duration::from_nanos(1)));
@@ -128,7 +156,13 @@ mod tests {
     #[test]
     fn back_to_back_depends_on_the_answers() {
         assert_eq!(schedule(Pace::BackToBack, End::After(SECOND)).total(), None);
-        assert_eq!(schedule(Pace::BackToBack, End::Messages(5)).total(), Some(20));
-        assert_eq!(schedule(Pace::BackToBack, End::Messages(5)).planned(0, 0), None);
+        assert_eq!(
+            schedule(Pace::BackToBack, End::Messages(5)).total(),
+            Some(20)
+        );
+        assert_eq!(
+            schedule(Pace::BackToBack, End::Messages(5)).planned(0, 0),
+            None
+        );
     }
 }

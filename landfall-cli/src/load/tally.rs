@@ -1,4 +1,5 @@
-//! What is counted and measured while the load runs, in a fixed amount of memory however long that is.
+//! What is counted and measured while the load runs, in a fixed amount of memory however long that
+//! is.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -47,7 +48,8 @@ pub enum Cause {
     Timeout,
     /// The target closed while answers or messages were still due.
     EndOfStream,
-    /// The connection met itself: the system had picked the target's port as the local one, and nobody listens there.
+    /// The connection met itself: the system had picked the target's port as the local one, and
+    /// nobody listens there.
     SelfConnect,
     /// The target sent far more than it was sent.
     Flood,
@@ -84,7 +86,9 @@ impl Cause {
             Self::System(code) => io::Error::from_raw_os_error(code).to_string(),
             Self::Timeout => String::from("nothing happened within --timeout"),
             Self::EndOfStream => String::from("the target closed the connection too early"),
-            Self::SelfConnect => String::from("connected to itself: nobody listens on the target's port"),
+            Self::SelfConnect => {
+                String::from("connected to itself: nobody listens on the target's port")
+            }
             Self::Flood => String::from("the target sent far more than it was sent"),
             Self::Other(kind) => kind.to_string(),
         }
@@ -108,7 +112,10 @@ pub struct Fault {
 impl Fault {
     /// Makes an error of the system, met in some phase, into a fault: for `map_err`.
     pub fn during(phase: Phase) -> impl Fn(io::Error) -> Self {
-        move |error| Self { phase, cause: Cause::of(&error) }
+        move |error| Self {
+            phase,
+            cause: Cause::of(&error),
+        }
     }
 }
 
@@ -143,8 +150,17 @@ impl Counts {
     fn add(&mut self, other: &Self) {
         // Taken apart, so that a new count cannot be forgotten here.
         let Self {
-            connected, refused, connect_failed, sent, answered, verified, mismatched, sent_bytes, received_bytes,
-            extra_bytes, unclosed,
+            connected,
+            refused,
+            connect_failed,
+            sent,
+            answered,
+            verified,
+            mismatched,
+            sent_bytes,
+            received_bytes,
+            extra_bytes,
+            unclosed,
         } = other;
         self.connected += connected;
         self.refused += refused;
@@ -175,14 +191,18 @@ impl Times {
 
     /// Counts a time; one longer than an hour counts as an hour.
     pub fn record(&mut self, time: Duration) {
-        self.0.saturating_record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        self.0
+            .saturating_record(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     }
 
     fn add(&mut self, other: &Self) {
-        self.0.add(&other.0).expect("histograms of the same bounds can be added");
+        self.0
+            .add(&other.0)
+            .expect("histograms of the same bounds can be added");
     }
 
-    /// The time that `percentile` per cent of the counted ones do not exceed; `None` if none was counted.
+    /// The time that `percentile` per cent of the counted ones do not exceed; `None` if none was
+    /// counted.
     pub fn percentile(&self, percentile: f64) -> Option<u64> {
         (!self.0.is_empty()).then(|| self.0.value_at_percentile(percentile))
     }
@@ -207,7 +227,8 @@ pub struct Tally {
     pub connect: Times,
     /// From the moment a message was planned to be sent to the last byte of its answer.
     pub latency: Times,
-    /// From the moment a message was planned to be sent to its sending: how late the load itself was.
+    /// From the moment a message was planned to be sent to its sending: how late the load itself
+    /// was.
     pub send_delay: Times,
     /// How many conversations ended by which fault.
     pub faults: BTreeMap<Fault, u64>,
@@ -259,7 +280,9 @@ impl Recorder {
     /// A recorder with a shard for each thread that is likely to run at once.
     pub fn new() -> Self {
         let shards = processors().next_power_of_two();
-        Self { shards: (0..shards).map(|_| Mutex::new(Tally::new())).collect() }
+        Self {
+            shards: (0..shards).map(|_| Mutex::new(Tally::new())).collect(),
+        }
     }
 
     /// Records something in the calling thread's shard.
@@ -303,7 +326,10 @@ mod tests {
     #[test]
     fn what_threads_record_adds_up() {
         let recorder = Recorder::new();
-        let fault = Fault { phase: Phase::Connect, cause: Cause::Timeout };
+        let fault = Fault {
+            phase: Phase::Connect,
+            cause: Cause::Timeout,
+        };
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
@@ -327,7 +353,10 @@ mod tests {
     #[test]
     fn nothing_measured_has_no_percentile() {
         let times = Times::new();
-        assert_eq!((times.percentile(99.0), times.max(), times.mean()), (None, None, None));
+        assert_eq!(
+            (times.percentile(99.0), times.max(), times.mean()),
+            (None, None, None)
+        );
     }
 
     #[test]

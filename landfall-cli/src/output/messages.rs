@@ -51,8 +51,8 @@ impl Messages {
     }
 }
 
-/// One message, written whole so that lines of several threads do not mix. Nobody can be told that standard error
-/// cannot be written to, so that is not an error.
+/// One message, written whole so that lines of several threads do not mix. Nobody can be told that
+/// standard error cannot be written to, so that is not an error.
 fn line(message: &dyn Display) {
     let text = format!("{message}\n");
     let _ = std::io::stderr().lock().write_all(text.as_bytes());

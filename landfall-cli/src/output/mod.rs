@@ -1,4 +1,5 @@
-//! What the tool says, and where: results on standard output (or in a file), messages on standard error.
+//! What the tool says, and where: results on standard output (or in a file), messages on standard
+//! error.
 
 mod messages;
 mod progress;

@@ -39,7 +39,10 @@ impl Progress {
     /// Starts to show what `sample` reports, unless messages are to be quiet.
     pub fn start(messages: Messages, sample: impl FnMut() -> Stage + Send + 'static) -> Self {
         if messages.verbosity() == Verbosity::Quiet {
-            return Self { stop: None, thread: None };
+            return Self {
+                stop: None,
+                thread: None,
+            };
         }
         let (stop, stopped) = mpsc::channel();
         let show = move || {
@@ -50,8 +53,14 @@ impl Progress {
             }
         };
         // A run without its progress shown is better than no run.
-        let thread = thread::Builder::new().name(String::from("progress")).spawn(show).ok();
-        Self { stop: Some(stop), thread }
+        let thread = thread::Builder::new()
+            .name(String::from("progress"))
+            .spawn(show)
+            .ok();
+        Self {
+            stop: Some(stop),
+            thread,
+        }
     }
 }
 
@@ -77,7 +86,9 @@ fn next(stopped: &mpsc::Receiver<()>, period: Duration) -> bool {
 fn show_bar(stopped: &mpsc::Receiver<()>, mut sample: impl FnMut() -> Stage) {
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
     // No colours: the bar tells nothing by them.
-    if let Ok(style) = ProgressStyle::with_template("{prefix:>10} [{bar:30}] {human_pos}/{human_len}  {msg}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("{prefix:>10} [{bar:30}] {human_pos}/{human_len}  {msg}")
+    {
         bar.set_style(style.progress_chars("=> "));
     }
     loop {
@@ -101,9 +112,17 @@ fn show_lines(stopped: &mpsc::Receiver<()>, messages: Messages, mut sample: impl
 
 impl Stage {
     fn line(&self) -> String {
-        let Self { name, done, total, detail } = self;
+        let Self {
+            name,
+            done,
+            total,
+            detail,
+        } = self;
         let (done, total) = (crate::units::grouped(*done), crate::units::grouped(*total));
-        format!("{name}: {done} of {total}{}{detail}", if detail.is_empty() { "" } else { ", " })
+        format!(
+            "{name}: {done} of {total}{}{detail}",
+            if detail.is_empty() { "" } else { ", " }
+        )
     }
 }
 
@@ -113,7 +132,12 @@ mod tests {
 
     #[test]
     fn a_line_says_what_is_done_of_how_much() {
-        let stage = Stage { name: "sending", done: 41_200, total: 90_000, detail: String::from("0 errors") };
+        let stage = Stage {
+            name: "sending",
+            done: 41_200,
+            total: 90_000,
+            detail: String::from("0 errors"),
+        };
         assert_eq!(stage.line(), "sending: 41,200 of 90,000, 0 errors");
     }
 
@@ -122,7 +146,12 @@ mod tests {
         let (sampled, samples) = mpsc::channel();
         let progress = Progress::start(Messages::new(Verbosity::Normal), move || {
             let _ = sampled.send(());
-            Stage { name: "testing", done: 0, total: 1, detail: String::new() }
+            Stage {
+                name: "testing",
+                done: 0,
+                total: 1,
+                detail: String::new(),
+            }
         });
         drop(progress);
         // The thread is gone, and the sender with it.

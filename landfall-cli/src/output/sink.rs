@@ -18,11 +18,24 @@ pub struct OutputArgs {
     pub json: bool,
 
     /// Write the result to FILE; `-` is standard output
-    #[arg(short, long, value_name = "FILE", default_value = "-", env = "LANDFALL_OUTPUT", help_heading = "Output")]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "-",
+        env = "LANDFALL_OUTPUT",
+        help_heading = "Output"
+    )]
     pub output: PathBuf,
 
     /// Say nothing but errors and the result
-    #[arg(short, long, env = "LANDFALL_QUIET", help_heading = "Output", conflicts_with = "verbose")]
+    #[arg(
+        short,
+        long,
+        env = "LANDFALL_QUIET",
+        help_heading = "Output",
+        conflicts_with = "verbose"
+    )]
     pub quiet: bool,
 
     /// Say more
@@ -47,7 +60,8 @@ pub trait Report: Serialize {
     fn table(&self) -> String;
 }
 
-/// The place a result is written to. Opened before the work starts, so that a wrong path costs no run.
+/// The place a result is written to. Opened before the work starts, so that a wrong path costs no
+/// run.
 #[derive(Debug)]
 pub struct Sink {
     json: bool,
@@ -62,21 +76,35 @@ impl Sink {
         let file = if path.as_os_str() == "-" {
             None
         } else {
-            let file = File::create(&path)
-                .map_err(|error| Failure::failed(format!("cannot create {}: {error}", path.display())))?;
+            let file = File::create(&path).map_err(|error| {
+                Failure::failed(format!("cannot create {}: {error}", path.display()))
+            })?;
             Some(file)
         };
-        Ok(Self { json: args.json, path, file })
+        Ok(Self {
+            json: args.json,
+            path,
+            file,
+        })
     }
 
     /// Writes the result.
     pub fn write(&mut self, report: &impl Report) -> Result<(), Failure> {
-        let text = if self.json { json_line(report)? } else { report.table() };
+        let text = if self.json {
+            json_line(report)?
+        } else {
+            report.table()
+        };
         let written = match &mut self.file {
             Some(file) => file.write_all(text.as_bytes()),
             None => write_stdout(&text),
         };
-        written.map_err(|error| Failure::failed(format!("cannot write the result to {}: {error}", self.place())))
+        written.map_err(|error| {
+            Failure::failed(format!(
+                "cannot write the result to {}: {error}",
+                self.place()
+            ))
+        })
     }
 
     fn place(&self) -> String {

@@ -10,19 +10,27 @@ use crate::units::{Limit, Share, parse_count, parse_share, parse_time};
 
 /// Serve echo (RFC 862) or discard (RFC 863).
 ///
-/// Prints the addresses it listens on to standard output as soon as clients can come, and what it has served when it
-/// ends: after SIGINT or SIGTERM, when the connections have closed or --drain-timeout is over.
+/// Prints the addresses it listens on to standard output as soon as clients can come, and what it
+/// has served when it ends: after SIGINT or SIGTERM, when the connections have closed or
+/// --drain-timeout is over.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
   landfall serve 127.0.0.1:7000
   landfall serve 0.0.0.0:7000 [::]:7000 --max-conns 50k --idle-timeout 1m -v
-  landfall serve 127.0.0.1:7000 --sleep 1s --slow 1%      one connection in a hundred has a handler that blocks
+  landfall serve 127.0.0.1:7000 --sleep 1s --slow 1%
+                                  one connection in a hundred has a handler that blocks
 
-Exit codes: 0 done, 1 failed, 2 usage, 4 a limit of this machine, 130 or 143 stopped by a second signal.")]
+Exit codes: 0 done, 1 failed, 2 usage, 4 a limit of this machine, 130 or 143 stopped by a second
+signal.")]
 pub struct ServeArgs {
     /// Where to listen, as HOST:PORT; port 0 lets the system choose
-    #[arg(value_name = "ADDR", required = true, env = "LANDFALL_LISTEN", value_delimiter = ',')]
+    #[arg(
+        value_name = "ADDR",
+        required = true,
+        env = "LANDFALL_LISTEN",
+        value_delimiter = ','
+    )]
     pub addresses: Vec<String>,
 
     /// Send everything back; this is the default
@@ -35,8 +43,8 @@ pub struct ServeArgs {
 
     /// Connections served at any one time; more wait until one ends
     #[arg(
-        long, value_name = "COUNT", default_value = "none", value_parser = Limit::parser(parse_count),
-        env = "LANDFALL_MAX_CONNS"
+        long, value_name = "COUNT", default_value = "none",
+        value_parser = Limit::parser(parse_count), env = "LANDFALL_MAX_CONNS"
     )]
     pub max_conns: Limit<u32>,
 
@@ -62,11 +70,17 @@ pub struct ServeArgs {
     pub sleep: Limit<Duration>,
 
     /// The share of connections that are slow, when --busy or --sleep is given
-    #[arg(long, value_name = "SHARE%", default_value = "1%", value_parser = parse_share, env = "LANDFALL_SLOW")]
+    #[arg(
+        long, value_name = "SHARE%", default_value = "1%", value_parser = parse_share,
+        env = "LANDFALL_SLOW"
+    )]
     pub slow: Share,
 
     /// How long to let connections finish after SIGINT or SIGTERM; a second signal stops at once
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_time, env = "LANDFALL_DRAIN_TIMEOUT")]
+    #[arg(
+        long, value_name = "TIME", default_value = "30s", value_parser = parse_time,
+        env = "LANDFALL_DRAIN_TIMEOUT"
+    )]
     pub drain_timeout: Duration,
 
     /// The flags all subcommands share.

@@ -49,11 +49,17 @@ impl Service {
         self.messages.detail(format_args!("{peer} came"));
 
         let mut received = 0;
-        let result = self.converse(&mut connection, peer, delay, &mut received).await;
+        let result = self
+            .converse(&mut connection, peer, delay, &mut received)
+            .await;
         let received = grouped(received);
         match &result {
-            Ok(()) => self.messages.detail(format_args!("{peer} left after {received} bytes")),
-            Err(error) => self.messages.detail(format_args!("{peer} failed after {received} bytes: {error}")),
+            Ok(()) => self
+                .messages
+                .detail(format_args!("{peer} left after {received} bytes")),
+            Err(error) => self.messages.detail(format_args!(
+                "{peer} failed after {received} bytes: {error}"
+            )),
         }
         result
     }
@@ -67,7 +73,8 @@ impl Service {
     ) -> io::Result<()> {
         while let Some(data) = connection.receive().await? {
             if *received == 0 {
-                self.messages.detail(format_args!("{peer} says {}", Excerpt(&data)));
+                self.messages
+                    .detail(format_args!("{peer} says {}", Excerpt(&data)));
             }
             *received += data.len() as u64;
             if let Some(delay) = delay {
@@ -82,7 +89,8 @@ impl Service {
 }
 
 impl Delay {
-    /// Does it, on the calling thread: this is what a handler that computes or blocks looks like to the port.
+    /// Does it, on the calling thread: this is what a handler that computes or blocks looks like to
+    /// the port.
     fn take(self) {
         match self {
             Self::Sleep(time) => thread::sleep(time),
@@ -131,9 +139,15 @@ mod tests {
 
     #[test]
     fn what_was_said_is_shown_safely_and_in_short() {
-        assert_eq!(Excerpt(b"hello\r\n\x1b[2J").to_string(), r#""hello\r\n\x1b[2J""#);
+        assert_eq!(
+            Excerpt(b"hello\r\n\x1b[2J").to_string(),
+            r#""hello\r\n\x1b[2J""#
+        );
         let long = [b'x'; 1048];
-        assert_eq!(Excerpt(&long).to_string(), format!("\"{}\" and 1,000 more bytes", "x".repeat(SHOWN_BYTES)));
+        assert_eq!(
+            Excerpt(&long).to_string(),
+            format!("\"{}\" and 1,000 more bytes", "x".repeat(SHOWN_BYTES))
+        );
     }
 
     #[test]

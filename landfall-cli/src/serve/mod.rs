@@ -42,7 +42,12 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     let runtime = args.runtime.build()?;
     let announcement = Announcement::new(&server, runtime.port().driver())?;
     let handle = server.handle();
-    obey(stop.clone(), handle, args.drain_timeout, args.output.messages())?;
+    obey(
+        stop.clone(),
+        handle,
+        args.drain_timeout,
+        args.output.messages(),
+    )?;
     announce(&announcement, args.output.json)?;
 
     let service = Arc::new(service_of(args));
@@ -50,8 +55,9 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
         let service = Arc::clone(&service);
         async move { service.serve(connection).await }
     };
-    let served =
-        server.serve_on(&runtime, serve).map_err(|error| Failure::failed(format!("cannot serve: {error}")))?;
+    let served = server
+        .serve_on(&runtime, serve)
+        .map_err(|error| Failure::failed(format!("cannot serve: {error}")))?;
 
     let exit = stop.now().map_or(Exit::Done, Exit::Stopped);
     sink.write(&ServeReport {
@@ -87,11 +93,15 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
 fn bind(args: &ServeArgs) -> Result<Server, Failure> {
     let options = ListenOptions::new().nodelay(true);
     let mut addresses = args.addresses.iter();
-    let first = addresses.next().ok_or_else(|| Failure::usage("no address to listen on"))?;
+    let first = addresses
+        .next()
+        .ok_or_else(|| Failure::usage("no address to listen on"))?;
     let mut server =
         Server::bind_with(first.as_str(), options).map_err(|error| cannot_listen(first, &error))?;
     for address in addresses {
-        server = server.and_bind(address.as_str()).map_err(|error| cannot_listen(address, &error))?;
+        server = server
+            .and_bind(address.as_str())
+            .map_err(|error| cannot_listen(address, &error))?;
     }
     if let Some(most) = args.max_conns.0 {
         server = server.max_connections(most as usize);
@@ -104,14 +114,22 @@ fn bind(args: &ServeArgs) -> Result<Server, Failure> {
 
 fn cannot_listen(address: &str, error: &io::Error) -> Failure {
     let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => "; stop the program that listens there (`ss -ltnp` names it), or choose another port",
+        io::ErrorKind::AddrInUse => {
+            "; stop the program that listens there (`ss -ltnp` names it), or choose another port"
+        }
         io::ErrorKind::AddrNotAvailable => "; it is not an address of this machine",
-        io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege, choose a higher one",
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need a privilege, choose a higher one"
+        }
         io::ErrorKind::InvalidInput => "; write HOST:PORT, as in 127.0.0.1:7000 or [::]:7000",
         _ => "",
     };
     let message = format!("cannot listen on {address}: {error}{advice}");
-    if error.kind() == io::ErrorKind::InvalidInput { Failure::usage(message) } else { Failure::failed(message) }
+    if error.kind() == io::ErrorKind::InvalidInput {
+        Failure::usage(message)
+    } else {
+        Failure::failed(message)
+    }
 }
 
 /// Says where the server listens, on standard output, for clients and scripts that wait for it.
@@ -119,23 +137,39 @@ fn announce(announcement: &Announcement, json: bool) -> Result<(), Failure> {
     let text = if json {
         json_line(announcement)?
     } else {
-        announcement.listening.iter().map(|address| format!("listening on {address}\n")).collect()
+        announcement
+            .listening
+            .iter()
+            .map(|address| format!("listening on {address}\n"))
+            .collect()
     };
-    write_stdout(&text).map_err(|error| Failure::failed(format!("cannot write to standard output: {error}")))
+    write_stdout(&text)
+        .map_err(|error| Failure::failed(format!("cannot write to standard output: {error}")))
 }
 
 /// Passes signals on to the server: the first drains it, the second stops it.
-fn obey(stop: StopRequest, server: ServerHandle, timeout: Duration, messages: Messages) -> Result<(), Failure> {
+fn obey(
+    stop: StopRequest,
+    server: ServerHandle,
+    timeout: Duration,
+    messages: Messages,
+) -> Result<(), Failure> {
     let watch = move || {
         block_on(stop.wait_for_drain());
         let (active, time) = (grouped(server.stats().active), show_time(timeout));
-        messages.note(format_args!("letting {active} connections finish, for {time} at most; again to stop now"));
+        messages.note(format_args!(
+            "letting {active} connections finish, for {time} at most; again to stop now"
+        ));
         server.drain();
         block_on(stop.wait_for_now());
         server.stop();
     };
-    let thread = thread::Builder::new().name(String::from("stop")).spawn(watch);
-    thread.map(drop).map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))
+    let thread = thread::Builder::new()
+        .name(String::from("stop"))
+        .spawn(watch);
+    thread
+        .map(drop)
+        .map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))
 }
 
 fn service_of(args: &ServeArgs) -> Service {

@@ -7,7 +7,8 @@ use crate::exit::Failure;
 use crate::output::{Report, list, render};
 use crate::units::{grouped, show_bytes};
 
-/// What clients and scripts need to know once the server listens; printed as one line with `--json`.
+/// What clients and scripts need to know once the server listens; printed as one line with
+/// `--json`.
 #[derive(Debug, Serialize)]
 pub struct Announcement {
     /// The addresses, with the ports the system chose.
@@ -19,11 +20,14 @@ pub struct Announcement {
 impl Announcement {
     /// What is to be said of a server that listens.
     pub fn new(server: &Server, driver: &str) -> Result<Self, Failure> {
-        let addresses = server
-            .local_addrs()
-            .map_err(|error| Failure::failed(format!("cannot tell where the server listens: {error}")))?;
+        let addresses = server.local_addrs().map_err(|error| {
+            Failure::failed(format!("cannot tell where the server listens: {error}"))
+        })?;
         let listening = addresses.iter().map(ToString::to_string).collect();
-        Ok(Self { listening, driver: driver.to_owned() })
+        Ok(Self {
+            listening,
+            driver: driver.to_owned(),
+        })
     }
 }
 
@@ -80,8 +84,17 @@ impl Report for ServeReport {
         let mut row = |label: &str, value: String| {
             table.add_row([label, &value]);
         };
-        row("served", format!("{} on {}", self.mode, self.addresses.join(", ")));
-        row("driver", format!("{}, {} workers, concurrency {}", self.driver, self.workers, self.concurrency));
+        row(
+            "served",
+            format!("{} on {}", self.mode, self.addresses.join(", ")),
+        );
+        row(
+            "driver",
+            format!(
+                "{}, {} workers, concurrency {}",
+                self.driver, self.workers, self.concurrency
+            ),
+        );
         row("accepted", grouped(self.accepted));
         if self.accept_errors > 0 {
             row("accepts that failed", grouped(self.accept_errors));
@@ -95,7 +108,10 @@ impl Report for ServeReport {
         if self.cut_off > 0 {
             row("cut off while draining", grouped(self.cut_off));
         }
-        row("received", format!("{} bytes", grouped(self.received_bytes)));
+        row(
+            "received",
+            format!("{} bytes", grouped(self.received_bytes)),
+        );
         row("sent", format!("{} bytes", grouped(self.sent_bytes)));
         row("time", format!("{:.2} s", self.uptime_seconds));
         row("processor", format!("{:.2} s", self.server_cpu_seconds));

@@ -1,4 +1,5 @@
-//! Names of system errors, as the manual pages spell them, and which of them are a limit of this machine.
+//! Names of system errors, as the manual pages spell them, and which of them are a limit of this
+//! machine.
 
 use rustix::io::Errno;
 
@@ -30,7 +31,13 @@ const NAMES: &[(Errno, &str)] = &[
 ];
 
 /// Errors that speak of this machine's own bounds, not of the peer or the way to it.
-const LOCAL_LIMITS: &[Errno] = &[Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+const LOCAL_LIMITS: &[Errno] = &[
+    Errno::ADDRNOTAVAIL,
+    Errno::MFILE,
+    Errno::NFILE,
+    Errno::NOBUFS,
+    Errno::NOMEM,
+];
 
 /// The name of a system error: `ECONNRESET`, or `errno 999` for one without a name here.
 pub fn name(code: i32) -> String {
@@ -40,7 +47,9 @@ pub fn name(code: i32) -> String {
 
 /// Whether a system error means that this machine ran out of something.
 pub fn is_local_limit(code: i32) -> bool {
-    LOCAL_LIMITS.iter().any(|errno| errno.raw_os_error() == code)
+    LOCAL_LIMITS
+        .iter()
+        .any(|errno| errno.raw_os_error() == code)
 }
 
 #[cfg(test)]

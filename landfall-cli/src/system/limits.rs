@@ -21,18 +21,36 @@ pub struct Shortage {
 
 impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { resource, needed, available, remedy } = self;
-        write!(f, "{resource}: {needed} needed, {available} available; {remedy}")
+        let Self {
+            resource,
+            needed,
+            available,
+            remedy,
+        } = self;
+        write!(
+            f,
+            "{resource}: {needed} needed, {available} available; {remedy}"
+        )
     }
 }
 
 /// Refuses work for which something is too short, naming all of it.
-pub fn refuse_if_short<const N: usize>(work: &str, checks: [Option<Shortage>; N]) -> Result<(), Failure> {
-    let shortages: Vec<String> = checks.iter().flatten().map(|shortage| format!("\n  {shortage}")).collect();
+pub fn refuse_if_short<const N: usize>(
+    work: &str,
+    checks: [Option<Shortage>; N],
+) -> Result<(), Failure> {
+    let shortages: Vec<String> = checks
+        .iter()
+        .flatten()
+        .map(|shortage| format!("\n  {shortage}"))
+        .collect();
     if shortages.is_empty() {
         return Ok(());
     }
-    Err(Failure::local_limit(format!("{work} is more than this machine allows{}", shortages.concat())))
+    Err(Failure::local_limit(format!(
+        "{work} is more than this machine allows{}",
+        shortages.concat()
+    )))
 }
 
 /// Compares a number of sockets with what this process can hold open.
@@ -40,13 +58,21 @@ pub fn check_sockets(needed: u64, capacity: u64, limit: u64) -> Option<Shortage>
     (needed > capacity).then(|| Shortage {
         resource: "sockets",
         needed: grouped(needed),
-        available: format!("{} (with a limit of {} descriptors)", grouped(capacity), grouped(limit)),
-        remedy: String::from("raise the hard limit (`ulimit -Hn`), or ask for a higher --concurrency or fewer connections"),
+        available: format!(
+            "{} (descriptor limit {})",
+            grouped(capacity),
+            grouped(limit)
+        ),
+        remedy: String::from("raise the hard limit (`ulimit -Hn`), or ask for fewer connections"),
     })
 }
 
 /// Compares a number of connections with the local ports their source addresses have.
-pub fn check_ports(needed: u64, capacity: u64, range: &std::ops::RangeInclusive<u16>) -> Option<Shortage> {
+pub fn check_ports(
+    needed: u64,
+    capacity: u64,
+    range: &std::ops::RangeInclusive<u16>,
+) -> Option<Shortage> {
     (needed > capacity).then(|| Shortage {
         resource: "local ports",
         needed: grouped(needed),
@@ -56,35 +82,50 @@ pub fn check_ports(needed: u64, capacity: u64, range: &std::ops::RangeInclusive<
             range.start(),
             range.end()
         ),
-        remedy: String::from("give more addresses of this machine with --source-ip, or widen the range"),
+        remedy: String::from(
+            "give more addresses of this machine with --source-ip, or widen the range",
+        ),
     })
 }
 
 /// Compares an estimate of memory with what the system says it can give.
 pub fn check_memory(needed: u64, available: Option<u64>) -> Option<Shortage> {
-    available.filter(|&available| needed > available).map(|available| Shortage {
-        resource: "memory",
-        needed: format!("about {}", show_bytes(needed)),
-        available: show_bytes(available),
-        remedy: String::from("ask for fewer connections"),
-    })
+    available
+        .filter(|&available| needed > available)
+        .map(|available| Shortage {
+            resource: "memory",
+            needed: format!("about {}", show_bytes(needed)),
+            available: show_bytes(available),
+            remedy: String::from("ask for fewer connections"),
+        })
 }
 
-/// Raises the soft limit on descriptors to the hard one, which needs no privilege, and returns what it is then.
+/// Raises the soft limit on descriptors to the hard one, which needs no privilege, and returns what
+/// it is then.
 pub fn raise_descriptor_limit() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     // None stands for no limit.
     let soft = current.unwrap_or(u64::MAX);
     let hard = maximum.unwrap_or(u64::MAX);
-    let raised = soft < hard && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
+    let raised = soft < hard
+        && setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: maximum,
+                maximum,
+            },
+        )
+        .is_ok();
     if raised { hard } else { soft }
 }
 
-/// The memory that can be taken without swapping: what the system has, within the bound of this process's control
-/// group. `None` if the system does not say.
+/// The memory that can be taken without swapping: what the system has, within the bound of this
+/// process's control group. `None` if the system does not say.
 pub fn available_memory() -> Option<u64> {
     let system = kib_field("/proc/meminfo", "MemAvailable:").ok();
-    let group = fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| group_headroom(&text));
+    let group = fs::read_to_string("/proc/self/cgroup")
+        .ok()
+        .and_then(|text| group_headroom(&text));
     match (system, group) {
         (Some(system), Some(group)) => Some(system.min(group)),
         (system, group) => system.or(group),
@@ -93,9 +134,17 @@ pub fn available_memory() -> Option<u64> {
 
 /// What the control group (version 2, the line `0::/path`) leaves: its bound less what it uses.
 fn group_headroom(membership: &str) -> Option<u64> {
-    let path = membership.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let path = membership
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))?;
     let group = Path::new("/sys/fs/cgroup").join(path);
-    let read = |file: &str| fs::read_to_string(group.join(file)).ok()?.trim().parse::<u64>().ok();
+    let read = |file: &str| {
+        fs::read_to_string(group.join(file))
+            .ok()?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    };
     // `memory.max` reads `max` when there is no bound.
     Some(read("memory.max")?.saturating_sub(read("memory.current")?))
 }
@@ -117,20 +166,32 @@ mod tests {
         let sockets = check_sockets(50_000, 40_000, 20_000).unwrap().to_string();
         assert_eq!(
             sockets,
-            "sockets: 50,000 needed, 40,000 (with a limit of 20,000 descriptors) available; \
-             raise the hard limit (`ulimit -Hn`), or ask for a higher --concurrency or fewer connections"
+            "sockets: 50,000 needed, 40,000 (descriptor limit 20,000) available; \
+             raise the hard limit (`ulimit -Hn`), or ask for fewer connections"
         );
-        let ports = check_ports(30_000, 28_232, &(32_768..=60_999)).unwrap().to_string();
-        assert!(ports.contains("30,000 needed") && ports.contains("32768 to 60999") && ports.contains("--source-ip"));
+        let ports = check_ports(30_000, 28_232, &(32_768..=60_999))
+            .unwrap()
+            .to_string();
+        assert!(
+            ports.contains("30,000 needed")
+                && ports.contains("32768 to 60999")
+                && ports.contains("--source-ip")
+        );
         let memory = check_memory(3 << 30, Some(2 << 30)).unwrap().to_string();
-        assert!(memory.contains("about 3.00 GiB needed, 2.00 GiB available"), "{memory}");
+        assert!(
+            memory.contains("about 3.00 GiB needed, 2.00 GiB available"),
+            "{memory}"
+        );
     }
 
     #[test]
     fn the_descriptor_limit_is_raised_to_the_hard_one() {
         let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
         assert_eq!(raise_descriptor_limit(), hard);
-        assert_eq!(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), hard);
+        assert_eq!(
+            getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
+            hard
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Local ports: a connection takes one of its source address's, and the system has so many to give per address.
+//! Local ports: a connection takes one of its source address's, and the system has so many to give
+//! per address.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,17 +19,27 @@ pub struct LocalPorts {
 impl LocalPorts {
     /// Reads the range given out to connections, and what is set apart from it.
     pub fn read() -> Result<Self, Failure> {
-        let range = fs::read_to_string(RANGE)
-            .map_err(|error| Failure::failed(format!("cannot read the range of local ports from {RANGE}: {error}")))?;
-        let reserved = fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
-        Self::parse(&range, &reserved)
-            .ok_or_else(|| Failure::failed(format!("{RANGE} reads {range:?}, which is not two ports")))
+        let range = fs::read_to_string(RANGE).map_err(|error| {
+            Failure::failed(format!(
+                "cannot read the range of local ports from {RANGE}: {error}"
+            ))
+        })?;
+        let reserved =
+            fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
+        Self::parse(&range, &reserved).ok_or_else(|| {
+            Failure::failed(format!("{RANGE} reads {range:?}, which is not two ports"))
+        })
     }
 
     fn parse(range: &str, reserved: &str) -> Option<Self> {
         let mut ends = range.split_ascii_whitespace().map(str::parse::<u16>);
         let range = ends.next()?.ok()?..=ends.next()?.ok()?;
-        let reserved = reserved.trim().split(',').filter_map(parse_span).map(|span| overlap(&span, &range)).sum();
+        let reserved = reserved
+            .trim()
+            .split(',')
+            .filter_map(parse_span)
+            .map(|span| overlap(&span, &range))
+            .sum();
         Some(Self { range, reserved })
     }
 
@@ -74,9 +85,9 @@ const SUBSTITUTES: u32 = 4;
 impl Sources {
     /// Decides where to connect from, so that every connection gets a local port.
     ///
-    /// All of 127.0.0.0/8 is this machine, so for a target in it there are as many sources as needed. A second one is
-    /// taken as soon as the first would lend more than half of its ports: the search for a free port slows down in a
-    /// full range, and other programs need some as well.
+    /// All of 127.0.0.0/8 is this machine, so for a target in it there are as many sources as
+    /// needed. A second one is taken as soon as the first would lend more than half of its ports:
+    /// the search for a free port slows down in a full range, and other programs need some as well.
     pub fn choose(target: IpAddr, given: &[IpAddr], connections: u32, ports: &LocalPorts) -> Self {
         if !given.is_empty() {
             return Self::Given(given.to_vec());
@@ -132,7 +143,9 @@ fn turn(index: u64, count: u32) -> u32 {
 
 /// 127.0.0.1 and those after it.
 fn nth_loopback(index: u32) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST).saturating_add(index)))
+    IpAddr::V4(Ipv4Addr::from(
+        u32::from(Ipv4Addr::LOCALHOST).saturating_add(index),
+    ))
 }
 
 #[cfg(test)]
@@ -167,7 +180,10 @@ mod tests {
         assert_eq!(choose(14_116), Sources::Loopback(1));
         assert_eq!(choose(14_116).pick(7), None);
         assert_eq!(choose(30_000), Sources::Loopback(3));
-        assert_eq!(choose(30_000).pick(5), Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3))));
+        assert_eq!(
+            choose(30_000).pick(5),
+            Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3)))
+        );
         assert!(choose(1_000_000).capacity(&default_ports()) >= 1_000_000);
     }
 
@@ -177,7 +193,10 @@ mod tests {
             let sources = Sources::Loopback(count);
             let substitutes: Vec<IpAddr> = sources.substitutes(0).collect();
             assert_eq!(substitutes.len(), SUBSTITUTES as usize);
-            assert!(!substitutes.contains(&sources.pick(0).unwrap_or(nth_loopback(0))), "{substitutes:?}");
+            assert!(
+                !substitutes.contains(&sources.pick(0).unwrap_or(nth_loopback(0))),
+                "{substitutes:?}"
+            );
         }
         assert_eq!(Sources::System.substitutes(0).count(), 0);
     }
@@ -185,7 +204,10 @@ mod tests {
     #[test]
     fn other_targets_get_what_was_given() {
         let far = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-        assert_eq!(Sources::choose(far, &[], 100_000, &default_ports()), Sources::System);
+        assert_eq!(
+            Sources::choose(far, &[], 100_000, &default_ports()),
+            Sources::System
+        );
         let own = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
         let given = Sources::choose(far, &[own], 100_000, &default_ports());
         assert_eq!(given.pick(5), Some(own));

@@ -1,4 +1,5 @@
-//! What a process uses: processor time, memory, descriptors. Read from `/proc`, which is documented in proc(5).
+//! What a process uses: processor time, memory, descriptors. Read from `/proc`, which is documented
+//! in proc(5).
 
 use std::fs;
 use std::io;
@@ -6,7 +7,8 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// The processor time this process has used so far, in user code and in the system, all threads together.
+/// The processor time this process has used so far, in user code and in the system, all threads
+/// together.
 pub fn own_cpu_time() -> Duration {
     clock(ClockId::ProcessCPUTime)
 }
@@ -18,18 +20,24 @@ pub fn thread_cpu_time() -> Duration {
 
 fn clock(id: ClockId) -> Duration {
     let now = clock_gettime(id);
-    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+    Duration::new(
+        now.tv_sec.unsigned_abs(),
+        u32::try_from(now.tv_nsec).unwrap_or(0),
+    )
 }
 
 /// The processor time another process has used so far, in steps of a clock tick (usually 10 ms).
 pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let ticks = cpu_ticks(&stat).ok_or_else(|| unexpected(pid, "stat"))?;
-    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+    Ok(Duration::from_secs_f64(
+        ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
+    ))
 }
 
-/// User and system time in ticks: fields 14 and 15 of the line. The second field is the command's name in
-/// parentheses and may hold spaces and parentheses itself, so counting starts after the last one.
+/// User and system time in ticks: fields 14 and 15 of the line. The second field is the command's
+/// name in parentheses and may hold spaces and parentheses itself, so counting starts after the
+/// last one.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, after_name) = stat.rsplit_once(')')?;
     let mut fields = after_name.split_ascii_whitespace().skip(11);
@@ -43,7 +51,8 @@ pub fn own_peak_memory() -> io::Result<u64> {
     kib_field("/proc/self/status", "VmHWM:")
 }
 
-/// A process's proportional share of the memory it maps, in bytes: pages shared by n processes count an nth each.
+/// A process's proportional share of the memory it maps, in bytes: pages shared by n processes
+/// count an nth each.
 pub fn proportional_memory(pid: u32) -> io::Result<u64> {
     kib_field(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
 }
@@ -57,8 +66,12 @@ pub fn own_descriptors() -> io::Result<u64> {
 /// Reads a line such as `VmHWM:  1234 kB` of a file in `/proc`, in bytes.
 pub fn kib_field(path: &str, field: &str) -> io::Result<u64> {
     let text = fs::read_to_string(path)?;
-    find_kib(&text, field)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{path} has no line `{field} … kB`")))
+    find_kib(&text, field).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{path} has no line `{field} … kB`"),
+        )
+    })
 }
 
 fn find_kib(text: &str, field: &str) -> Option<u64> {
@@ -68,7 +81,10 @@ fn find_kib(text: &str, field: &str) -> Option<u64> {
 }
 
 fn unexpected(pid: u32, file: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/{file} is not in the form proc(5) describes"))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("/proc/{pid}/{file} is not in the form proc(5) describes"),
+    )
 }
 
 #[cfg(test)]
@@ -85,7 +101,10 @@ mod tests {
 
     #[test]
     fn memory_is_read_in_bytes() {
-        assert_eq!(find_kib("Name:\tx\nVmHWM:\t    1234 kB\n", "VmHWM:"), Some(1_263_616));
+        assert_eq!(
+            find_kib("Name:\tx\nVmHWM:\t    1234 kB\n", "VmHWM:"),
+            Some(1_263_616)
+        );
         assert_eq!(find_kib("Name:\tx\n", "VmHWM:"), None);
     }
 

@@ -29,24 +29,34 @@ struct Shared {
 impl StopRequest {
     /// Starts to listen for the signals, on a thread of its own.
     pub fn listen() -> Result<Self, Failure> {
-        Self::try_listen().map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))
+        Self::try_listen()
+            .map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))
     }
 
     fn try_listen() -> io::Result<Self> {
         let request = Self::default();
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
         let listener = request.clone();
-        thread::Builder::new().name(String::from("signals")).spawn(move || {
-            for signal in signals.forever() {
-                listener.receive(signal);
-            }
-        })?;
+        thread::Builder::new()
+            .name(String::from("signals"))
+            .spawn(move || {
+                for signal in signals.forever() {
+                    listener.receive(signal);
+                }
+            })?;
         Ok(request)
     }
 
     fn receive(&self, signal: i32) {
-        let Shared { first, second, changed } = &*self.shared;
-        let is_new = |slot: &AtomicI32| slot.compare_exchange(0, signal, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        let Shared {
+            first,
+            second,
+            changed,
+        } = &*self.shared;
+        let is_new = |slot: &AtomicI32| {
+            slot.compare_exchange(0, signal, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok()
+        };
         if is_new(first) || is_new(second) {
             changed.notify(usize::MAX);
         } else {
@@ -98,7 +108,10 @@ mod tests {
         request.receive(SIGINT);
         assert_eq!((request.drain(), request.now()), (Some(SIGINT), None));
         request.receive(SIGTERM);
-        assert_eq!((request.drain(), request.now()), (Some(SIGINT), Some(SIGTERM)));
+        assert_eq!(
+            (request.drain(), request.now()),
+            (Some(SIGINT), Some(SIGTERM))
+        );
     }
 
     #[test]

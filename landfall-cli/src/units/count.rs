@@ -10,13 +10,16 @@ pub fn parse_count(text: &str) -> Result<u32, String> {
             None => (trimmed, 1),
         },
     };
-    let count = digits
-        .parse::<u32>()
-        .map_err(|_| format!("`{text}` is not a count: write a whole number such as 36000, 30k or 1M"))?;
+    let count = digits.parse::<u32>().map_err(|_| {
+        format!("`{text}` is not a count: write a whole number such as 36000, 30k or 1M")
+    })?;
     match count.checked_mul(factor) {
         Some(0) => Err(String::from("0 is too few: it must be at least 1")),
         Some(count) => Ok(count),
-        None => Err(format!("`{text}` is more than {}", grouped(u64::from(u32::MAX)))),
+        None => Err(format!(
+            "`{text}` is more than {}",
+            grouped(u64::from(u32::MAX))
+        )),
     }
 }
 
@@ -43,7 +46,10 @@ mod tests {
         assert!(parse_count("0k").unwrap_err().contains("at least 1"));
         assert!(parse_count("5000M").unwrap_err().contains("more than"));
         for nonsense in ["", "-1", "many", "1.5", "30 k", "30kk", "99999999999"] {
-            assert!(parse_count(nonsense).unwrap_err().contains("whole number"), "{nonsense}");
+            assert!(
+                parse_count(nonsense).unwrap_err().contains("whole number"),
+                "{nonsense}"
+            );
         }
     }
 

@@ -1,7 +1,8 @@
 //! Quantities as they are written on the command line, and as they are shown.
 //!
-//! A time needs its unit, a rate says what it is per, a share is in per cent; `k M G` count in thousands and
-//! `Ki Mi Gi` in 1024s. A number that could be read in two ways is refused, with both readings named.
+//! A time needs its unit, a rate says what it is per, a share is in per cent; `k M G` count in
+//! thousands and `Ki Mi Gi` in 1024s. A number that could be read in two ways is refused, with both
+//! readings named.
 
 mod count;
 mod limit;

@@ -42,14 +42,23 @@ impl fmt::Display for Rate {
 /// Reads a rate. A bare number is refused, since it does not say what it is per.
 pub fn parse_rate(text: &str) -> Result<Rate, String> {
     let Some((count, per)) = text.split_once('/') else {
-        return Err(format!("`{text}` does not say what it is per: write {text}/s (a second) or {text}/min (a minute)"));
+        return Err(format!(
+            "`{text}` does not say what it is per: write {text}/s or {text}/min"
+        ));
     };
     let per = match per.trim() {
         "s" => Per::Second,
         "min" => Per::Minute,
-        other => return Err(format!("`{other}` is not a period: write s (second) or min (minute), as in 2000/s")),
+        other => {
+            return Err(format!(
+                "`{other}` is not a period: write s (second) or min (minute), as in 2000/s"
+            ));
+        }
     };
-    Ok(Rate { count: parse_count(count)?, per })
+    Ok(Rate {
+        count: parse_count(count)?,
+        per,
+    })
 }
 
 #[cfg(test)]
@@ -58,14 +67,23 @@ mod tests {
 
     #[test]
     fn a_rate_gives_the_time_of_each_event() {
-        assert_eq!(parse_rate("2k/s").unwrap().offset_of(3), Duration::from_micros(1500));
-        assert_eq!(parse_rate("600/min").unwrap().offset_of(10), Duration::from_secs(1));
+        assert_eq!(
+            parse_rate("2k/s").unwrap().offset_of(3),
+            Duration::from_micros(1500)
+        );
+        assert_eq!(
+            parse_rate("600/min").unwrap().offset_of(10),
+            Duration::from_secs(1)
+        );
     }
 
     #[test]
     fn a_bare_number_is_refused_and_both_readings_are_named() {
         let refusal = parse_rate("2000").unwrap_err();
-        assert!(refusal.contains("2000/s") && refusal.contains("2000/min"), "{refusal}");
+        assert!(
+            refusal.contains("2000/s") && refusal.contains("2000/min"),
+            "{refusal}"
+        );
     }
 
     #[test]

@@ -50,7 +50,10 @@ mod tests {
     #[test]
     fn nonsense_is_refused_with_examples() {
         for nonsense in ["", "-1", "big", "64 potatoes"] {
-            assert!(parse_size(nonsense).unwrap_err().contains("16Ki (16,384)"), "{nonsense}");
+            assert!(
+                parse_size(nonsense).unwrap_err().contains("16Ki (16,384)"),
+                "{nonsense}"
+            );
         }
     }
 

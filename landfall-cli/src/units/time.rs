@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
-/// Reads a time. A bare number is refused: programs disagree on whether it means seconds or milliseconds.
+/// Reads a time. A bare number is refused: programs disagree on whether it means seconds or
+/// milliseconds.
 pub fn parse_time(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     if !text.is_empty() && text.chars().all(|c| c.is_ascii_digit() || c == '.') {
-        return Err(format!("`{text}` has no unit: write {text}s for seconds or {text}ms for milliseconds"));
+        return Err(format!(
+            "`{text}` has no unit: write {text}s for seconds or {text}ms for milliseconds"
+        ));
     }
     humantime::parse_duration(text).map_err(|error| format!("{error} (examples: 500ms, 2s, 1m30s)"))
 }
 
 /// Shows a time in the form [`parse_time`] reads.
 pub fn show_time(time: Duration) -> String {
-    humantime::format_duration(time).to_string().replace(' ', "")
+    humantime::format_duration(time)
+        .to_string()
+        .replace(' ', "")
 }
 
 /// Shows a measured time with three significant digits: `41 µs`, `1.24 ms`, `3.07 s`.
@@ -47,21 +52,34 @@ mod tests {
     fn a_bare_number_is_refused_and_both_readings_are_named() {
         for bare in ["5", "0", "1.5"] {
             let refusal = parse_time(bare).unwrap_err();
-            assert!(refusal.contains(&format!("{bare}s for seconds")), "{refusal}");
-            assert!(refusal.contains(&format!("{bare}ms for milliseconds")), "{refusal}");
+            assert!(
+                refusal.contains(&format!("{bare}s for seconds")),
+                "{refusal}"
+            );
+            assert!(
+                refusal.contains(&format!("{bare}ms for milliseconds")),
+                "{refusal}"
+            );
         }
     }
 
     #[test]
     fn nonsense_is_refused_with_examples() {
         for nonsense in ["", "fast", "5 bananas", "-1s"] {
-            assert!(parse_time(nonsense).unwrap_err().contains("examples"), "{nonsense}");
+            assert!(
+                parse_time(nonsense).unwrap_err().contains("examples"),
+                "{nonsense}"
+            );
         }
     }
 
     #[test]
     fn what_is_shown_can_be_read_again() {
-        for time in [Duration::from_millis(1500), Duration::from_secs(10), Duration::from_secs(90)] {
+        for time in [
+            Duration::from_millis(1500),
+            Duration::from_secs(10),
+            Duration::from_secs(90),
+        ] {
             assert_eq!(parse_time(&show_time(time)), Ok(time));
         }
     }

@@ -1,7 +1,10 @@
 //! Runs the tool, and programs we did not write, in bounded time, and ends what was started.
 
 // Each test file uses its own part of this.
-#![allow(dead_code, reason = "every test file is a crate of its own and includes all of this")]
+#![allow(
+    dead_code,
+    reason = "every test file is a crate of its own and includes all of this"
+)]
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
@@ -45,7 +48,11 @@ impl Outcome {
     /// The last line of standard output, as JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
-        let line = self.stdout.lines().last().unwrap_or_else(|| panic!("no output in {self:#?}"));
+        let line = self
+            .stdout
+            .lines()
+            .last()
+            .unwrap_or_else(|| panic!("no output in {self:#?}"));
         serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {self:#?}"))
     }
 }
@@ -65,7 +72,13 @@ pub fn landfall(args: &[&str]) -> Command {
 /// The tool under a shell that first does something, such as lowering a limit.
 pub fn landfall_after(shell_command: &str, args: &[&str]) -> Command {
     let mut command = Command::new("sh");
-    command.args(["-c", &format!("{shell_command} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_landfall")]).args(args);
+    command
+        .args([
+            "-c",
+            &format!("{shell_command} && exec \"$0\" \"$@\""),
+            env!("CARGO_BIN_EXE_landfall"),
+        ])
+        .args(args);
     command
 }
 
@@ -88,16 +101,29 @@ impl Running {
     #[track_caller]
     pub fn start(mut command: Command) -> Self {
         let program = command.get_program().to_string_lossy().into_owned();
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
         let mut child = command.spawn().unwrap_or_else(|error| {
-            panic!("{program} is needed for this test ({error}): on Debian, apt-get install {}", package_of(&program))
+            panic!(
+                "{program} is needed for this test ({error}): on Debian, apt-get install {}",
+                package_of(&program)
+            )
         });
         let stdout = Output::collect(child.stdout.take().expect("piped"));
         let stderr = Output::collect(child.stderr.take().expect("piped"));
-        Self { child, stdout, stderr, began: Instant::now() }
+        Self {
+            child,
+            stdout,
+            stderr,
+            began: Instant::now(),
+        }
     }
 
-    /// Waits for a line of standard output with this in it, and returns what follows it in the line.
+    /// Waits for a line of standard output with this in it, and returns what follows it in the
+    /// line.
     #[track_caller]
     pub fn stdout_after(&mut self, marker: &str) -> String {
         self.stdout.wait_for(marker)
@@ -117,7 +143,12 @@ impl Running {
     /// Writes to its standard input.
     pub fn write(&mut self, text: &[u8]) {
         use std::io::Write;
-        self.child.stdin.as_mut().expect("open").write_all(text).expect("the process reads");
+        self.child
+            .stdin
+            .as_mut()
+            .expect("open")
+            .write_all(text)
+            .expect("the process reads");
     }
 
     /// Whether it is still running.
@@ -139,12 +170,20 @@ impl Running {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 break status;
             }
-            assert!(Instant::now() < deadline, "still running after {PATIENCE:?}: {self:#?}");
+            assert!(
+                Instant::now() < deadline,
+                "still running after {PATIENCE:?}: {self:#?}"
+            );
             thread::sleep(Duration::from_millis(5));
         };
         let time = self.began.elapsed();
         let (stdout, stderr) = (self.stdout.rest(), self.stderr.rest());
-        Outcome { code: status.code(), stdout, stderr, time }
+        Outcome {
+            code: status.code(),
+            stdout,
+            stderr,
+            time,
+        }
     }
 
     /// The process id.
@@ -174,14 +213,23 @@ impl Output {
         thread::spawn(move || {
             let mut reader = BufReader::new(pipe);
             let mut line = Vec::new();
-            while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-                if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+            while reader
+                .read_until(b'\n', &mut line)
+                .is_ok_and(|count| count > 0)
+            {
+                if sender
+                    .send(String::from_utf8_lossy(&line).into_owned())
+                    .is_err()
+                {
                     return;
                 }
                 line.clear();
             }
         });
-        Self { lines, seen: String::new() }
+        Self {
+            lines,
+            seen: String::new(),
+        }
     }
 
     #[track_caller]
@@ -199,8 +247,8 @@ impl Output {
         }
     }
 
-    /// Everything, now that the process has ended. Something it started may still hold the pipe open, so this does
-    /// not wait for its end for long.
+    /// Everything, now that the process has ended. Something it started may still hold the pipe
+    /// open, so this does not wait for its end for long.
     fn rest(&mut self) -> String {
         while let Ok(line) = self.lines.recv_timeout(Duration::from_millis(200)) {
             self.seen.push_str(&line);
@@ -242,7 +290,10 @@ pub fn silent_socat() -> (Running, String) {
 fn socat_with(flags: &[&str], listen_options: &str, action: &str) -> (Running, String) {
     let listen = format!("TCP-LISTEN:0,bind=127.0.0.1,fork,backlog=4096{listen_options}");
     let mut command = Command::new("socat");
-    command.args(["-d", "-d"]).args(flags).args([&listen, action]);
+    command
+        .args(["-d", "-d"])
+        .args(flags)
+        .args([&listen, action]);
     let mut socat = Running::start(command);
     let address = socat.stderr_after("listening on AF=2 ");
     (socat, address)
