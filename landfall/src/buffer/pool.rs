@@ -10,6 +10,9 @@ use std::sync::Arc;
 pub(crate) trait Home: Send + Sync {
     /// Takes piece `id`, which starts at `address`, back.
     fn give_back(&self, id: u16, address: *mut u8);
+
+    /// Brings pieces into use that have not been so far; whether there were any.
+    fn grow(&self) -> bool;
 }
 
 /// One block of memory, cut into pieces of one size.
@@ -33,12 +36,12 @@ unsafe impl Sync for Pool {}
 const ALIGNMENT: usize = 4096;
 
 impl Pool {
-    /// A block of `count` pieces of `size` bytes. `home` is built with the address of each piece
-    /// known, and owns them all at first.
+    /// A block of `count` pieces of `size` bytes. `home` is built with the address of the block,
+    /// and owns all pieces at first.
     pub(crate) fn new<H: Home + 'static>(
         size: usize,
         count: usize,
-        home: impl FnOnce(&dyn Fn(usize) -> *mut u8) -> std::io::Result<H>,
+        home: impl FnOnce(*mut u8) -> std::io::Result<H>,
     ) -> std::io::Result<Arc<Pool>> {
         let too_large = || {
             std::io::Error::new(
@@ -53,9 +56,7 @@ impl Pool {
         let Some(memory) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
             handle_alloc_error(layout);
         };
-        // SAFETY: piece `id` lies within the block for every `id` below `count`.
-        let piece = |id: usize| unsafe { memory.as_ptr().add(id * size) };
-        match home(&piece) {
+        match home(memory.as_ptr()) {
             Ok(home) => Ok(Arc::new(Pool {
                 memory,
                 layout,
@@ -73,6 +74,11 @@ impl Pool {
     /// Bytes of one piece.
     pub(crate) fn size(&self) -> usize {
         self.size
+    }
+
+    /// The system found no piece: whether there are more of them now.
+    pub(crate) fn grow(&self) -> bool {
+        self.home.grow()
     }
 
     /// Makes a buffer of the first `length` bytes of a piece.

@@ -18,7 +18,7 @@ pub enum DriverChoice {
 
 /// How much memory each lane of the port has for pooled receives.
 ///
-/// Buffers are allocated as one block, whose pages are used only once something arrives in them.
+/// Buffers are allocated as one block, of which only as much is used as receives at a time need.
 /// When a lane has none left, it receives into memory of its own, so nobody starves and nobody
 /// sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,7 +33,7 @@ impl Default for BufferPolicy {
     fn default() -> Self {
         BufferPolicy {
             size: 16 * 1024,
-            count: 512,
+            count: 1024,
         }
     }
 }

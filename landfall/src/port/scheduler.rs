@@ -109,6 +109,8 @@ struct Worker {
     dirty: AtomicU64,
     /// Counts calls to `get`, to alternate between packets and lanes. Only it writes.
     turns: AtomicUsize,
+    /// Completions taken since the last flush. Only it writes.
+    unflushed: AtomicUsize,
     /// The lane it is at home in, or `NO_HOME`. Written with the scheduler's state locked.
     home: AtomicUsize,
 }
@@ -125,9 +127,10 @@ const BLOCKED: u64 = 2;
 const TAKING: u64 = 3;
 const STATE: u64 = 3;
 
-/// After this many completions taken without entering the system, enter it once, so that what it
-/// holds back is posted.
-const MOST_TAKEN_UNFLUSHED: usize = 64;
+/// After this many completions taken without entering the system, enter it once, so that what they
+/// were answered with goes out while it is in the processor's cache, and what the system holds back
+/// is posted.
+const MOST_TAKEN_UNFLUSHED: usize = 32;
 
 /// This thread's membership in a port; leaves on exit or on `get` at another port.
 struct Membership {
@@ -373,6 +376,7 @@ impl Scheduler {
             released: AtomicBool::new(false),
             dirty: AtomicU64::new(0),
             turns: AtomicUsize::new(0),
+            unflushed: AtomicUsize::new(0),
             home: AtomicUsize::new(NO_HOME),
         });
         let index = self.state.lock().workers.insert(Slot {
@@ -474,7 +478,7 @@ impl Scheduler {
         let turn = worker.turns.load(Ordering::Relaxed).wrapping_add(1);
         worker.turns.store(turn, Ordering::Relaxed);
         let home = worker.home();
-        if turn % MOST_TAKEN_UNFLUSHED == 0 {
+        if worker.unflushed.load(Ordering::Relaxed) >= MOST_TAKEN_UNFLUSHED {
             self.flush(driver, worker, home);
         }
         let mut taken = 0;
@@ -489,6 +493,8 @@ impl Scheduler {
         if taken == 0 {
             taken = self.take_elsewhere(driver, worker, sink, max);
         }
+        let unflushed = worker.unflushed.load(Ordering::Relaxed);
+        worker.unflushed.store(unflushed + taken, Ordering::Relaxed);
         taken
     }
 
@@ -533,6 +539,7 @@ impl Scheduler {
 
     /// Hands on what the worker submitted; whether that may have completed something at home.
     fn flush(&self, driver: &dyn Driver, worker: &Worker, home: Option<usize>) -> bool {
+        worker.unflushed.store(0, Ordering::Relaxed);
         self.flush_dirty(driver, worker, home.map_or(0, |home| 1 << home));
         home.is_some_and(|home| driver.flush(home))
     }

@@ -2,6 +2,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -16,18 +17,32 @@ use crate::port::BufferPolicy;
 /// The one buffer group of each ring.
 pub(super) const GROUP: u16 = 0;
 
+/// Pieces brought into use at a time. The kernel uses all in turn, so as few as will do stay in the
+/// processor's cache.
+const STEP: u16 = 64;
+
 /// The ring that the kernel takes buffers from at its head and we return them to at its tail.
 /// Layout: `io_uring_buf_ring` in io_uring_register_buf_ring(3).
 struct BufferRing {
     entries: NonNull<BufRingEntry>,
     layout: Layout,
     mask: u16,
+    /// Bytes of a piece.
     length: u32,
+    /// The block that the pieces are cut from.
+    block: *mut u8,
     /// Writing the tail is for one thread at a time.
-    tail: Mutex<u16>,
+    tail: Mutex<Tail>,
 }
 
-// SAFETY: the entries are written with `tail` locked, and read only by the kernel.
+struct Tail {
+    tail: u16,
+    /// Pieces that the kernel has never had.
+    unused: Range<u16>,
+}
+
+// SAFETY: the entries are written with `tail` locked, and read only by the kernel; the block is
+// only computed with.
 unsafe impl Send for BufferRing {}
 // SAFETY: as above.
 unsafe impl Sync for BufferRing {}
@@ -35,8 +50,8 @@ unsafe impl Sync for BufferRing {}
 /// Registers a pool of buffers with a ring.
 pub(super) fn register(ring: &IoUring, policy: BufferPolicy) -> io::Result<Arc<Pool>> {
     let count = policy.count.next_power_of_two();
-    Pool::new(policy.size, count, |piece| {
-        let buffers = BufferRing::new(count as u16, policy.size as u32);
+    Pool::new(policy.size, count, |block| {
+        let buffers = BufferRing::new(count as u16, policy.size as u32, block);
         // SAFETY: the entries are page-aligned and zeroed, `count` of them, and live in the pool's
         // home. The lane keeps the pool until its ring is gone.
         unsafe {
@@ -47,13 +62,13 @@ pub(super) fn register(ring: &IoUring, policy: BufferPolicy) -> io::Result<Arc<P
                 0,
             )?;
         }
-        (0..count).for_each(|id| buffers.give_back(id as u16, piece(id)));
+        buffers.grow();
         Ok(buffers)
     })
 }
 
 impl BufferRing {
-    fn new(count: u16, length: u32) -> Self {
+    fn new(count: u16, length: u32, block: *mut u8) -> Self {
         let layout = Layout::array::<BufRingEntry>(usize::from(count))
             .and_then(|layout| layout.align_to(4096))
             .expect("at most 32,768 entries of 16 bytes");
@@ -66,26 +81,45 @@ impl BufferRing {
             layout,
             mask: count - 1,
             length,
-            tail: Mutex::new(0),
+            block,
+            tail: Mutex::new(Tail {
+                tail: 0,
+                unused: 0..count,
+            }),
+        }
+    }
+
+    fn push(&self, tail: &mut Tail, id: u16, address: *mut u8) {
+        // SAFETY: the index is below the number of entries, the tail is locked, and the kernel
+        // does not read an entry before the tail passed it. The tail lies in the reserved field of
+        // the first entry, which no entry uses.
+        unsafe {
+            let entry = &mut *self.entries.as_ptr().add(usize::from(tail.tail & self.mask));
+            entry.set_addr(address as u64);
+            entry.set_len(self.length);
+            entry.set_bid(id);
+            tail.tail = tail.tail.wrapping_add(1);
+            let shared = BufRingEntry::tail(self.entries.as_ptr()).cast::<AtomicU16>();
+            (*shared).store(tail.tail, Ordering::Release);
         }
     }
 }
 
 impl Home for BufferRing {
     fn give_back(&self, id: u16, address: *mut u8) {
+        self.push(&mut self.tail.lock(), id, address);
+    }
+
+    fn grow(&self) -> bool {
         let mut tail = self.tail.lock();
-        // SAFETY: the index is below the number of entries, the tail is locked, and the kernel
-        // does not read an entry before the tail passed it. The tail lies in the reserved field of
-        // the first entry, which no entry uses.
-        unsafe {
-            let entry = &mut *self.entries.as_ptr().add(usize::from(*tail & self.mask));
-            entry.set_addr(address as u64);
-            entry.set_len(self.length);
-            entry.set_bid(id);
-            *tail = tail.wrapping_add(1);
-            let shared = BufRingEntry::tail(self.entries.as_ptr()).cast::<AtomicU16>();
-            (*shared).store(*tail, Ordering::Release);
+        let unused = tail.unused.clone();
+        let end = unused.end.min(unused.start.saturating_add(STEP));
+        for id in unused.start..end {
+            let address = self.block.wrapping_add(usize::from(id) * self.length as usize);
+            self.push(&mut tail, id, address);
         }
+        tail.unused.start = end;
+        !unused.is_empty()
     }
 }
 

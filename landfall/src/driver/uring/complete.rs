@@ -144,7 +144,9 @@ fn pooled(
     match (&mut *stage, result) {
         (Stage::Select, result) if result == -libc::ENOBUFS => {
             // Nobody starves: the pool's users may keep its buffers for ever.
-            *stage = Stage::Poll;
+            if !state.pool.as_ref().is_some_and(|pool| pool.grow()) {
+                *stage = Stage::Poll;
+            }
             return again_or_abort(lane, state, key, more);
         }
         (Stage::Poll, 0..) => {
