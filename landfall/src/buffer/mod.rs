@@ -7,8 +7,8 @@ use std::ops::Deref;
 
 use bytes::Bytes;
 
-pub(crate) use pool::{Home, Pool};
 pub use pool::PooledBuffer;
+pub(crate) use pool::{Home, Pool};
 
 /// Memory that goes into an operation and comes back with its completion.
 ///
@@ -40,7 +40,11 @@ impl Buffer {
     ///
     /// When the buffer is shorter.
     pub fn advance(&mut self, count: usize) {
-        assert!(count <= self.len(), "advanced {count} of {} bytes", self.len());
+        assert!(
+            count <= self.len(),
+            "advanced {count} of {} bytes",
+            self.len()
+        );
         match self {
             Buffer::Vec(vec) => *self = Buffer::Rest(std::mem::take(vec), count),
             Buffer::Rest(_, start) => *start += count,

@@ -88,8 +88,15 @@ impl Pool {
     /// The home has given piece `id` up: the system will not write to it, and no other buffer is
     /// made of it, until [`Home::give_back`] gets it.
     pub(crate) unsafe fn buffer(self: &Arc<Self>, id: u16, length: usize) -> PooledBuffer {
-        assert!(length <= self.size, "{length} bytes in a buffer of {}", self.size);
-        assert!((usize::from(id) + 1) * self.size <= self.layout.size(), "no piece {id}");
+        assert!(
+            length <= self.size,
+            "{length} bytes in a buffer of {}",
+            self.size
+        );
+        assert!(
+            (usize::from(id) + 1) * self.size <= self.layout.size(),
+            "no piece {id}"
+        );
         PooledBuffer {
             pool: self.clone(),
             id,
@@ -109,7 +116,12 @@ impl Drop for Pool {
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pool({} bytes in pieces of {})", self.layout.size(), self.size)
+        write!(
+            f,
+            "Pool({} bytes in pieces of {})",
+            self.layout.size(),
+            self.size
+        )
     }
 }
 
@@ -135,7 +147,12 @@ impl PooledBuffer {
 
     fn piece(&self) -> *mut u8 {
         // SAFETY: `Pool::buffer` checked that the piece lies within the block.
-        unsafe { self.pool.memory.as_ptr().add(usize::from(self.id) * self.pool.size) }
+        unsafe {
+            self.pool
+                .memory
+                .as_ptr()
+                .add(usize::from(self.id) * self.pool.size)
+        }
     }
 }
 

@@ -47,7 +47,8 @@ impl Accepted {
     }
 
     fn socket(&self) -> SocketRef {
-        self.socket.expect("an accepted connection has a socket until it is associated")
+        self.socket
+            .expect("an accepted connection has a socket until it is associated")
     }
 
     /// The bytes that came with the connection, when the accept asked for them
@@ -67,6 +68,8 @@ impl Drop for Accepted {
 
 impl fmt::Debug for Accepted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Accepted").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Accepted")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }

@@ -225,7 +225,11 @@ impl Turn {
     const OUT_AND_HELD: u8 = 3;
 
     fn new(serial: bool) -> Self {
-        Turn(AtomicU8::new(if serial { Self::FREE } else { Self::NOT_SERIAL }))
+        Turn(AtomicU8::new(if serial {
+            Self::FREE
+        } else {
+            Self::NOT_SERIAL
+        }))
     }
 
     /// Callers hold the lane's lock, so only `give_back` runs beside this.
@@ -237,7 +241,10 @@ impl Turn {
                 Self::FREE => Self::OUT,
                 _ => Self::OUT_AND_HELD,
             };
-            match self.0.compare_exchange_weak(now, next, Ordering::AcqRel, Ordering::Acquire) {
+            match self
+                .0
+                .compare_exchange_weak(now, next, Ordering::AcqRel, Ordering::Acquire)
+            {
                 Ok(_) => return next == Self::OUT,
                 Err(other) => now = other,
             }

@@ -89,7 +89,11 @@ impl CompletionPort {
         Builder::new()
     }
 
-    fn from_parts(driver: Box<dyn Driver>, concurrency: usize, driver_reason: String) -> io::Result<Self> {
+    fn from_parts(
+        driver: Box<dyn Driver>,
+        concurrency: usize,
+        driver_reason: String,
+    ) -> io::Result<Self> {
         let lanes = driver.lanes();
         let shared = Arc::new(Shared {
             driver,
@@ -119,7 +123,11 @@ impl CompletionPort {
     ///
     /// Fails when the port is closed, the connection was accepted by another port, or the system
     /// refuses the socket. The socket comes back.
-    pub fn associate(&self, source: impl Into<Source>, key: usize) -> Result<Handle, AssociateError> {
+    pub fn associate(
+        &self,
+        source: impl Into<Source>,
+        key: usize,
+    ) -> Result<Handle, AssociateError> {
         self.associate_with(source, Association::new(key))
     }
 
@@ -134,7 +142,12 @@ impl CompletionPort {
         association: Association,
     ) -> Result<Handle, AssociateError> {
         let shared = &self.0.shared;
-        let refuse = |error, source| Err(AssociateError { error, source: Source(source) });
+        let refuse = |error, source| {
+            Err(AssociateError {
+                error,
+                source: Source(source),
+            })
+        };
         match source.into().0 {
             source if shared.is_closed() => refuse(closed_port(), source),
             SourceKind::Accepted(accepted) if !Arc::ptr_eq(&accepted.shared, shared) => {
@@ -146,7 +159,12 @@ impl CompletionPort {
             }
             SourceKind::Accepted(mut accepted) => {
                 let socket = accepted.socket.take().expect("not yet associated");
-                Ok(Handle::new(shared.clone(), socket, association, accepted.peer))
+                Ok(Handle::new(
+                    shared.clone(),
+                    socket,
+                    association,
+                    accepted.peer,
+                ))
             }
             SourceKind::Socket(socket) => match shared.driver.attach(socket) {
                 Ok(socket) => Ok(Handle::new(shared.clone(), socket, association, None)),
@@ -186,7 +204,14 @@ impl CompletionPort {
         if self.0.shared.is_closed() {
             return Err(closed_port());
         }
-        Ok(self.0.watcher.timer(deadline, Packet { bytes: 0, key, token }))
+        Ok(self.0.watcher.timer(
+            deadline,
+            Packet {
+                bytes: 0,
+                key,
+                token,
+            },
+        ))
     }
 
     /// Takes a timer back. `false`: it has run out, or there is none of that name; its completion

@@ -41,7 +41,10 @@ pub(super) fn peer_addr(driver: &dyn Driver, socket: SocketRef) -> io::Result<So
 }
 
 fn no_internet_address() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "the socket has no internet address")
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        "the socket has no internet address",
+    )
 }
 
 /// What a thread in user code is doing.
@@ -91,7 +94,8 @@ mod tests {
         let (send, receive) = std::sync::mpsc::channel();
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let sleeper = std::thread::spawn(move || {
-            send.send(ThreadProbe::current()).expect("the test waits for it");
+            send.send(ThreadProbe::current())
+                .expect("the test waits for it");
             let _ = ended.recv();
         });
         let probe = receive.recv().expect("the thread sends it");

@@ -162,7 +162,8 @@ struct Call {
 
 impl Call {
     fn is_over(&self) -> bool {
-        self.deadline.is_some_and(|deadline| deadline <= Instant::now())
+        self.deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
     }
 }
 
@@ -233,7 +234,9 @@ impl Scheduler {
             let phase = membership.worker.phase.load(Ordering::Relaxed);
             std::ptr::eq(membership.scheduler, self) && matches!(phase & STATE, RUNNING | BLOCKED)
         };
-        MEMBERSHIP.try_with(|m| m.borrow().as_ref().is_some_and(is_running)).unwrap_or(false)
+        MEMBERSHIP
+            .try_with(|m| m.borrow().as_ref().is_some_and(is_running))
+            .unwrap_or(false)
     }
 
     /// Remembers that the calling worker submitted to these lanes.
@@ -257,7 +260,10 @@ impl Scheduler {
             let state = self.state.lock();
             let polled = bits(lanes).filter(|&lane| state.lanes[lane].poller.is_some());
             let polled = polled.fold(0, |set, lane| set | 1 << lane);
-            (polled, self.unattended(&state).fold(0, |set, lane| set | 1 << lane) & lanes)
+            (
+                polled,
+                self.unattended(&state).fold(0, |set, lane| set | 1 << lane) & lanes,
+            )
         };
         bits(polled).for_each(|lane| driver.nudge(lane));
         if unattended != 0 {
@@ -362,7 +368,9 @@ impl Scheduler {
     fn join(&self, shared: &Arc<Shared>) -> Arc<Worker> {
         let member = MEMBERSHIP.with(|membership| {
             let membership = membership.borrow();
-            let here = membership.as_ref().filter(|m| std::ptr::eq(m.scheduler, self));
+            let here = membership
+                .as_ref()
+                .filter(|m| std::ptr::eq(m.scheduler, self));
             here.map(|m| m.worker.clone())
         });
         if let Some(worker) = member {
@@ -425,9 +433,15 @@ impl Scheduler {
         let mut phase = worker.phase.load(Ordering::Relaxed);
         let counted = loop {
             let counted = phase & STATE == RUNNING;
-            let to = if counted { phase | TAKING } else { phase & !STATE };
+            let to = if counted {
+                phase | TAKING
+            } else {
+                phase & !STATE
+            };
             let entered =
-                worker.phase.compare_exchange_weak(phase, to, Ordering::AcqRel, Ordering::Relaxed);
+                worker
+                    .phase
+                    .compare_exchange_weak(phase, to, Ordering::AcqRel, Ordering::Relaxed);
             match entered {
                 Ok(_) => break counted,
                 Err(now) => phase = now,
@@ -445,7 +459,9 @@ impl Scheduler {
     /// Off to user code with a completion.
     fn exit(&self, worker: &Worker) {
         let taken = worker.phase.load(Ordering::Relaxed) >> 2;
-        worker.phase.swap((taken + 1) << 2 | RUNNING, Ordering::SeqCst);
+        worker
+            .phase
+            .swap((taken + 1) << 2 | RUNNING, Ordering::SeqCst);
         if self.watcher_asleep.load(Ordering::SeqCst) {
             self.wake_watcher();
         }
@@ -556,12 +572,7 @@ impl Scheduler {
     }
 
     /// Waits until released, something completes where it waits, or `deadline`.
-    fn wait(
-        &self,
-        driver: &dyn Driver,
-        worker: &Worker,
-        call: &mut Call,
-    ) -> Woken {
+    fn wait(&self, driver: &dyn Driver, worker: &Worker, call: &mut Call) -> Woken {
         let mut wakes = Wakes::default();
         let mut state = self.state.lock();
         if std::mem::take(&mut call.counted) {
@@ -629,7 +640,11 @@ impl Scheduler {
         let index = worker.index();
         state.workers[index].arrival = arrival;
         let before = |&other: &usize| state.workers[other].arrival < arrival;
-        let place = state.waiting.iter().rposition(before).map_or(0, |place| place + 1);
+        let place = state
+            .waiting
+            .iter()
+            .rposition(before)
+            .map_or(0, |place| place + 1);
         state.waiting.insert(place, index);
     }
 
@@ -677,20 +692,28 @@ impl Scheduler {
     /// Lanes that nobody waits in and whose home worker will not come to them soon.
     fn unattended<'a>(&'a self, state: &'a State) -> impl Iterator<Item = usize> + 'a {
         let stuck = self.stuck.load(Ordering::Relaxed);
-        state.lanes.iter().enumerate().filter_map(move |(index, lane)| {
-            let attended = lane.poller.is_some()
-                || lane.home.is_some_and(|home| {
-                    let slot = &state.workers[home];
-                    let phase = slot.worker.phase.load(Ordering::Relaxed);
-                    let soon_back = matches!(phase & STATE, RUNNING | TAKING) && stuck & 1 << index == 0;
-                    soon_back || slot.release.is_some()
-                });
-            (!attended).then_some(index)
-        })
+        state
+            .lanes
+            .iter()
+            .enumerate()
+            .filter_map(move |(index, lane)| {
+                let attended = lane.poller.is_some()
+                    || lane.home.is_some_and(|home| {
+                        let slot = &state.workers[home];
+                        let phase = slot.worker.phase.load(Ordering::Relaxed);
+                        let soon_back =
+                            matches!(phase & STATE, RUNNING | TAKING) && stuck & 1 << index == 0;
+                        soon_back || slot.release.is_some()
+                    });
+                (!attended).then_some(index)
+            })
     }
 
     fn sleep(&self, driver: &dyn Driver, worker: &Worker, covers: u64, call: &Call) {
-        let left = || call.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = || {
+            call.deadline
+                .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        };
         self.flush_dirty(driver, worker, covers);
         if covers != 0 {
             driver.wait(covers, left(), &worker.released);
@@ -849,7 +872,10 @@ impl Scheduler {
             return looked;
         }
         // Read outside the lock: it takes microseconds.
-        let states: Vec<_> = suspects.iter().map(|(worker, _)| worker.probe.state()).collect();
+        let states: Vec<_> = suspects
+            .iter()
+            .map(|(worker, _)| worker.probe.state())
+            .collect();
         let computing = states.contains(&ThreadState::Running);
         let mut wakes = Wakes::default();
         {
@@ -865,7 +891,9 @@ impl Scheduler {
         }
         wake(driver, wakes);
         // What they submitted rests until they come back: hand it on for them.
-        let touched = suspects.iter().fold(0, |set, (worker, _)| set | worker.touched());
+        let touched = suspects
+            .iter()
+            .fold(0, |set, (worker, _)| set | worker.touched());
         bits(touched).for_each(|lane| {
             driver.flush(lane);
         });

@@ -30,13 +30,19 @@ impl Timers {
         self.serial = self.serial.wrapping_add(1);
         let id = (u64::from(self.serial) << 32) | entry.key() as u64;
         entry.insert((id, packet));
-        let earliest = self.heap.peek().is_none_or(|Reverse((first, _))| deadline < *first);
+        let earliest = self
+            .heap
+            .peek()
+            .is_none_or(|Reverse((first, _))| deadline < *first);
         self.heap.push(Reverse((deadline, id)));
         (OperationId(id), earliest)
     }
 
     pub(super) fn remove(&mut self, id: OperationId) -> bool {
-        let found = self.armed.get(index(id.0)).is_some_and(|(armed, _)| *armed == id.0);
+        let found = self
+            .armed
+            .get(index(id.0))
+            .is_some_and(|(armed, _)| *armed == id.0);
         if found {
             self.armed.remove(index(id.0));
             if self.heap.len() > 64 && self.heap.len() > 2 * self.armed.len() {
@@ -51,7 +57,10 @@ impl Timers {
     /// The next timer that has run out by `now`.
     pub(super) fn expired(&mut self, now: Instant) -> Option<(OperationId, Packet)> {
         while let Some(Reverse((deadline, id))) = self.heap.peek().copied() {
-            let armed = self.armed.get(index(id)).is_some_and(|(armed, _)| *armed == id);
+            let armed = self
+                .armed
+                .get(index(id))
+                .is_some_and(|(armed, _)| *armed == id);
             if armed && deadline > now {
                 return None;
             }
@@ -77,7 +86,10 @@ mod tests {
     use super::*;
 
     fn packet(token: usize) -> Packet {
-        Packet { token, ..Packet::default() }
+        Packet {
+            token,
+            ..Packet::default()
+        }
     }
 
     #[test]
@@ -109,6 +121,10 @@ mod tests {
             let (id, _) = timers.insert(deadline, packet(token));
             assert!(timers.remove(id));
         }
-        assert!(timers.heap.len() <= 65, "{} entries kept", timers.heap.len());
+        assert!(
+            timers.heap.len() <= 65,
+            "{} entries kept",
+            timers.heap.len()
+        );
     }
 }

@@ -266,7 +266,7 @@ fn covers_one_that(
 #[test]
 fn c24_a_worker_that_sleeps_is_covered() {
     for_each_driver_alone(|driver| {
-        covers_one_that(driver.port(1), || thread::sleep(Duration::from_millis(250)), || {});
+        covers_one_that(driver.port(1), || thread::sleep(Duration::from_millis(150)), || {});
     });
 }
 
@@ -522,7 +522,8 @@ fn a_worker_that_computes_does_not_hide_its_neighbours_completions() {
     for_each_driver_alone(|driver| {
         for through_get in [false, true] {
             let longest = neighbours_wait(&driver.port(2), through_get);
-            let limit = Duration::from_millis(40);
+            // Hidden, it would not come at all: the neighbour computes until all have theirs.
+            let limit = Duration::from_secs(2);
             assert!(longest < limit, "{longest:?} for an echo, through get: {through_get}");
         }
     });

@@ -37,14 +37,22 @@ impl Streams {
 
     pub(super) fn get(&self, id: u64) -> Option<Arc<AcceptStream>> {
         let (streams, _) = &*self.0.lock();
-        streams.get(id as u32 as usize).filter(|stream| stream.id == id).cloned()
+        streams
+            .get(id as u32 as usize)
+            .filter(|stream| stream.id == id)
+            .cloned()
     }
 
     /// The streams of a listener.
     pub(super) fn of(&self, socket: SocketRef) -> Vec<Arc<AcceptStream>> {
         let (streams, _) = &*self.0.lock();
         let of_socket = |stream: &&Arc<AcceptStream>| stream.socket == socket;
-        streams.iter().map(|(_, stream)| stream).filter(of_socket).cloned().collect()
+        streams
+            .iter()
+            .map(|(_, stream)| stream)
+            .filter(of_socket)
+            .cloned()
+            .collect()
     }
 
     fn remove(&self, id: u64) -> Option<Arc<AcceptStream>> {
@@ -55,7 +63,8 @@ impl Streams {
 
 /// Posts what a lane is to carry of a stream.
 pub(super) fn post(lane: &Lane, state: &mut State, stream: &Arc<AcceptStream>, worker: bool) {
-    let multishot = lane.facilities.multishot_accept && !lane.facilities.direct_descriptors && !stream.once;
+    let multishot =
+        lane.facilities.multishot_accept && !lane.facilities.direct_descriptors && !stream.once;
     let count = if multishot || stream.once { 1 } else { POSTED };
     for _ in 0..count {
         let slot = if multishot { None } else { state.slots.take() };
@@ -255,7 +264,9 @@ pub(super) fn first_data(
     };
     let next = match (&first.stage, result) {
         (Stage::Select, result) if result == -libc::ENOBUFS => Some(Stage::Poll),
-        (Stage::Poll, 0..) => Some(Stage::Own(Vec::with_capacity(lane.means.buffer_size as usize))),
+        (Stage::Poll, 0..) => Some(Stage::Own(Vec::with_capacity(
+            lane.means.buffer_size as usize,
+        ))),
         _ => None,
     };
     if let Some(next) = next.filter(|_| !cancelled) {
@@ -263,7 +274,9 @@ pub(super) fn first_data(
         lane.start(state, key, true);
         return None;
     }
-    let received = usize::try_from(result).ok().filter(|_| !matches!(first.stage, Stage::Poll));
+    let received = usize::try_from(result)
+        .ok()
+        .filter(|_| !matches!(first.stage, Stage::Poll));
     let stage = std::mem::replace(&mut first.stage, Stage::Poll);
     let (stream, peer, deadline) = (first.stream.clone(), first.peer, first.deadline);
     if received.is_none() && retried(lane, state, key, result) {
@@ -288,7 +301,10 @@ pub(super) fn first_data(
             None
         }
     };
-    match (one_less(lane, &stream, completion.as_mut()), completion.is_some()) {
+    match (
+        one_less(lane, &stream, completion.as_mut()),
+        completion.is_some(),
+    ) {
         (Some(last), true) => state.ready.push_back(last),
         (last, false) => return last,
         (None, true) => {}
@@ -315,7 +331,11 @@ fn discard(lane: &Lane, state: &mut State, socket: u32) {
 }
 
 fn forget(lane: &Lane, state: &mut State, key: u32) {
-    if let Some(place) = state.accepting.iter().position(|&accepting| accepting == key) {
+    if let Some(place) = state
+        .accepting
+        .iter()
+        .position(|&accepting| accepting == key)
+    {
         state.accepting.swap_remove(place);
     }
     remove(lane, state, key);

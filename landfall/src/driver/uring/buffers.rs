@@ -94,7 +94,10 @@ impl BufferRing {
         // does not read an entry before the tail passed it. The tail lies in the reserved field of
         // the first entry, which no entry uses.
         unsafe {
-            let entry = &mut *self.entries.as_ptr().add(usize::from(tail.tail & self.mask));
+            let entry = &mut *self
+                .entries
+                .as_ptr()
+                .add(usize::from(tail.tail & self.mask));
             entry.set_addr(address as u64);
             entry.set_len(self.length);
             entry.set_bid(id);
@@ -115,7 +118,9 @@ impl Home for BufferRing {
         let unused = tail.unused.clone();
         let end = unused.end.min(unused.start.saturating_add(STEP));
         for id in unused.start..end {
-            let address = self.block.wrapping_add(usize::from(id) * self.length as usize);
+            let address = self
+                .block
+                .wrapping_add(usize::from(id) * self.length as usize);
             self.push(&mut tail, id, address);
         }
         tail.unused.start = end;

@@ -94,7 +94,9 @@ fn selected(state: &State, cqe: &cqueue::Entry) -> Option<Buffer> {
     let length = cqe.result().max(0) as usize;
     // SAFETY: the kernel took the buffer off its ring for this completion, which is seen once, and
     // has done with it. It filled at most the length that the buffer was registered with.
-    Some(Buffer::Pooled(unsafe { pool.buffer(id, length.min(pool.size())) }))
+    Some(Buffer::Pooled(unsafe {
+        pool.buffer(id, length.min(pool.size()))
+    }))
 }
 
 /// The kernel is done with the operation, at least for now.
@@ -111,7 +113,10 @@ fn left_kernel(state: &mut State, key: u32) {
 /// kernel because the thread that submitted it is gone (io_uring_prep_cancel(3) names ECANCELED;
 /// a retry on behalf of such a thread fails with EFAULT, liburing #1595).
 pub(super) fn retried(lane: &Lane, state: &mut State, key: u32, result: i32) -> bool {
-    let spurious = matches!(-result, libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::EFAULT);
+    let spurious = matches!(
+        -result,
+        libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::EFAULT
+    );
     let op = &mut state.ops[key as usize];
     let again = spurious && !op.cancelled && !state.closed;
     if again {
@@ -172,7 +177,11 @@ fn pooled(
     if bytes == 0 {
         // An empty pooled buffer goes back here; its home's lock is not ours.
         drop(data);
-        return if more { None } else { end(lane, state, key, 0, 0) };
+        return if more {
+            None
+        } else {
+            end(lane, state, key, 0, 0)
+        };
     }
     if !stream {
         let mut completion = finished(lane, state, key, 0, bytes);
@@ -204,7 +213,10 @@ pub(super) fn first_stage(lane: &Lane) -> Stage {
 
 /// A vector into whose spare capacity the kernel has written.
 pub(super) fn filled(mut vec: Vec<u8>, bytes: usize) -> Vec<u8> {
-    assert!(bytes <= vec.capacity() - vec.len(), "received past the end of the buffer");
+    assert!(
+        bytes <= vec.capacity() - vec.len(),
+        "received past the end of the buffer"
+    );
     // SAFETY: the kernel has written that many bytes from the vector's length on, which its
     // capacity covers.
     unsafe { vec.set_len(vec.len() + bytes) };
@@ -249,7 +261,13 @@ fn resume(lane: &Lane, state: &mut State, socket: u32) {
     }
 }
 
-fn received(lane: &Lane, state: &mut State, key: u32, result: i32, truncated: bool) -> Option<Completion> {
+fn received(
+    lane: &Lane,
+    state: &mut State,
+    key: u32,
+    result: i32,
+    truncated: bool,
+) -> Option<Completion> {
     if result < 0 {
         if retried(lane, state, key, result) {
             return None;
@@ -264,7 +282,13 @@ fn received(lane: &Lane, state: &mut State, key: u32, result: i32, truncated: bo
         }
         _ => {}
     }
-    end(lane, state, key, if truncated { libc::EMSGSIZE } else { 0 }, bytes)
+    end(
+        lane,
+        state,
+        key,
+        if truncated { libc::EMSGSIZE } else { 0 },
+        bytes,
+    )
 }
 
 fn sent(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Completion> {
@@ -302,7 +326,9 @@ fn connected(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Co
             None
         }
         libc::EISCONN => end(lane, state, key, 0, 0),
-        libc::ECANCELED | libc::EINTR | libc::EALREADY | libc::EFAULT if !op.cancelled && !state.closed => {
+        libc::ECANCELED | libc::EINTR | libc::EALREADY | libc::EFAULT
+            if !op.cancelled && !state.closed =>
+        {
             connect.again = true;
             lane.start(state, key, true);
             None
@@ -312,7 +338,13 @@ fn connected(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Co
 }
 
 /// One completion of several.
-fn step(lane: &Lane, state: &mut State, key: u32, bytes: usize, data: Option<Buffer>) -> Completion {
+fn step(
+    lane: &Lane,
+    state: &mut State,
+    key: u32,
+    bytes: usize,
+    data: Option<Buffer>,
+) -> Completion {
     let id = lane.id(state, key);
     let op = &mut state.ops[key as usize];
     let sequence = op.sequence;

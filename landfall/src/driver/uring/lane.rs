@@ -170,7 +170,10 @@ impl Lane {
 
     pub(super) fn name(state: &State, key: u32) -> u64 {
         let generation = state.ops[key as usize].generation;
-        user_data::tagged(user_data::OPERATION, u64::from(generation) << 32 | u64::from(key))
+        user_data::tagged(
+            user_data::OPERATION,
+            u64::from(generation) << 32 | u64::from(key),
+        )
     }
 
     pub(super) fn id(&self, state: &State, key: u32) -> OperationId {
@@ -444,7 +447,11 @@ impl Lane {
         }
         let held: Vec<_> = {
             let mut state = self.state.lock();
-            state.sockets.iter_mut().flat_map(|(_, socket)| std::mem::take(&mut socket.held)).collect()
+            state
+                .sockets
+                .iter_mut()
+                .flat_map(|(_, socket)| std::mem::take(&mut socket.held))
+                .collect()
         };
         drop(held);
         self.flush();

@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{Socket as SystemSocket, Type};
 
-use super::{Driver, SocketRef, Submitted, Sink};
+use super::{Driver, Sink, SocketRef, Submitted};
 use crate::port::{BufferPolicy, Facilities, Handle, Operation, OperationId, SubmitError};
 use accept::Streams;
 use lane::{Lane, State};
@@ -41,7 +41,11 @@ pub(crate) struct Uring {
 }
 
 impl Uring {
-    pub(crate) fn new(lanes: usize, buffers: BufferPolicy, facilities: Facilities) -> io::Result<Self> {
+    pub(crate) fn new(
+        lanes: usize,
+        buffers: BufferPolicy,
+        facilities: Facilities,
+    ) -> io::Result<Self> {
         let streams = Arc::new(Streams::default());
         let lanes: io::Result<Vec<_>> = (0..lanes)
             .map(|index| Lane::new(index, buffers, facilities, streams.clone()))
@@ -83,7 +87,9 @@ impl Uring {
                 Place::Direct(_) | Place::Closed => return Err(refuse(not_listening())),
             }
         };
-        let listening = socket2::SockRef::from(&listener).is_listener().unwrap_or(true);
+        let listening = socket2::SockRef::from(&listener)
+            .is_listener()
+            .unwrap_or(true);
         if !listening {
             return Err(refuse(not_listening()));
         }
@@ -104,7 +110,11 @@ impl Uring {
             true => 1 << socket.lane,
             false => self.all_lanes(),
         };
-        for lane in self.lanes.iter().filter(|lane| lanes & 1 << lane.index != 0) {
+        for lane in self
+            .lanes
+            .iter()
+            .filter(|lane| lanes & 1 << lane.index != 0)
+        {
             accept::post(lane, &mut lane.state.lock(), &stream, worker);
         }
         if !accept.once {
@@ -127,7 +137,9 @@ impl Uring {
 
     fn cancel_streams_of(&self, socket: SocketRef, worker: bool) -> (usize, u64) {
         let streams = self.streams.of(socket);
-        let lanes = streams.iter().fold(0, |lanes, stream| lanes | self.cancel_stream(stream, worker));
+        let lanes = streams.iter().fold(0, |lanes, stream| {
+            lanes | self.cancel_stream(stream, worker)
+        });
         (streams.len(), lanes)
     }
 }
@@ -147,10 +159,17 @@ impl Driver for Uring {
             Err(error) => return Err((error, socket)),
         };
         let listener = socket.is_listener().unwrap_or(false);
-        let emptiest = self.lanes.iter().min_by_key(|lane| lane.population.load(Ordering::Relaxed));
+        let emptiest = self
+            .lanes
+            .iter()
+            .min_by_key(|lane| lane.population.load(Ordering::Relaxed));
         let lane = emptiest.expect("a driver has at least one lane");
         // A listener serves all lanes, so it stays in the process's table.
-        let slot = if listener { None } else { lane.state.lock().slots.take() };
+        let slot = if listener {
+            None
+        } else {
+            lane.state.lock().slots.take()
+        };
         let place = match slot {
             None => Place::Plain(Arc::new(OwnedFd::from(socket))),
             Some(slot) => {
@@ -165,7 +184,11 @@ impl Driver for Uring {
             }
         };
         lane.population.fetch_add(1, Ordering::Relaxed);
-        let index = lane.state.lock().sockets.insert(Socket::new(place, kind == Type::DGRAM)) as u32;
+        let index = lane
+            .state
+            .lock()
+            .sockets
+            .insert(Socket::new(place, kind == Type::DGRAM)) as u32;
         Ok(SocketRef {
             lane: lane.index as u32,
             index,
@@ -343,7 +366,11 @@ impl Driver for Uring {
             self.lanes[lanes.trailing_zeros() as usize].wait(timeout, released);
             return;
         }
-        let lanes = || self.lanes.iter().filter(|lane| lanes & 1 << lane.index != 0);
+        let lanes = || {
+            self.lanes
+                .iter()
+                .filter(|lane| lanes & 1 << lane.index != 0)
+        };
         lanes().for_each(Lane::begin_shared_wait);
         if !released.load(Ordering::SeqCst) && !lanes().any(Lane::stirred) {
             wait_for_any(lanes(), timeout);
@@ -381,7 +408,9 @@ impl Driver for Uring {
 
 impl fmt::Debug for Uring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Uring").field("lanes", &self.lanes.len()).finish_non_exhaustive()
+        f.debug_struct("Uring")
+            .field("lanes", &self.lanes.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -409,7 +438,9 @@ fn kind_of(lane: &Lane, socket: &Socket, operation: Operation) -> Result<Kind, S
             let error = "a stream of receives needs a stream socket; this one has datagrams";
             return refuse(error, Operation::ReceiveStream);
         }
-        Operation::Receive(buffer) if socket.datagram => Kind::ReceiveDatagram(buffer, Message::new()),
+        Operation::Receive(buffer) if socket.datagram => {
+            Kind::ReceiveDatagram(buffer, Message::new())
+        }
         Operation::Receive(buffer) => Kind::Receive(buffer),
         Operation::ReceiveStream => Kind::Pooled {
             stream: true,
@@ -431,7 +462,10 @@ fn kind_of(lane: &Lane, socket: &Socket, operation: Operation) -> Result<Kind, S
         }),
         Operation::SetOption(option) => Kind::SetOption(Options::new(option)),
         Operation::Accept(accept) => {
-            return refuse("accepts are submitted as streams", Operation::Accept(accept));
+            return refuse(
+                "accepts are submitted as streams",
+                Operation::Accept(accept),
+            );
         }
     })
 }
@@ -457,7 +491,9 @@ fn cancel_operations(lane: &Lane, state: &mut State, socket: u32, worker: bool) 
 }
 
 fn wait_for_any<'a>(lanes: impl Iterator<Item = &'a Lane>, timeout: Option<Duration>) {
-    let mut fds: Vec<_> = lanes.map(|lane| PollFd::from_borrowed_fd(lane.fd(), PollFlags::IN)).collect();
+    let mut fds: Vec<_> = lanes
+        .map(|lane| PollFd::from_borrowed_fd(lane.fd(), PollFlags::IN))
+        .collect();
     let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let left = until.map(|until| until.saturating_duration_since(Instant::now()));
     // A time too long for the system is as good as none.
@@ -467,11 +503,17 @@ fn wait_for_any<'a>(lanes: impl Iterator<Item = &'a Lane>, timeout: Option<Durat
 }
 
 fn closed() -> io::Error {
-    io::Error::new(io::ErrorKind::NotConnected, "the handle or its port is closed")
+    io::Error::new(
+        io::ErrorKind::NotConnected,
+        "the handle or its port is closed",
+    )
 }
 
 fn not_listening() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "accepting needs a listening socket")
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "accepting needs a listening socket",
+    )
 }
 
 /// Says what to do about a refused set-up.
@@ -484,7 +526,9 @@ fn explain(error: io::Error) -> io::Error {
         }
         Some(libc::EINVAL) => "this kernel's io_uring is too old (Linux 6.1 or later is needed)",
         Some(libc::EMFILE | libc::ENFILE) => "no descriptor is left; raise the limit (ulimit -n)",
-        Some(libc::ENOMEM) => "no memory is left, or the limit on locked memory (ulimit -l) is too low",
+        Some(libc::ENOMEM) => {
+            "no memory is left, or the limit on locked memory (ulimit -l) is too low"
+        }
         _ => "setting io_uring up failed",
     };
     io::Error::new(error.kind(), format!("{advice}: {error}"))

@@ -46,7 +46,10 @@ pub(super) enum Kind {
     /// As `Receive`, where bytes past the end of the vector are lost and must be noticed.
     ReceiveDatagram(Vec<u8>, Box<Message>),
     /// Into pooled buffers.
-    Pooled { stream: bool, stage: Stage },
+    Pooled {
+        stream: bool,
+        stage: Stage,
+    },
     Readable,
     Send(Buffer),
     /// The buffer, and the result once known: a notification then says that the memory is free.
@@ -172,7 +175,10 @@ union OptionValue {
 impl Options {
     pub(super) fn new(option: SocketOption) -> Box<Self> {
         let number = |number| OptionValue { number };
-        let seconds = |time: Duration| time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
+        let seconds = |time: Duration| {
+            time.as_secs()
+                .saturating_add(u64::from(time.subsec_nanos() > 0))
+        };
         let clamp = |seconds: u64| i32::try_from(seconds).unwrap_or(i32::MAX);
         // Taken from the end.
         let steps = match option {
@@ -185,7 +191,11 @@ impl Options {
             SocketOption::KeepAlive(Some(idle)) => vec![
                 (libc::SOL_SOCKET, libc::SO_KEEPALIVE, number(1)),
                 // 32,767 s is the most that Linux takes (MAX_TCP_KEEPIDLE).
-                (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, number(clamp(seconds(idle)).clamp(1, 32_767))),
+                (
+                    libc::IPPROTO_TCP,
+                    libc::TCP_KEEPIDLE,
+                    number(clamp(seconds(idle)).clamp(1, 32_767)),
+                ),
             ],
             SocketOption::Linger(time) => {
                 let linger = libc::linger {
@@ -195,10 +205,18 @@ impl Options {
                 vec![(libc::SOL_SOCKET, libc::SO_LINGER, OptionValue { linger })]
             }
             SocketOption::ReceiveBuffer(bytes) => {
-                vec![(libc::SOL_SOCKET, libc::SO_RCVBUF, number(clamp(bytes.into())))]
+                vec![(
+                    libc::SOL_SOCKET,
+                    libc::SO_RCVBUF,
+                    number(clamp(bytes.into())),
+                )]
             }
             SocketOption::SendBuffer(bytes) => {
-                vec![(libc::SOL_SOCKET, libc::SO_SNDBUF, number(clamp(bytes.into())))]
+                vec![(
+                    libc::SOL_SOCKET,
+                    libc::SO_SNDBUF,
+                    number(clamp(bytes.into())),
+                )]
             }
         };
         Box::new(Options { steps })
@@ -252,12 +270,20 @@ impl AcceptOne {
     fn entry(&mut self) -> Entry {
         let listener = types::Fd(self.stream.listener.as_raw_fd());
         if self.multishot {
-            return opcode::AcceptMulti::new(listener).flags(libc::SOCK_CLOEXEC).build();
+            return opcode::AcceptMulti::new(listener)
+                .flags(libc::SOCK_CLOEXEC)
+                .build();
         }
         self.length = self.storage.size_of();
-        let slot = self.slot.and_then(|slot| types::DestinationSlot::try_from_slot_target(slot).ok());
+        let slot = self
+            .slot
+            .and_then(|slot| types::DestinationSlot::try_from_slot_target(slot).ok());
         // A place in the ring's table is not inherited by anybody, and refuses the flag.
-        let flags = if slot.is_some() { 0 } else { libc::SOCK_CLOEXEC };
+        let flags = if slot.is_some() {
+            0
+        } else {
+            libc::SOCK_CLOEXEC
+        };
         let address = (&raw mut self.storage).cast();
         opcode::Accept::new(listener, address, &raw mut self.length)
             .file_index(slot)
@@ -291,7 +317,9 @@ impl Installed {
 
     pub(super) fn wait(&self, time: Duration) -> Option<i32> {
         let result = self.result.lock().unwrap_or_else(|e| e.into_inner());
-        let waited = self.done.wait_timeout_while(result, time, |result| result.is_none());
+        let waited = self
+            .done
+            .wait_timeout_while(result, time, |result| result.is_none());
         *waited.unwrap_or_else(|e| e.into_inner()).0
     }
 }
@@ -394,7 +422,9 @@ impl Op {
             Kind::Readable => poll_entry(fd),
             Kind::Send(buffer) => {
                 let rest = &buffer[done..];
-                opcode::Send::new(fd, rest.as_ptr(), spare_length(rest.len())).flags(send_flags).build()
+                opcode::Send::new(fd, rest.as_ptr(), spare_length(rest.len()))
+                    .flags(send_flags)
+                    .build()
             }
             Kind::SendZeroCopy(buffer, _) => {
                 let rest = &buffer[done..];
@@ -409,17 +439,22 @@ impl Op {
                 }
             }
             Kind::SendVectored(buffers, message) => {
-                opcode::SendMsg::new(fd, message.gather(buffers, done)).flags(send_flags as u32).build()
+                opcode::SendMsg::new(fd, message.gather(buffers, done))
+                    .flags(send_flags as u32)
+                    .build()
             }
             Kind::Connect(connect) if connect.again => {
                 opcode::PollAdd::new(fd, libc::POLLOUT as u32).build()
             }
             Kind::Connect(connect) => {
-                opcode::Connect::new(fd, connect.address.as_ptr().cast(), connect.address.len()).build()
+                opcode::Connect::new(fd, connect.address.as_ptr().cast(), connect.address.len())
+                    .build()
             }
             Kind::Shutdown(how) => opcode::Shutdown::new(fd, *how).build(),
             Kind::SetOption(options) => options.entry(fd),
-            Kind::Install(_) => return opcode::FixedFdInstall::new(types::Fixed(target.number as u32), 0).build(),
+            Kind::Install(_) => {
+                return opcode::FixedFdInstall::new(types::Fixed(target.number as u32), 0).build();
+            }
             Kind::Accept(accept) => return accept.entry(),
             Kind::Deadline(stream, _) => {
                 let time: *const types::Timespec = match &stream.first_data {
@@ -443,7 +478,8 @@ impl Options {
             _ => size_of::<libc::c_int>(),
         };
         let value: *const OptionValue = value;
-        opcode::SetSockOpt::new(fd, *level as u32, *name as u32, value.cast(), length as u32).build()
+        opcode::SetSockOpt::new(fd, *level as u32, *name as u32, value.cast(), length as u32)
+            .build()
     }
 }
 

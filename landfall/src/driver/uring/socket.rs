@@ -27,7 +27,10 @@ pub(super) struct Target {
 
 impl Target {
     pub(super) fn plain(number: RawFd) -> Self {
-        Target { number, direct: false }
+        Target {
+            number,
+            direct: false,
+        }
     }
 
     /// Marks an entry built for `number` as one for the ring's own table if it is.
