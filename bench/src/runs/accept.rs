@@ -9,14 +9,16 @@ use crate::statistics::{Comparison, interleave_slices};
 
 /// Fits into the listener's queue: a server that falls behind must not lose connections.
 const BURST: usize = 2000;
+/// In a round.
+const BURSTS: usize = 2;
 const MESSAGE_SIZE: usize = 64;
 
-pub fn run(stacks: &[Stack], rounds: usize, workers: usize, bursts: usize) -> Comparison {
+pub fn run(stacks: &[Stack], rounds: usize, workers: usize) -> Comparison {
     let title = format!("a burst of {BURST} connections, {workers} worker(s)");
     let all = interleave_slices(
         stacks,
         rounds,
-        bursts,
+        BURSTS,
         |stack| set_up(stack, workers),
         |server| burst(server),
     );

@@ -5,6 +5,7 @@ mod compio;
 mod landfall_port;
 mod landfall_runtime;
 mod monoio;
+#[allow(unsafe_code, reason = "the limit is written by hand")]
 mod ring;
 mod threads;
 mod tokio;
