@@ -100,6 +100,9 @@ impl ConnectOptions {
             socket.set_tcp_nodelay(true)?;
         }
         if let Some(source) = self.source {
+            if source.port() == 0 {
+                super::os::choose_port_late(&socket)?;
+            }
             socket.bind(&source.into())?;
         }
         // Dropped while it connects, the stream has nothing to send and closes at once.
