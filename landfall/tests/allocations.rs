@@ -1,0 +1,244 @@
+//! Once warm, passing messages on allocates nothing, at the port and in the runtime.
+#![allow(unsafe_code, reason = "allocations are counted by an allocator, which is an unsafe trait")]
+
+mod runtime_support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::backtrace::Backtrace;
+use std::cell::Cell;
+use std::future::Future;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+use landfall::buffer::Buffer;
+use landfall::port::{Accept, Completion, CompletionKind, CompletionPort, Operation};
+use landfall::server::{Connection, Server};
+use runtime_support::LONG;
+
+const CLIENTS: usize = 20;
+const WARM_UP: usize = 20_000;
+const MESSAGES: usize = 100_000;
+const MESSAGE: [u8; 64] = [b'm'; 64];
+
+/// What may happen to be allocated meanwhile that is not for messages: the table of a lock at the
+/// first contention, a list of workers when the port's watcher finds one that was preempted. Both
+/// are common on a busy machine only; an idle one counts 0.
+const OTHERS: usize = MESSAGES / 1000;
+
+/// The system's allocator, which counts while it is told to.
+struct Counting;
+
+static IS_COUNTING: AtomicBool = AtomicBool::new(false);
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+static FIRST: Mutex<Option<Backtrace>> = Mutex::new(None);
+
+thread_local! {
+    /// Set in threads whose allocations are the test's own.
+    static IS_EXEMPT: Cell<bool> = const { Cell::new(false) };
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: every call is handed on to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller's promises are those that the system's allocator asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above; the memory came from the system's allocator.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+fn count() {
+    if !IS_COUNTING.load(SeqCst) || IS_EXEMPT.get() {
+        return;
+    }
+    if COUNT.fetch_add(1, SeqCst) == 0 {
+        // A backtrace allocates.
+        IS_EXEMPT.set(true);
+        *FIRST.lock().expect("no panic") = Some(Backtrace::force_capture());
+        IS_EXEMPT.set(false);
+    }
+}
+
+/// One test at a time: they share the allocator.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// Echoes messages over connections to a server of this process, and checks that the server does
+/// not allocate for them.
+fn assert_echo_allocates_nothing(server: SocketAddr) {
+    IS_EXEMPT.set(true);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(server)).collect();
+    exchange(&mut clients, WARM_UP);
+    COUNT.store(0, SeqCst);
+    IS_COUNTING.store(true, SeqCst);
+    exchange(&mut clients, MESSAGES);
+    IS_COUNTING.store(false, SeqCst);
+    let (count, first) = (COUNT.load(SeqCst), FIRST.lock().expect("no panic").take());
+    IS_EXEMPT.set(false);
+    if let Some(first) = first {
+        eprintln!("{count} allocations in {MESSAGES} messages, the first of them:\n{first}");
+    }
+    assert!(count <= OTHERS, "{count} allocations in {MESSAGES} messages");
+}
+
+fn connect(server: SocketAddr) -> TcpStream {
+    let client = TcpStream::connect(server).expect("connect");
+    client.set_nodelay(true).expect("a socket");
+    client.set_read_timeout(Some(LONG)).expect("a socket");
+    client
+}
+
+/// Every client sends a message before the first waits for its echo.
+fn exchange(clients: &mut [TcpStream], messages: usize) {
+    for _ in 0..messages / clients.len() {
+        for client in &mut *clients {
+            client.write_all(&MESSAGE).expect("write");
+        }
+        for client in &mut *clients {
+            let mut echo = [0; MESSAGE.len()];
+            client.read_exact(&mut echo).expect("an echo");
+            assert_eq!(echo, MESSAGE);
+        }
+    }
+}
+
+/// Runs an echo server of two workers on a port.
+fn with_port(handle: fn(&CompletionPort, Completion)) {
+    let _alone = ALONE.lock();
+    let port = CompletionPort::new(0).expect("a port");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("an address");
+    let listener = port.associate(listener, 0).expect("associate");
+    listener.submit(Operation::Accept(Accept::stream()), 0).expect("submit");
+    let worker = || {
+        let mut taken = Vec::with_capacity(8);
+        while port.get_many(&mut taken, 8, None).is_ok() {
+            taken.drain(..).for_each(|completion| handle(&port, completion));
+        }
+    };
+    thread::scope(|scope| {
+        scope.spawn(worker);
+        scope.spawn(worker);
+        // A failed assertion must not leave the scope waiting for the workers.
+        let passed = scope.spawn(|| assert_echo_allocates_nothing(address)).join();
+        port.close();
+        passed.expect("see above");
+    });
+}
+
+fn submit_to_accepted(port: &CompletionPort, mut completion: Completion, first: Operation) {
+    if let Some(accepted) = completion.take_accepted() {
+        let connection = port.associate(accepted, 0).expect("associate");
+        connection.submit(first, 0).expect("submit");
+    }
+}
+
+#[test]
+fn a_port_allocates_nothing_for_streams_of_pooled_buffers() {
+    with_port(|port, mut completion| match completion.kind() {
+        CompletionKind::Accept => submit_to_accepted(port, completion, Operation::ReceiveStream),
+        CompletionKind::Receive if completion.bytes() > 0 => {
+            let data = completion.take_buffer().expect("a receive brings its buffer");
+            let connection = completion.handle().expect("a receive has a handle");
+            connection.submit(Operation::Send(data), 0).expect("submit");
+        }
+        _ => {}
+    });
+}
+
+#[test]
+fn a_port_allocates_nothing_for_buffers_of_the_programs_own() {
+    with_port(|port, mut completion| match completion.kind() {
+        CompletionKind::Accept => {
+            submit_to_accepted(port, completion, Operation::Receive(Vec::with_capacity(1024)));
+        }
+        CompletionKind::Receive if completion.bytes() > 0 => {
+            let data = completion.take_buffer().expect("a receive brings its buffer");
+            let connection = completion.handle().expect("a receive has a handle");
+            connection.submit(Operation::Send(data), 0).expect("submit");
+        }
+        CompletionKind::Send => {
+            let mut vec = completion.take_buffer().map(Buffer::into_vec).expect("a send gives it back");
+            vec.clear();
+            let connection = completion.handle().expect("a send has a handle");
+            connection.submit(Operation::Receive(vec), 0).expect("submit");
+        }
+        _ => {}
+    });
+}
+
+/// Runs a server with a handler on a runtime of its own.
+fn with_server<F>(server: Server, handler: fn(Connection) -> F)
+where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let _alone = ALONE.lock();
+    let handle = server.handle();
+    thread::scope(|scope| {
+        let serving = scope.spawn(|| server.serve(handler));
+        let passed = scope.spawn(|| assert_echo_allocates_nothing(handle.local_addr())).join();
+        handle.stop();
+        serving.join().expect("no panic").expect("no error");
+        passed.expect("see above");
+    });
+}
+
+fn server() -> Server {
+    Server::bind("127.0.0.1:0").expect("bind")
+}
+
+async fn echo(mut connection: Connection) -> io::Result<()> {
+    while let Some(data) = connection.receive().await? {
+        connection.send(data).await?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_runtime_allocates_nothing_for_pooled_buffers() {
+    with_server(server(), echo);
+}
+
+#[test]
+fn the_runtime_allocates_nothing_for_an_idle_timeout() {
+    with_server(server().idle_timeout(Duration::from_secs(60)), echo);
+}
+
+#[test]
+fn the_runtime_allocates_nothing_for_buffers_of_the_programs_own() {
+    with_server(server(), |mut connection| async move {
+        let mut vec = Vec::with_capacity(1024);
+        loop {
+            let (received, data) = connection.read(vec).await;
+            if received? == 0 {
+                return Ok(());
+            }
+            let (sent, data) = connection.send_owned(data).await;
+            sent?;
+            vec = data.into_vec();
+            vec.clear();
+        }
+    });
+}
