@@ -1,6 +1,6 @@
 //! Accepting: statements 46, 47 and 51.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::thread;
 use std::time::Duration;
@@ -18,11 +18,10 @@ use crate::threads::{Worker, open_descriptors};
 /// A connection's peer, seen from its other end: it was closed.
 #[track_caller]
 fn assert_closed(mut peer: TcpStream) {
-    let end = peer.read(&mut [0; 1]);
-    assert!(matches!(&end, Ok(0) | Err(_)), "the connection is still open");
-    if let Err(error) = end {
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
-    }
+    // Read as `read_exact` does, past interruptions: what a ring completes for this thread ends a
+    // read that has a timeout.
+    let end = peer.read_exact(&mut [0; 1]).expect_err("nothing was sent").kind();
+    assert!(matches!(end, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{end}");
 }
 
 /// The next completion's connection.
@@ -120,7 +119,7 @@ fn c46_a_silent_client_is_closed_at_the_deadline_and_never_seen() {
             talking.write_all(b"quick").expect("its place is free again");
             assert_eq!(worker.join(), 5);
             listener.close();
-            if let Ok(end) = port.get(Some(PATIENCE / 100)) {
+            if let Ok(end) = port.get(Some(PATIENCE / 200)) {
                 assert!(end.is_final() && is_aborted(&end.result().expect_err("aborted")));
             }
             assert_quiet(&port);
@@ -288,7 +287,7 @@ fn an_accept_on_a_connection_is_refused() {
         let (connection, _peer) = connected(&port, 1);
         let accept = Operation::Accept(Accept::stream());
         let refused = connection.submit(accept, 0).expect_err("it does not listen");
-        assert_eq!(refused.error.kind(), std::io::ErrorKind::InvalidInput);
+        assert_eq!(refused.error.kind(), ErrorKind::InvalidInput);
         assert!(matches!(refused.operation, Operation::Accept(_)));
         assert_quiet(&port);
     });
@@ -297,7 +296,8 @@ fn an_accept_on_a_connection_is_refused() {
 #[test]
 fn a_burst_of_clients_is_accepted_to_the_last() {
     for_each_driver(|driver| {
-        const CLIENTS: usize = 500;
+        // More than the port keeps accepts posted (32), fewer than the listener's backlog (128).
+        const CLIENTS: usize = 120;
         let port = driver.port(0);
         let (std_listener, address) = listener();
         let listener = port.associate(std_listener, 1).expect("associates");

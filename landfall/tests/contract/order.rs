@@ -226,7 +226,7 @@ fn a_held_back_stream_slows_its_sender_down() {
             let port = port.clone();
             Worker::start(move || while port.get(None).is_ok() {})
         };
-        peer.set_write_timeout(Some(Duration::from_millis(100))).expect("above zero");
+        peer.set_write_timeout(Some(Duration::from_millis(200))).expect("above zero");
         let chunk = vec![0; 1 << 20];
         let mut written = 0;
         while let Ok(count) = peer.write(&chunk) {

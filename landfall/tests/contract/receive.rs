@@ -229,8 +229,8 @@ fn c42_receives_fill_in_the_order_they_were_submitted() {
                 assert_eq!(data[..], bytes[at..at + size]);
                 at += size;
             }
-            assert_quiet(&port);
         }
+        assert_quiet(&port);
     });
 }
 

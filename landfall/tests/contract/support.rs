@@ -16,7 +16,7 @@ use socket2::SockRef;
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a port is watched for something that must not happen.
-pub const QUIET: Duration = Duration::from_millis(15);
+pub const QUIET: Duration = Duration::from_millis(8);
 
 /// The most that one test may take under one variant.
 const WATCHDOG: Duration = Duration::from_secs(30);
