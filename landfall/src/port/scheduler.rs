@@ -886,6 +886,7 @@ impl Scheduler {
             }
             self.rebalance(driver, &mut state, &mut wakes);
         }
+        looked.computing = computing;
         if computing {
             driver.poke();
         }
@@ -956,6 +957,8 @@ pub(super) struct Looked {
     pub(super) running: bool,
     /// Somebody is blocked in user code.
     pub(super) blocked: bool,
+    /// Somebody computes for long in user code.
+    pub(super) computing: bool,
     /// A worker was newly found blocked or computing, or went on.
     pub(super) changed: bool,
 }
