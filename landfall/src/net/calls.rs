@@ -106,6 +106,12 @@ impl Calls {
         self.is_shut
     }
 
+    /// The future that waited was dropped, or will not hear any more. Returns its waker.
+    pub(super) fn stop_waiting(&mut self) -> Option<Waker> {
+        self.timed_out = false;
+        self.waiter.take()
+    }
+
     /// Tells a sender that waits that it has waited for too long.
     pub(super) fn expire(&mut self) -> Option<Waker> {
         let waiter = self.waiter.take();
@@ -171,7 +177,7 @@ impl Socket {
     /// Waits until every operation has ended.
     pub(super) fn poll_flushed(&self, cx: &Context<'_>) -> Poll<()> {
         let mut calls = self.state.calls.lock();
-        if calls.unfinished == 0 {
+        if calls.unfinished == 0 || self.abandoned().is_some() {
             return Poll::Ready(());
         }
         let outdated = register(&mut calls.waiter, cx);
@@ -220,8 +226,7 @@ impl Drop for Call<'_> {
         if self.is_waiting {
             let mut calls = self.socket.state.calls.lock();
             calls.awaited = None;
-            calls.timed_out = false;
-            let leftover = (calls.done.take(), calls.waiter.take());
+            let leftover = (calls.done.take(), calls.stop_waiting());
             drop(calls);
             drop(leftover);
         }
@@ -236,7 +241,7 @@ impl Socket {
         let mut calls = self.state.calls.lock();
         let timed_out = std::mem::take(&mut calls.timed_out).then(inbox::timed_out);
         let broken = calls.broken.filter(|_| is_send(&operation)).map(io::Error::from_raw_os_error);
-        if let Some(error) = broken.or(timed_out) {
+        if let Some(error) = broken.or(timed_out).or_else(|| self.abandoned()) {
             return Ok(Done { result: Err(error), buffer: buffer_of(operation) });
         }
         let outdated = register(&mut calls.waiter, cx);
@@ -266,9 +271,10 @@ impl Socket {
         if let Some(done) = calls.done.take() {
             return Ok(done);
         }
-        if std::mem::take(&mut calls.timed_out) {
+        let timed_out = std::mem::take(&mut calls.timed_out).then(inbox::timed_out);
+        if let Some(error) = timed_out.or_else(|| self.abandoned()) {
             calls.awaited = None;
-            return Ok(Done { result: Err(inbox::timed_out()), buffer: None });
+            return Ok(Done { result: Err(error), buffer: None });
         }
         let outdated = register(&mut calls.waiter, cx);
         drop(calls);

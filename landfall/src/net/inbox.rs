@@ -144,7 +144,7 @@ impl Inbox {
     }
 
     /// The reader's future was dropped. Returns its waker.
-    fn stop_waiting(&mut self) -> Option<Waker> {
+    pub(super) fn stop_waiting(&mut self) -> Option<Waker> {
         self.timed_out = false;
         self.reader.take()
     }
@@ -198,6 +198,9 @@ impl Socket {
         if let Some(next) = inbox.next() {
             return Poll::Ready(next);
         }
+        if let Some(error) = self.abandoned() {
+            return Poll::Ready(Err(error));
+        }
         let outdated = register(&mut inbox.reader, cx);
         let begin = inbox.receiving == Receiving::Nothing;
         if begin {
@@ -249,6 +252,7 @@ impl Socket {
     pub(super) fn poll_detach(&self, cx: &Context<'_>) -> Poll<Vec<Buffer>> {
         let mut inbox = self.state.inbox.lock();
         let id = match inbox.receiving {
+            _ if self.abandoned().is_some() => return Poll::Ready(Vec::new()),
             Receiving::Nothing => {
                 let mut received = Vec::new();
                 while let Some(buffer) = inbox.pop() {
@@ -376,6 +380,9 @@ impl Socket {
             Some(Err(error)) => return Ok((Err(error), vec)),
             None => {}
         }
+        if let Some(error) = self.abandoned() {
+            return Ok((Err(error), vec));
+        }
         let outdated = register(&mut inbox.reader, cx);
         let begin = inbox.receiving == Receiving::Nothing;
         if begin {
@@ -415,6 +422,10 @@ impl Socket {
                 (bytes, _, _) => Ok(bytes),
             };
             return Ok((result, vec));
+        }
+        if let Some(error) = self.abandoned() {
+            // The vector went with the port.
+            return Ok((Err(error), Vec::new()));
         }
         // The vector comes back only when the operation has ended.
         let cut_short = (inbox.timed_out || inbox.draining) && inbox.receiving == Receiving::Once;

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::os;
-use super::socket::{associate, refused};
+use super::socket::{abandoned, refused};
 use super::stream::TcpStream;
 use crate::port::{self, Accepted, Handle, Operation, OperationId, Source, is_aborted};
 use crate::runtime::{self, Event, Respond, Shared};
@@ -34,6 +34,8 @@ pub struct TcpListener {
     shared: Arc<Shared>,
     handle: Handle,
     state: Arc<ListenerState>,
+    /// Its number among the runtime's responders.
+    number: usize,
 }
 
 /// How to listen.
@@ -137,8 +139,8 @@ impl TcpListener {
 
     pub(crate) fn associate(shared: Arc<Shared>, source: impl Into<Source>) -> io::Result<Self> {
         let state = Arc::new(ListenerState::default());
-        let handle = associate(&shared, source, state.clone())?;
-        Ok(TcpListener { shared, handle, state })
+        let (handle, number) = shared.associate(source, state.clone())?;
+        Ok(TcpListener { shared, handle, state, number })
     }
 
     /// Waits for the next connection. A future that is dropped leaves it to the next accept.
@@ -179,6 +181,7 @@ impl TcpListener {
 impl Drop for TcpListener {
     fn drop(&mut self) {
         self.close();
+        self.shared.forget(self.number);
     }
 }
 
@@ -260,6 +263,11 @@ impl Respond for ListenerState {
             waker.wake();
         }
     }
+
+    fn abandon(&self) {
+        let waiting = std::mem::take(&mut self.0.lock().waiting);
+        waiting.into_iter().for_each(|(_, waker)| waker.wake());
+    }
 }
 
 /// What [`TcpListener::accept`] returns.
@@ -279,6 +287,9 @@ impl Future for Accept<'_> {
             drop(queue);
             self.leave();
             return Poll::Ready(ready.and_then(|accepted| TcpStream::associate(listener.shared.clone(), accepted)));
+        }
+        if let Some(error) = abandoned(&listener.shared) {
+            return Poll::Ready(Err(error));
         }
         let outdated = self.wait(&mut queue, cx);
         let begin = queue.accepting == Accepting::Nothing;

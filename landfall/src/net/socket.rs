@@ -1,6 +1,5 @@
 //! A socket of the port, and what its completions are kept in until somebody asks.
 
-use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +12,7 @@ use parking_lot::Mutex;
 use super::calls::Calls;
 use super::idle::Idle;
 use super::inbox::Inbox;
-use crate::port::{Association, CompletionKind, Handle, Operation, SocketOption, Source};
+use crate::port::{CompletionKind, Handle, Operation, SocketOption, Source};
 use crate::runtime::time::timeout;
 use crate::runtime::{self, Event, Respond, Shared};
 
@@ -33,6 +32,8 @@ pub(crate) struct SocketState {
     was_reset: AtomicBool,
     pub(super) idle: OnceLock<Box<Idle>>,
     observer: OnceLock<(Arc<dyn Observer>, usize)>,
+    /// Its number among the runtime's responders.
+    number: OnceLock<usize>,
 }
 
 /// Told of what happens on many sockets, each under its own number.
@@ -52,8 +53,10 @@ impl Socket {
             was_reset: AtomicBool::new(false),
             idle: OnceLock::new(),
             observer: OnceLock::new(),
+            number: OnceLock::new(),
         });
-        let handle = associate(&state.shared, source, state.clone())?;
+        let (handle, number) = state.shared.associate(source, state.clone())?;
+        state.number.get_or_init(|| number);
         Ok(Socket { handle, state })
     }
 
@@ -70,8 +73,13 @@ impl Socket {
     }
 
     /// What to answer when the port has refused an operation.
-    pub(super) fn refused<T>(&self, error: T) -> Poll<T> {
+    pub(super) fn refused(&self, error: io::Error) -> Poll<io::Error> {
         refused(&self.state.shared, error)
+    }
+
+    /// What to answer instead of waiting when nothing more will come.
+    pub(super) fn abandoned(&self) -> Option<io::Error> {
+        abandoned(&self.state.shared)
     }
 
     /// Finishes what is queued and closes, or resets the connection at the deadline.
@@ -86,25 +94,20 @@ impl Socket {
     }
 }
 
-/// Associates a source with the runtime's port, so that its completions go to `responder`.
-pub(super) fn associate(
-    shared: &Shared,
-    source: impl Into<Source>,
-    responder: Arc<dyn Respond>,
-) -> io::Result<Handle> {
-    // A context is found again by its type, and so has one: the trait object in an `Arc`.
-    let context: Arc<dyn Any + Send + Sync> = Arc::new(responder);
-    let association = Association::new(0).serial(true).context(context);
-    Ok(shared.port.associate_with(source, association)?)
-}
-
 /// In a task of a runtime that is being dropped nothing is answered any more: the task is dropped
 /// as soon as it waits, and one that tries again and again would not end.
-pub(super) fn refused<T>(shared: &Shared, error: T) -> Poll<T> {
+pub(super) fn refused(shared: &Shared, error: io::Error) -> Poll<io::Error> {
     match shared.is_closing() && shared.is_current() {
         true => Poll::Pending,
         false => Poll::Ready(error),
     }
+}
+
+/// The error for code that is run by somebody else and waits for a socket of a runtime that has
+/// been dropped.
+pub(super) fn abandoned(shared: &Shared) -> Option<io::Error> {
+    let abandoned = shared.is_closing() && !shared.is_current();
+    abandoned.then(|| io::Error::new(io::ErrorKind::NotConnected, "the socket's runtime has been dropped"))
 }
 
 /// Makes the context's task the one to wake. Returns the waker it replaces, to be dropped without
@@ -179,12 +182,23 @@ impl Respond for SocketState {
             _ => self.respond_to_call(event),
         }
     }
+
+    fn abandon(&self) {
+        let reader = self.inbox.lock().stop_waiting();
+        let waiter = self.calls.lock().stop_waiting();
+        for waker in [reader, waiter].into_iter().flatten() {
+            waker.wake();
+        }
+    }
 }
 
 impl Drop for SocketState {
     fn drop(&mut self) {
         if let Some((observer, socket)) = self.observer.get() {
             observer.closed(*socket);
+        }
+        if let Some(number) = self.number.get() {
+            self.shared.forget(*number);
         }
     }
 }

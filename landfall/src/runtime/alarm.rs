@@ -44,6 +44,20 @@ impl Alarms {
             waker.wake();
         }
     }
+
+    /// Rings all: the runtime is being dropped, its tasks have been, and what still waits is run
+    /// by another one.
+    pub(super) fn abandon(&self) {
+        let mut list = self.0.lock();
+        let states = list.entries.iter_mut().map(|(_, entry)| std::mem::replace(&mut entry.state, State::Rung));
+        let states: Vec<_> = states.collect();
+        drop(list);
+        for state in states {
+            if let State::Waiting(waker) = state {
+                waker.wake();
+            }
+        }
+    }
 }
 
 /// One alarm. Dropped, it is taken back.
@@ -51,7 +65,8 @@ pub(crate) struct Alarm {
     shared: Arc<Shared>,
     index: usize,
     serial: usize,
-    /// `None` when the port was closed and will never ring.
+    /// `None` when the port was closed: it never rings for a task, which will be dropped, and has
+    /// rung for anybody else.
     timer: Option<OperationId>,
 }
 
@@ -63,6 +78,9 @@ impl Alarm {
         let index = list.entries.insert(Entry { serial, state: State::Waiting(waker) });
         drop(list);
         let timer = shared.port.timer(deadline, serial, index).ok();
+        if timer.is_none() && !shared.is_current() {
+            shared.alarms.ring(serial, index);
+        }
         Alarm { shared: shared.clone(), index, serial, timer }
     }
 

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::alarm::Alarms;
 use super::cover::Cover;
 use super::ready::Ready;
+use super::respond::Responders;
 use super::task::Tasks;
 use super::{Runtime, Shared};
 use crate::port::{self, CompletionPort, DriverChoice};
@@ -114,6 +115,7 @@ impl Builder {
             ready: Ready::default(),
             tasks: Tasks::default(),
             alarms: Alarms::default(),
+            responders: Responders::default(),
             cover: Cover::new(workers, self.most_spares),
             closing: AtomicBool::new(false),
             close_deadline: self.close_deadline,

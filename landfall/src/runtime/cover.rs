@@ -9,16 +9,15 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Shared;
 
 pub(super) const THREAD_NAME: &str = "landfall-cover";
 
-/// Between looks, at first. The port needs about as long to notice that a worker is blocked.
+/// Before a look, at first. The port needs about as long to notice that a worker is blocked.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
-/// Between looks while all workers stay in the program's code and none of them is blocked, or
-/// there may be no more of them.
+/// Before a look when the last ones found no spare to be needed, or to be had.
 const LONGEST_PAUSE: Duration = Duration::from_millis(16);
 
 pub(super) struct Cover {
@@ -134,11 +133,15 @@ impl Shared {
         while !cover.closed.load(Ordering::SeqCst) {
             cover.asleep.store(true, Ordering::SeqCst);
             if cover.idle_worker(0).is_some() {
+                let since = Instant::now();
                 thread::park();
-                pause = SHORTEST_PAUSE;
-                continue;
+                if since.elapsed() > LONGEST_PAUSE {
+                    pause = SHORTEST_PAUSE;
+                }
             }
             cover.asleep.store(false, Ordering::SeqCst);
+            // Most tasks give their worker back at once. Where there are no more workers than may
+            // run, each would call for a look.
             thread::park_timeout(pause);
             // A thread that the system refuses now is asked for again after the next pause.
             if self.needs_spare() && self.start_worker().is_ok() {

@@ -34,6 +34,7 @@ mod builder;
 mod cover;
 mod join;
 mod ready;
+mod respond;
 mod task;
 pub mod time;
 mod worker;
@@ -54,12 +55,14 @@ use parking_lot::Mutex;
 pub(crate) use alarm::Alarm;
 pub use builder::Builder;
 pub use join::{JoinError, JoinHandle};
-pub(crate) use worker::{Event, Respond, worker_index};
+pub(crate) use respond::{Event, Respond};
+pub(crate) use worker::worker_index;
 
 use crate::port::CompletionPort;
 use alarm::Alarms;
 use cover::Cover;
 use ready::Ready;
+use respond::Responders;
 use task::Tasks;
 
 /// Workers of one port, and the tasks they run.
@@ -79,6 +82,7 @@ pub(crate) struct Shared {
     ready: Ready,
     tasks: Tasks,
     alarms: Alarms,
+    responders: Responders,
     cover: Cover,
     closing: AtomicBool,
     close_deadline: Duration,
@@ -120,10 +124,10 @@ impl Runtime {
         task::spawn(&self.shared, future)
     }
 
-    /// The port that carries the runtime, to post to or to associate handles of one's own with.
+    /// The port that carries the runtime, to look at: its driver, its concurrency value.
     ///
-    /// The runtime's workers take every completion of this port and drop those that are not the
-    /// runtime's own.
+    /// The runtime's workers take every completion of this port, so it is of no use for operations
+    /// of the program's own.
     pub fn port(&self) -> &CompletionPort {
         &self.shared.port
     }
@@ -196,6 +200,8 @@ impl Shared {
         join_all(workers);
         join_all(std::mem::take(&mut *self.threads.lock()));
         self.tasks.close(&self.ready);
+        self.responders.abandon();
+        self.alarms.abandon();
     }
 }
 

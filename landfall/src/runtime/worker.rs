@@ -6,45 +6,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
+use super::respond::{Event, Respond};
 use super::task::Runnable;
 use super::{Shared, enter, ready};
-use crate::buffer::Buffer;
-use crate::port::{Accepted, Completion, CompletionKind, Handle, OperationId};
-
-/// What sockets do with their completions. A handle whose context is an `Arc<dyn Respond>` has its
-/// completions dispatched to it.
-pub(crate) trait Respond: Send + Sync {
-    /// Stores what came and wakes whoever waits. Called by one worker at a time and in order, as
-    /// the handle is serial. Must not block: the task that it wakes runs only afterwards.
-    fn respond(&self, handle: &Handle, event: Event);
-}
-
-/// A completion, taken apart.
-pub(crate) struct Event {
-    pub(crate) kind: CompletionKind,
-    pub(crate) token: usize,
-    pub(crate) id: OperationId,
-    pub(crate) is_final: bool,
-    pub(crate) bytes: usize,
-    pub(crate) result: io::Result<usize>,
-    pub(crate) buffer: Option<Buffer>,
-    pub(crate) accepted: Option<Accepted>,
-}
-
-impl Event {
-    fn take_from(completion: &mut Completion) -> Self {
-        Event {
-            kind: completion.kind(),
-            token: completion.token(),
-            id: completion.id(),
-            is_final: completion.is_final(),
-            bytes: completion.bytes(),
-            result: completion.result(),
-            buffer: completion.take_buffer(),
-            accepted: completion.take_accepted(),
-        }
-    }
-}
+use crate::port::{Completion, CompletionKind};
 
 thread_local! {
     static INDEX: Cell<usize> = const { Cell::new(0) };
