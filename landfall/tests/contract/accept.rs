@@ -20,8 +20,14 @@ use crate::threads::{Worker, open_descriptors};
 fn assert_closed(mut peer: TcpStream) {
     // Read as `read_exact` does, past interruptions: what a ring completes for this thread ends a
     // read that has a timeout.
-    let end = peer.read_exact(&mut [0; 1]).expect_err("nothing was sent").kind();
-    assert!(matches!(end, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{end}");
+    let end = peer
+        .read_exact(&mut [0; 1])
+        .expect_err("nothing was sent")
+        .kind();
+    assert!(
+        matches!(end, ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset),
+        "{end}"
+    );
 }
 
 /// The next completion's connection.
@@ -29,7 +35,9 @@ fn assert_closed(mut peer: TcpStream) {
 fn next_accepted(port: &CompletionPort) -> Accepted {
     let mut taken = next(port);
     assert_eq!(taken.kind(), CompletionKind::Accept);
-    taken.take_accepted().unwrap_or_else(|| panic!("no connection came with {taken:?}"))
+    taken
+        .take_accepted()
+        .unwrap_or_else(|| panic!("no connection came with {taken:?}"))
 }
 
 #[test]
@@ -39,14 +47,19 @@ fn c46_without_first_data_an_accept_completes_on_connection() {
         let (std_listener, address) = listener();
         let listener = port.associate(std_listener, 1).expect("associates");
         for accept in [Accept::once(), Accept::stream()] {
-            listener.submit(Operation::Accept(accept), 0).expect("submits");
+            listener
+                .submit(Operation::Accept(accept), 0)
+                .expect("submits");
             assert_quiet(&port);
             let peer = client(address);
             let mut accept = next(&port);
             assert_eq!(accept.result().expect("accepted"), 0, "no bytes");
             let mut accepted = accept.take_accepted().expect("a connection");
             assert!(accepted.first_data().is_none());
-            assert_eq!(accepted.peer_addr().expect("an address"), peer.local_addr().expect("bound"));
+            assert_eq!(
+                accepted.peer_addr().expect("an address"),
+                peer.local_addr().expect("bound")
+            );
             assert_eq!(accepted.local_addr().expect("an address"), address);
             drop(accepted);
             assert_closed(peer);
@@ -62,7 +75,9 @@ fn c46_with_first_data_an_accept_waits_for_a_byte() {
         let listener = port.associate(std_listener, 46).expect("associates");
         for accept in [Accept::once(), Accept::stream()] {
             let accept = accept.first_data(PATIENCE);
-            listener.submit(Operation::Accept(accept), 2).expect("submits");
+            listener
+                .submit(Operation::Accept(accept), 2)
+                .expect("submits");
             let mut peer = client(address);
             assert_quiet(&port);
             peer.write_all(b"hello").expect("the connection is open");
@@ -70,11 +85,19 @@ fn c46_with_first_data_an_accept_waits_for_a_byte() {
             assert_eq!((completion.key(), completion.token()), (46, 2));
             assert_eq!(completion.result().expect("accepted"), 5);
             let mut accepted = completion.take_accepted().expect("a connection");
-            assert_eq!(&accepted.first_data().expect("the first data")[..], b"hello");
-            assert_eq!(accepted.peer_addr().expect("an address"), peer.local_addr().expect("bound"));
+            assert_eq!(
+                &accepted.first_data().expect("the first data")[..],
+                b"hello"
+            );
+            assert_eq!(
+                accepted.peer_addr().expect("an address"),
+                peer.local_addr().expect("bound")
+            );
 
             let connection = port.associate(accepted, 3).expect("associates");
-            connection.submit(Operation::ReceiveOnce, 4).expect("submits");
+            connection
+                .submit(Operation::ReceiveOnce, 4)
+                .expect("submits");
             peer.write_all(b"and more").expect("the connection is open");
             assert_eq!(&next(&port).take_buffer().expect("data")[..], b"and more");
             assert_quiet(&port);
@@ -89,12 +112,19 @@ fn c46_with_first_data_a_client_that_closes_completes_with_no_bytes() {
         let (std_listener, address) = listener();
         let listener = port.associate(std_listener, 1).expect("associates");
         let accept = Accept::stream().first_data(PATIENCE);
-        listener.submit(Operation::Accept(accept), 0).expect("submits");
+        listener
+            .submit(Operation::Accept(accept), 0)
+            .expect("submits");
         let peer = client(address);
         assert_quiet(&port);
         drop(peer);
         let accepted = next(&port);
-        assert_eq!(accepted.result().expect("a success, as the end of a stream is one"), 0);
+        assert_eq!(
+            accepted
+                .result()
+                .expect("a success, as the end of a stream is one"),
+            0
+        );
         assert_quiet(&port);
     });
 }
@@ -107,16 +137,23 @@ fn c46_a_silent_client_is_closed_at_the_deadline_and_never_seen() {
             let (std_listener, address) = listener();
             let listener = port.associate(std_listener, 1).expect("associates");
             let accept = accept.first_data(Duration::from_millis(60));
-            listener.submit(Operation::Accept(accept), 0).expect("submits");
+            listener
+                .submit(Operation::Accept(accept), 0)
+                .expect("submits");
             let silent = client(address);
             let worker = {
                 let port = port.clone();
                 Worker::start(move || next(&port).bytes())
             };
             assert_closed(silent);
-            assert!(!worker.is_finished(), "the port told of a client that never spoke");
+            assert!(
+                !worker.is_finished(),
+                "the port told of a client that never spoke"
+            );
             let mut talking = client(address);
-            talking.write_all(b"quick").expect("its place is free again");
+            talking
+                .write_all(b"quick")
+                .expect("its place is free again");
             assert_eq!(worker.join(), 5);
             listener.close();
             if let Ok(end) = port.get(Some(PATIENCE / 200)) {
@@ -135,7 +172,9 @@ fn c46_silent_clients_do_not_keep_others_out() {
         let (std_listener, address) = listener();
         let listener = port.associate(std_listener, 1).expect("associates");
         let accept = Accept::stream().first_data(PATIENCE);
-        listener.submit(Operation::Accept(accept), 0).expect("submits");
+        listener
+            .submit(Operation::Accept(accept), 0)
+            .expect("submits");
         let silent: Vec<_> = (0..SILENT)
             .map(|done| {
                 if done % 20 == 0 {
@@ -162,7 +201,9 @@ fn c47_an_accept_completes_with_the_listeners_key_and_token() {
         let port = driver.port(0);
         let (std_listener, address) = listener();
         let listener = port.associate(std_listener, 125).expect("associates");
-        let id = listener.submit(Operation::Accept(Accept::stream()), 236).expect("submits");
+        let id = listener
+            .submit(Operation::Accept(Accept::stream()), 236)
+            .expect("submits");
         let mut peers = Vec::new();
         for key in 0..3 {
             let mut peer = client(address);
@@ -172,7 +213,9 @@ fn c47_an_accept_completes_with_the_listeners_key_and_token() {
             assert!(!accept.is_final());
             let accepted = accept.take_accepted().expect("a connection");
             let connection = port.associate(accepted, key).expect("associates");
-            connection.submit(Operation::ReceiveOnce, 9).expect("submits");
+            connection
+                .submit(Operation::ReceiveOnce, 9)
+                .expect("submits");
             peer.write_all(b"x").expect("the connection is open");
             assert_eq!((next(&port).key(), connection.key()), (key, key));
             peers.push((peer, connection));
@@ -195,18 +238,28 @@ fn c51_closing_the_listener_aborts_its_accepts() {
             let (std_listener, address) = listener();
             let listener = port.associate(std_listener, 51).expect("associates");
             let clone = listener.clone();
-            let id = listener.submit(Operation::Accept(accept), 7).expect("submits");
+            let id = listener
+                .submit(Operation::Accept(accept), 7)
+                .expect("submits");
             drop(listener);
             assert_quiet(&port);
             clone.close();
             let ended = next(&port);
             assert_eq!((ended.id(), ended.key(), ended.token()), (id, 51, 7));
-            assert!(is_aborted(&ended.result().expect_err("aborted")), "{ended:?}");
+            assert!(
+                is_aborted(&ended.result().expect_err("aborted")),
+                "{ended:?}"
+            );
             assert!(ended.is_final());
             drop(ended);
             assert_quiet(&port);
-            clone.submit(Operation::Accept(Accept::once()), 0).expect_err("the handle is closed");
-            assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+            clone
+                .submit(Operation::Accept(Accept::once()), 0)
+                .expect_err("the handle is closed");
+            assert!(
+                TcpStream::connect(address).is_err(),
+                "nobody listens any more"
+            );
         }
     });
 }
@@ -219,7 +272,9 @@ fn c51_closing_the_listener_closes_those_who_had_not_spoken() {
         let (std_listener, address) = listener();
         let listener = port.associate(std_listener, 1).expect("associates");
         let accept = Accept::stream().first_data(PATIENCE);
-        listener.submit(Operation::Accept(accept), 0).expect("submits");
+        listener
+            .submit(Operation::Accept(accept), 0)
+            .expect("submits");
         assert_quiet(&port);
         let silent = client(address);
         assert_quiet(&port);
@@ -238,7 +293,9 @@ fn c51_a_stream_of_accepts_can_be_cancelled_and_submitted_again() {
         let (std_listener, address) = listener();
         let listener = port.associate(std_listener, 1).expect("associates");
         for round in 0..3 {
-            let id = listener.submit(Operation::Accept(Accept::stream()), round).expect("submits");
+            let id = listener
+                .submit(Operation::Accept(Accept::stream()), round)
+                .expect("submits");
             let _peer = client(address);
             assert_eq!(next(&port).token(), round);
             assert!(listener.cancel(id), "requested");
@@ -249,7 +306,9 @@ fn c51_a_stream_of_accepts_can_be_cancelled_and_submitted_again() {
             assert_quiet(&port);
         }
         let _waiting = client(address);
-        listener.submit(Operation::Accept(Accept::once()), 9).expect("submits");
+        listener
+            .submit(Operation::Accept(Accept::once()), 9)
+            .expect("submits");
         assert_eq!(next(&port).token(), 9, "the backlog was kept");
     });
 }
@@ -262,16 +321,24 @@ fn several_streams_of_one_listener_share_its_connections() {
         let (std_listener, address) = listener();
         let listener = port.associate(std_listener, 1).expect("associates");
         for token in 0..2 {
-            listener.submit(Operation::Accept(Accept::stream()), token).expect("submits");
+            listener
+                .submit(Operation::Accept(Accept::stream()), token)
+                .expect("submits");
         }
         let clients: Vec<_> = (0..CLIENTS).map(|_| client(address)).collect();
         let mut peers: Vec<_> = (0..CLIENTS)
             .map(|_| next_accepted(&port).peer_addr().expect("an address"))
             .collect();
         peers.sort_unstable();
-        let mut expected: Vec<_> = clients.iter().map(|c| c.local_addr().expect("bound")).collect();
+        let mut expected: Vec<_> = clients
+            .iter()
+            .map(|c| c.local_addr().expect("bound"))
+            .collect();
         expected.sort_unstable();
-        assert_eq!(peers, expected, "each connection once, with its own address");
+        assert_eq!(
+            peers, expected,
+            "each connection once, with its own address"
+        );
         assert_eq!(listener.cancel_all(), 2);
         let mut ended: Vec<_> = (0..2).map(|_| next(&port).token()).collect();
         ended.sort_unstable();
@@ -286,7 +353,9 @@ fn an_accept_on_a_connection_is_refused() {
         let port = driver.port(0);
         let (connection, _peer) = connected(&port, 1);
         let accept = Operation::Accept(Accept::stream());
-        let refused = connection.submit(accept, 0).expect_err("it does not listen");
+        let refused = connection
+            .submit(accept, 0)
+            .expect_err("it does not listen");
         assert_eq!(refused.error.kind(), ErrorKind::InvalidInput);
         assert!(matches!(refused.operation, Operation::Accept(_)));
         assert_quiet(&port);
@@ -301,10 +370,14 @@ fn a_burst_of_clients_is_accepted_to_the_last() {
         let port = driver.port(0);
         let (std_listener, address) = listener();
         let listener = port.associate(std_listener, 1).expect("associates");
-        listener.submit(Operation::Accept(Accept::stream()), 0).expect("submits");
+        listener
+            .submit(Operation::Accept(Accept::stream()), 0)
+            .expect("submits");
         let clients = Worker::start(move || {
             let clients: Vec<_> = (0..CLIENTS).map(|_| client(address)).collect();
-            clients.iter().for_each(|mut client| client.write_all(b"here").expect("open"));
+            clients
+                .iter()
+                .for_each(|mut client| client.write_all(b"here").expect("open"));
             clients
         });
         let mut connections = Vec::new();
@@ -312,8 +385,12 @@ fn a_burst_of_clients_is_accepted_to_the_last() {
         while spoken < CLIENTS {
             let mut taken = next(&port);
             if let Some(accepted) = taken.take_accepted() {
-                let connection = port.associate(accepted, connections.len()).expect("associates");
-                connection.submit(Operation::ReceiveOnce, 0).expect("submits");
+                let connection = port
+                    .associate(accepted, connections.len())
+                    .expect("associates");
+                connection
+                    .submit(Operation::ReceiveOnce, 0)
+                    .expect("submits");
                 connections.push(connection);
             } else {
                 assert_eq!(taken.bytes(), 4);
@@ -334,7 +411,9 @@ fn connections_that_come_and_go_leave_nothing_behind() {
         let port = driver.port(0);
         let (std_listener, address) = listener();
         let listener = port.associate(std_listener, 1).expect("associates");
-        listener.submit(Operation::Accept(Accept::stream()), 0).expect("submits");
+        listener
+            .submit(Operation::Accept(Accept::stream()), 0)
+            .expect("submits");
         let before = open_descriptors();
         let clients = Worker::start(move || {
             for cycle in 0..CYCLES {
@@ -354,9 +433,15 @@ fn connections_that_come_and_go_leave_nothing_behind() {
         clients.join();
         assert_quiet(&port);
         let after = open_descriptors();
-        assert!(after <= before + 2, "{after} descriptors instead of {before}");
+        assert!(
+            after <= before + 2,
+            "{after} descriptors instead of {before}"
+        );
         drop((listener, port));
-        assert!(open_descriptors() < before, "the port's own descriptors are gone too");
+        assert!(
+            open_descriptors() < before,
+            "the port's own descriptors are gone too"
+        );
     });
 }
 
@@ -377,12 +462,18 @@ fn serve_cycles(port: &CompletionPort, cycles: usize) {
             1 => port.associate(accepted, 2).expect("associates").close(),
             _ => {
                 let association = Association::new(3).serial(accepted_so_far % 2 == 0);
-                let connection = port.associate_with(accepted, association).expect("associates");
-                connection.submit(Operation::ReceiveOnce, 0).expect("submits");
+                let connection = port
+                    .associate_with(accepted, association)
+                    .expect("associates");
+                connection
+                    .submit(Operation::ReceiveOnce, 0)
+                    .expect("submits");
                 receiving += 1;
                 let closing = accepted_so_far % 5 != 0;
                 if closing {
-                    thread::spawn(move || connection.close()).join().expect("closes");
+                    thread::spawn(move || connection.close())
+                        .join()
+                        .expect("closes");
                 } else {
                     connection.cancel_all();
                 }

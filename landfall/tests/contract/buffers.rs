@@ -11,8 +11,15 @@ use crate::threads::Worker;
 
 /// A port with two small buffers a lane.
 fn port_with_few_buffers(driver: &Variant) -> CompletionPort {
-    let few = BufferPolicy { size: 512, count: 2 };
-    driver.builder(0).buffers(few).build().expect("the driver can be set up")
+    let few = BufferPolicy {
+        size: 512,
+        count: 2,
+    };
+    driver
+        .builder(0)
+        .buffers(few)
+        .build()
+        .expect("the driver can be set up")
 }
 
 fn connections(port: &CompletionPort, count: usize) -> Vec<(Handle, TcpStream)> {
@@ -26,25 +33,34 @@ fn nobody_starves_while_the_program_holds_every_buffer() {
         let port = port_with_few_buffers(driver);
         let mut connections = connections(&port, 8);
         for (connection, _) in &connections {
-            connection.submit(Operation::ReceiveStream, 0).expect("submits");
+            connection
+                .submit(Operation::ReceiveStream, 0)
+                .expect("submits");
         }
         let mut held: Vec<Buffer> = Vec::new();
         for round in 0..ROUNDS {
             for (connection, peer) in &mut connections {
-                peer.write_all(&[round as u8, connection.key() as u8]).expect("open");
+                peer.write_all(&[round as u8, connection.key() as u8])
+                    .expect("open");
             }
             let mut heard = vec![0; connections.len()];
             while heard.iter().any(|bytes| *bytes < 2) {
                 let mut received = next(&port);
                 assert_eq!(received.kind(), CompletionKind::Receive);
-                assert!(!received.is_final(), "the program never sees a pool run out");
+                assert!(
+                    !received.is_final(),
+                    "the program never sees a pool run out"
+                );
                 heard[received.key()] += received.result().expect("received");
                 let data = received.take_buffer().expect("data");
                 assert_eq!(data[data.len() - 1], received.key() as u8);
                 held.push(data);
             }
         }
-        assert_eq!(held.iter().map(|data| data.len()).sum::<usize>(), 8 * ROUNDS * 2);
+        assert_eq!(
+            held.iter().map(|data| data.len()).sum::<usize>(),
+            8 * ROUNDS * 2
+        );
         drop(held);
         assert_quiet(&port);
     });
@@ -58,7 +74,9 @@ fn single_receives_do_not_starve_either() {
         let mut held = Vec::new();
         for _ in 0..3 {
             for (connection, peer) in &mut connections {
-                connection.submit(Operation::ReceiveOnce, 5).expect("submits");
+                connection
+                    .submit(Operation::ReceiveOnce, 5)
+                    .expect("submits");
                 peer.write_all(b"data").expect("open");
             }
             for _ in 0..connections.len() {
@@ -77,14 +95,19 @@ fn buffers_go_back_to_their_pool_and_are_used_again() {
     for_each_driver(|driver| {
         let port = port_with_few_buffers(driver);
         let (connection, mut peer) = connected(&port, 1);
-        connection.submit(Operation::ReceiveStream, 0).expect("submits");
+        connection
+            .submit(Operation::ReceiveStream, 0)
+            .expect("submits");
         for round in 0..200_u8 {
             peer.write_all(&[round; 100]).expect("open");
             let mut got = 0;
             while got < 100 {
                 let mut received = next(&port);
                 let data = received.take_buffer().expect("data");
-                assert!(data.iter().all(|byte| *byte == round), "another round's bytes");
+                assert!(
+                    data.iter().all(|byte| *byte == round),
+                    "another round's bytes"
+                );
                 got += data.len();
                 // Anywhere but here, as a program would.
                 if round % 3 == 0 {
@@ -107,7 +130,9 @@ fn a_flood_through_a_tiny_pool_loses_nothing() {
         let connections: Vec<_> = connections(&port, 3);
         let (handles, peers): (Vec<_>, Vec<_>) = connections.into_iter().unzip();
         for connection in &handles {
-            connection.submit(Operation::ReceiveStream, 0).expect("submits");
+            connection
+                .submit(Operation::ReceiveStream, 0)
+                .expect("submits");
         }
         let writers: Vec<_> = peers
             .into_iter()
@@ -125,9 +150,16 @@ fn a_flood_through_a_tiny_pool_loses_nothing() {
             let mut received = next(&port);
             ended += usize::from(received.is_final());
             assert!(received.result().is_ok(), "{received:?}");
-            let Some(data) = received.take_buffer() else { continue };
+            let Some(data) = received.take_buffer() else {
+                continue;
+            };
             let at = &mut at[received.key()];
-            assert!(data.iter().zip(*at..).all(|(byte, i)| *byte == (i % 241) as u8), "at {at}");
+            assert!(
+                data.iter()
+                    .zip(*at..)
+                    .all(|(byte, i)| *byte == (i % 241) as u8),
+                "at {at}"
+            );
             *at += data.len();
             held.push_back(data);
             if held.len() > 4 {
@@ -172,9 +204,15 @@ fn one_receive_brings_at_most_one_buffer_full() {
         peer.write_all(&[7; 1500]).expect("open");
         let mut got = 0;
         while got < 1500 {
-            connection.submit(Operation::ReceiveOnce, 0).expect("submits");
+            connection
+                .submit(Operation::ReceiveOnce, 0)
+                .expect("submits");
             let received = next(&port);
-            assert!(received.bytes() <= 512, "{} bytes in a buffer of 512", received.bytes());
+            assert!(
+                received.bytes() <= 512,
+                "{} bytes in a buffer of 512",
+                received.bytes()
+            );
             got += received.bytes();
         }
         assert_eq!(got, 1500);

@@ -11,8 +11,8 @@ use landfall::port::{
 use socket2::{Domain, Socket, Type};
 
 use crate::support::{
-    QUIET, assert_quiet, client, connected, for_each_driver, listener, next, post, refusing_address,
-    reset, until_final,
+    QUIET, assert_quiet, client, connected, for_each_driver, listener, next, post,
+    refusing_address, reset, until_final,
 };
 use crate::threads::Worker;
 
@@ -57,9 +57,15 @@ fn c52_what_a_worker_submitted_completes_after_it_ended() {
             let (streaming, accepting) = (streaming.clone(), accepting.clone());
             Worker::start(move || {
                 next(&port);
-                receiving.submit(Operation::ReceiveOnce, 0).expect("submits");
-                streaming.submit(Operation::ReceiveStream, 0).expect("submits");
-                accepting.submit(Operation::Accept(Accept::stream()), 0).expect("submits");
+                receiving
+                    .submit(Operation::ReceiveOnce, 0)
+                    .expect("submits");
+                streaming
+                    .submit(Operation::ReceiveStream, 0)
+                    .expect("submits");
+                accepting
+                    .submit(Operation::Accept(Accept::stream()), 0)
+                    .expect("submits");
                 assert_eq!(next(&port).token(), 1);
             })
         };
@@ -74,18 +80,35 @@ fn c52_what_a_worker_submitted_completes_after_it_ended() {
 
         peer.write_all(b"later").expect("the connection is open");
         let received = next(&port);
-        assert_eq!((received.key(), received.result().expect("data, not an abort")), (1, 5));
+        assert_eq!(
+            (
+                received.key(),
+                received.result().expect("data, not an abort")
+            ),
+            (1, 5)
+        );
         for _ in 0..3 {
-            stream_peer.write_all(b"more").expect("the connection is open");
+            stream_peer
+                .write_all(b"more")
+                .expect("the connection is open");
             let received = next(&port);
-            assert_eq!((received.key(), received.result().expect("data, not an abort")), (2, 4));
+            assert_eq!(
+                (
+                    received.key(),
+                    received.result().expect("data, not an abort")
+                ),
+                (2, 4)
+            );
             assert!(!received.is_final(), "the stream goes on");
         }
         let _clients = [client(address), client(address)];
         for _ in 0..2 {
             let accepted = next(&port);
             assert_eq!(accepted.key(), 3);
-            assert!(accepted.result().is_ok() && !accepted.is_final(), "{accepted:?}");
+            assert!(
+                accepted.result().is_ok() && !accepted.is_final(),
+                "{accepted:?}"
+            );
         }
         assert_quiet(&port);
     });
@@ -103,13 +126,28 @@ fn c53_a_cancelled_operation_completes_once_as_aborted() {
         let mut ended = next(&port);
         assert_eq!((ended.id(), ended.key(), ended.token()), (id, 9, 3));
         assert_eq!((ended.bytes(), ended.is_final()), (0, true));
-        assert!(is_aborted(&ended.result().expect_err("aborted")), "{ended:?}");
-        assert_eq!(ended.take_buffer().expect("the buffer comes back").into_vec().capacity(), 64);
+        assert!(
+            is_aborted(&ended.result().expect_err("aborted")),
+            "{ended:?}"
+        );
+        assert_eq!(
+            ended
+                .take_buffer()
+                .expect("the buffer comes back")
+                .into_vec()
+                .capacity(),
+            64
+        );
         assert_quiet(&port);
-        assert!(!connection.cancel(id), "there is nothing to cancel any more");
+        assert!(
+            !connection.cancel(id),
+            "there is nothing to cancel any more"
+        );
         assert_quiet(&port);
 
-        connection.submit(Operation::ReceiveOnce, 4).expect("submits");
+        connection
+            .submit(Operation::ReceiveOnce, 4)
+            .expect("submits");
         peer.write_all(b"next").expect("the connection is open");
         assert_eq!(next(&port).bytes(), 4, "the connection goes on");
     });
@@ -121,7 +159,9 @@ fn c53_an_operation_that_waits_its_turn_can_be_cancelled() {
         let port = driver.port(0);
         let (connection, mut peer) = connected(&port, 1);
         let receive = |token| {
-            connection.submit(Operation::Receive(Vec::with_capacity(4)), token).expect("submits")
+            connection
+                .submit(Operation::Receive(Vec::with_capacity(4)), token)
+                .expect("submits")
         };
         let ids = [0, 1, 2].map(receive);
         assert_quiet(&port);
@@ -141,8 +181,12 @@ fn c53_the_operation_after_a_cancelled_one_has_its_turn() {
     for_each_driver(|driver| {
         let port = driver.port(0);
         let (connection, mut peer) = connected(&port, 1);
-        let first = connection.submit(Operation::ReceiveStream, 0).expect("submits");
-        connection.submit(Operation::ReceiveOnce, 1).expect("submits");
+        let first = connection
+            .submit(Operation::ReceiveStream, 0)
+            .expect("submits");
+        connection
+            .submit(Operation::ReceiveOnce, 1)
+            .expect("submits");
         assert_quiet(&port);
         assert!(connection.cancel(first));
         let ended = next(&port);
@@ -160,15 +204,25 @@ fn c53_a_blocked_send_can_be_cancelled() {
         let port = driver.port(0);
         let (connection, mut peer) = connected(&port, 1);
         let size = 32 << 20;
-        let id = connection.submit(Operation::Send(vec![5; size].into()), 0).expect("submits");
-        let queued = connection.submit(Operation::Send("behind".into()), 1).expect("submits");
+        let id = connection
+            .submit(Operation::Send(vec![5; size].into()), 0)
+            .expect("submits");
+        let queued = connection
+            .submit(Operation::Send("behind".into()), 1)
+            .expect("submits");
         assert_quiet(&port);
         assert!(connection.cancel(queued));
         assert_eq!(next(&port).token(), 1);
         assert!(connection.cancel(id));
         let mut ended = next(&port);
-        assert!(is_aborted(&ended.result().expect_err("aborted")), "{ended:?}");
-        assert_eq!(ended.take_buffer().expect("the buffer comes back").len(), size);
+        assert!(
+            is_aborted(&ended.result().expect_err("aborted")),
+            "{ended:?}"
+        );
+        assert_eq!(
+            ended.take_buffer().expect("the buffer comes back").len(),
+            size
+        );
         let sent = ended.bytes();
         assert!(sent > 0 && sent < size, "{sent} bytes had gone");
         drop(ended);
@@ -188,15 +242,24 @@ fn c53_cancelling_races_with_completing() {
         let mut sent = 0_usize;
         let mut received = 0_usize;
         for round in 0..200 {
-            let id = connection.submit(Operation::ReceiveOnce, round).expect("submits");
+            let id = connection
+                .submit(Operation::ReceiveOnce, round)
+                .expect("submits");
             // Every third one is with the system by now, and may find a byte left over there.
-            let early = if round % 3 == 0 { port.get(Some(Duration::ZERO)).ok() } else { None };
+            let early = if round % 3 == 0 {
+                port.get(Some(Duration::ZERO)).ok()
+            } else {
+                None
+            };
             let asked_first = round % 2 == 0 && connection.cancel(id);
             peer.write_all(&[1]).expect("the connection is open");
             sent += 1;
             let asked = connection.cancel(id) || asked_first;
             let ended = early.unwrap_or_else(|| next(&port));
-            assert_eq!((ended.id(), ended.token(), ended.is_final()), (id, round, true));
+            assert_eq!(
+                (ended.id(), ended.token(), ended.is_final()),
+                (id, round, true)
+            );
             match ended.result() {
                 Ok(bytes) => received += bytes,
                 Err(error) => assert!(asked && is_aborted(&error), "{error}"),
@@ -205,7 +268,9 @@ fn c53_cancelling_races_with_completing() {
         assert_quiet(&port);
         drop(peer);
         loop {
-            connection.submit(Operation::ReceiveOnce, 0).expect("submits");
+            connection
+                .submit(Operation::ReceiveOnce, 0)
+                .expect("submits");
             match next(&port).result().expect("an orderly close") {
                 0 => break,
                 bytes => received += bytes,
@@ -221,10 +286,14 @@ fn c53_a_stale_identifier_cancels_nothing() {
     for_each_driver(|driver| {
         let port = driver.port(0);
         let (connection, mut peer) = connected(&port, 1);
-        let stale = connection.submit(Operation::ReceiveOnce, 0).expect("submits");
+        let stale = connection
+            .submit(Operation::ReceiveOnce, 0)
+            .expect("submits");
         peer.write_all(b"x").expect("the connection is open");
         next(&port);
-        let pending = connection.submit(Operation::ReceiveOnce, 1).expect("submits");
+        let pending = connection
+            .submit(Operation::ReceiveOnce, 1)
+            .expect("submits");
         assert_ne!(stale, pending);
         assert!(!connection.cancel(stale));
         assert_quiet(&port);
@@ -239,23 +308,32 @@ fn c54_cancel_all_reaches_what_any_thread_submitted() {
         let port = driver.port(0);
         let (connection, _peer) = connected(&port, 1);
         let (other, mut other_peer) = connected(&port, 2);
-        connection.submit(Operation::ReceiveOnce, 0).expect("submits");
+        connection
+            .submit(Operation::ReceiveOnce, 0)
+            .expect("submits");
         other.submit(Operation::ReceiveOnce, 0).expect("submits");
         for token in 1..3 {
             let connection = connection.clone();
             Worker::start(move || {
-                connection.submit(Operation::ReceiveOnce, token).expect("submits")
+                connection
+                    .submit(Operation::ReceiveOnce, token)
+                    .expect("submits")
             })
             .join();
         }
-        connection.submit(Operation::Send(vec![0; 32 << 20].into()), 3).expect("submits");
+        connection
+            .submit(Operation::Send(vec![0; 32 << 20].into()), 3)
+            .expect("submits");
         assert_quiet(&port);
         assert_eq!(connection.cancel_all(), 4);
         let mut tokens: Vec<_> = (0..4)
             .map(|_| {
                 let ended = next(&port);
                 assert_eq!(ended.key(), 1);
-                assert!(is_aborted(&ended.result().expect_err("aborted")), "{ended:?}");
+                assert!(
+                    is_aborted(&ended.result().expect_err("aborted")),
+                    "{ended:?}"
+                );
                 ended.token()
             })
             .collect();
@@ -264,7 +342,11 @@ fn c54_cancel_all_reaches_what_any_thread_submitted() {
         assert_quiet(&port);
         assert_eq!(connection.cancel_all(), 0);
         other_peer.write_all(b"x").expect("the connection is open");
-        assert_eq!(next(&port).key(), 2, "another handle's operations are left alone");
+        assert_eq!(
+            next(&port).key(),
+            2,
+            "another handle's operations are left alone"
+        );
     });
 }
 
@@ -344,7 +426,9 @@ fn c57_accepts_and_connects_too_complete_exactly_once() {
             let (std_listener, _) = listener();
             let accepting = port.associate(std_listener, 1).expect("associates");
             for accept in [Accept::once(), Accept::stream()] {
-                accepting.submit(Operation::Accept(accept), 0).expect("submits");
+                accepting
+                    .submit(Operation::Accept(accept), 0)
+                    .expect("submits");
             }
             assert_quiet(&port);
             match close {
@@ -353,8 +437,14 @@ fn c57_accepts_and_connects_too_complete_exactly_once() {
             }
             for _ in 0..2 {
                 let ended = next(&port);
-                assert_eq!((ended.kind(), ended.is_final()), (CompletionKind::Accept, true));
-                assert!(is_aborted(&ended.result().expect_err("aborted")), "{ended:?}");
+                assert_eq!(
+                    (ended.kind(), ended.is_final()),
+                    (CompletionKind::Accept, true)
+                );
+                assert!(
+                    is_aborted(&ended.result().expect_err("aborted")),
+                    "{ended:?}"
+                );
             }
             assert_quiet(&port);
         }
@@ -366,7 +456,10 @@ fn c57_accepts_and_connects_too_complete_exactly_once() {
             connecting.cancel(id);
             connecting.close();
             let ended = next(&port);
-            assert_eq!((ended.kind(), ended.is_final()), (CompletionKind::Connect, true));
+            assert_eq!(
+                (ended.kind(), ended.is_final()),
+                (CompletionKind::Connect, true)
+            );
             assert!(ended.result().is_err());
         }
         assert_quiet(&port);

@@ -11,7 +11,11 @@ fn receiver(port: &CompletionPort) -> (Handle, SocketAddr, UdpSocket) {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let address = socket.local_addr().expect("an address");
     let sender = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    (port.associate(socket, 45).expect("associates"), address, sender)
+    (
+        port.associate(socket, 45).expect("associates"),
+        address,
+        sender,
+    )
 }
 
 #[test]
@@ -19,13 +23,21 @@ fn c45_a_datagram_larger_than_the_buffer_fills_it_and_the_rest_is_lost() {
     for_each_driver(|driver| {
         let port = driver.port(0);
         let (socket, address, sender) = receiver(&port);
-        sender.send_to(b"a datagram of thirty characters", address).expect("sends");
+        sender
+            .send_to(b"a datagram of thirty characters", address)
+            .expect("sends");
         sender.send_to(b"the next", address).expect("sends");
         for _ in 0..2 {
-            socket.submit(Operation::Receive(Vec::with_capacity(10)), 0).expect("submits");
+            socket
+                .submit(Operation::Receive(Vec::with_capacity(10)), 0)
+                .expect("submits");
         }
         let mut cut = next(&port);
-        assert_eq!((cut.key(), cut.bytes()), (45, 10), "the count is meaningful");
+        assert_eq!(
+            (cut.key(), cut.bytes()),
+            (45, 10),
+            "the count is meaningful"
+        );
         assert_eq!(&cut.take_buffer().expect("the buffer")[..], b"a datagram");
         let mut whole = next(&port);
         assert_eq!(whole.result().expect("received"), 8);
@@ -42,13 +54,22 @@ fn c45_a_datagram_is_received_and_sent_whole() {
         let from = sender.local_addr().expect("an address");
         for size in [0, 1, 1_000, 9_000] {
             sender.send_to(&vec![3; size], address).expect("sends");
-            socket.submit(Operation::Receive(Vec::with_capacity(10_000)), size).expect("submits");
+            socket
+                .submit(Operation::Receive(Vec::with_capacity(10_000)), size)
+                .expect("submits");
             let received = next(&port);
-            assert_eq!((received.token(), received.result().expect("received")), (size, size));
+            assert_eq!(
+                (received.token(), received.result().expect("received")),
+                (size, size)
+            );
         }
         socket.submit(Operation::Connect(from), 0).expect("submits");
-        next(&port).result().expect("a datagram socket connects at once");
-        socket.submit(Operation::Send("an answer".into()), 1).expect("submits");
+        next(&port)
+            .result()
+            .expect("a datagram socket connects at once");
+        socket
+            .submit(Operation::Send("an answer".into()), 1)
+            .expect("submits");
         assert_eq!(next(&port).result().expect("sent"), 9);
         let mut answer = [0; 32];
         assert_eq!(sender.recv(&mut answer).expect("it arrives"), 9);

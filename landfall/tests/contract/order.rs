@@ -41,7 +41,9 @@ fn the_sequence_puts_a_stream_in_order_whoever_took_what() {
     for_each_driver(|driver| {
         let port = driver.port(2);
         let (connection, peer) = connected(&port, 1);
-        connection.submit(Operation::ReceiveStream, 0).expect("submits");
+        connection
+            .submit(Operation::ReceiveStream, 0)
+            .expect("submits");
         let pieces = Arc::new(Mutex::new(BTreeMap::new()));
         let workers: Vec<_> = (0..2)
             .map(|_| {
@@ -70,8 +72,15 @@ fn the_sequence_puts_a_stream_in_order_whoever_took_what() {
         port.close();
         workers.into_iter().for_each(Worker::join);
         let pieces = pieces.lock().expect("not poisoned");
-        let bytes: Vec<u8> = pieces.values().flat_map(|(_, data)| data).copied().collect();
-        assert!(bytes == (0..sent).map(byte).collect::<Vec<_>>(), "every byte, in order");
+        let bytes: Vec<u8> = pieces
+            .values()
+            .flat_map(|(_, data)| data)
+            .copied()
+            .collect();
+        assert!(
+            bytes == (0..sent).map(byte).collect::<Vec<_>>(),
+            "every byte, in order"
+        );
     });
 }
 
@@ -97,7 +106,10 @@ impl Seen {
                     compute_for(Duration::from_micros(50));
                 }
                 if let Some(data) = taken.take_buffer() {
-                    seen.bytes.lock().expect("not poisoned").extend_from_slice(&data);
+                    seen.bytes
+                        .lock()
+                        .expect("not poisoned")
+                        .extend_from_slice(&data);
                 }
                 handled += 1;
                 seen.ended.fetch_or(taken.is_final(), Ordering::AcqRel);
@@ -118,14 +130,23 @@ fn a_serial_handle_has_one_completion_out_at_a_time_and_in_order() {
         let connection = port.associate_with(ours, association).expect("associates");
         let seen = Arc::new(Seen::default());
         let workers: Vec<_> = (0..4).map(|_| seen.worker(&port)).collect();
-        connection.submit(Operation::ReceiveStream, 0).expect("submits");
+        connection
+            .submit(Operation::ReceiveStream, 0)
+            .expect("submits");
         let sent = sender(peer, 1_500).join();
         eventually("the stream ends", || seen.ended.load(Ordering::Acquire));
         port.close();
         let handled: Vec<_> = workers.into_iter().map(Worker::join).collect();
-        assert_eq!(seen.overlaps.load(Ordering::Relaxed), 0, "two at once; handled {handled:?}");
+        assert_eq!(
+            seen.overlaps.load(Ordering::Relaxed),
+            0,
+            "two at once; handled {handled:?}"
+        );
         let bytes = seen.bytes.lock().expect("not poisoned");
-        assert!(*bytes == (0..sent).map(byte).collect::<Vec<_>>(), "every byte, in order");
+        assert!(
+            *bytes == (0..sent).map(byte).collect::<Vec<_>>(),
+            "every byte, in order"
+        );
     });
 }
 
@@ -140,10 +161,15 @@ fn a_serial_handle_holds_back_until_the_completion_is_dropped() {
         peer.write_all(b"one").expect("the connection is open");
         let first = next(&port);
         assert_eq!(first.token(), 0);
-        serial.submit(Operation::Send("two".into()), 1).expect("submits");
-        serial.submit(Operation::Send("three".into()), 2).expect("submits");
+        serial
+            .submit(Operation::Send("two".into()), 1)
+            .expect("submits");
+        serial
+            .submit(Operation::Send("three".into()), 2)
+            .expect("submits");
         assert_quiet(&port);
-        peer.read_exact(&mut [0; 8]).expect("completions are held back, operations are not");
+        peer.read_exact(&mut [0; 8])
+            .expect("completions are held back, operations are not");
         post(&port, 9);
         assert_eq!(next(&port).token(), 9, "others are not held back");
 
@@ -157,7 +183,9 @@ fn a_serial_handle_holds_back_until_the_completion_is_dropped() {
             })
         };
         waiting.wait_until_asleep();
-        thread::spawn(move || drop(first)).join().expect("any thread may drop it");
+        thread::spawn(move || drop(first))
+            .join()
+            .expect("any thread may drop it");
         assert_eq!(told.recv_timeout(PATIENCE), Ok(1));
         assert_eq!(told.recv_timeout(PATIENCE), Ok(2));
         port.close();
@@ -175,7 +203,9 @@ fn serial_handles_do_not_hold_each_other_back() {
             let (ours, peer) = pair();
             let association = Association::new(key).serial(true);
             let connection = port.associate_with(ours, association).expect("associates");
-            connection.submit(Operation::ReceiveStream, 0).expect("submits");
+            connection
+                .submit(Operation::ReceiveStream, 0)
+                .expect("submits");
             kept.push((connection, peer));
         }
         for (_, peer) in &mut kept {
@@ -198,11 +228,15 @@ fn a_batch_has_one_completion_of_a_serial_handle() {
         let association = Association::new(1).serial(true);
         let serial = port.associate_with(ours, association).expect("associates");
         for token in 0..4 {
-            serial.submit(Operation::Send("x".into()), token).expect("submits");
+            serial
+                .submit(Operation::Send("x".into()), token)
+                .expect("submits");
         }
         for token in 0..4 {
             let mut batch = Vec::new();
-            let count = port.get_many(&mut batch, 8, Some(PATIENCE)).expect("a completion comes");
+            let count = port
+                .get_many(&mut batch, 8, Some(PATIENCE))
+                .expect("a completion comes");
             assert_eq!((count, batch[0].token()), (1, token));
             assert_quiet(&port);
         }
@@ -226,12 +260,16 @@ fn a_held_back_stream_slows_its_sender_down() {
             let port = port.clone();
             Worker::start(move || while port.get(None).is_ok() {})
         };
-        peer.set_write_timeout(Some(Duration::from_millis(200))).expect("above zero");
+        peer.set_write_timeout(Some(Duration::from_millis(200)))
+            .expect("above zero");
         let chunk = vec![0; 1 << 20];
         let mut written = 0;
         while let Ok(count) = peer.write(&chunk) {
             written += count;
-            assert!(written < TOO_MUCH, "{written} bytes were taken in and held back");
+            assert!(
+                written < TOO_MUCH,
+                "{written} bytes were taken in and held back"
+            );
         }
         drop(held);
         serial.close();
@@ -265,12 +303,17 @@ fn sends_of_several_threads_are_whole_and_in_each_ones_order() {
             let mut message = [0; SIZE];
             peer.read_exact(&mut message).expect("every send arrives");
             let (name, number) = (message[0], message[1]);
-            assert!(message.iter().skip(2).all(|byte| *byte == name), "a send was torn");
+            assert!(
+                message.iter().skip(2).all(|byte| *byte == name),
+                "a send was torn"
+            );
             assert_eq!(usize::from(number), next_of[usize::from(name)] % 256);
             next_of[usize::from(name)] += 1;
         }
         senders.into_iter().for_each(Worker::join);
-        eventually("all have completed", || done.load(Ordering::Acquire) == 2 * SENDS);
+        eventually("all have completed", || {
+            done.load(Ordering::Acquire) == 2 * SENDS
+        });
         assert_quiet(&port);
         port.close();
         worker.join();
@@ -282,7 +325,9 @@ fn send_many(connection: Handle, name: u8, sends: usize, size: usize) -> Worker<
         for number in 0..sends {
             let mut message = vec![name; size];
             message[1] = number as u8;
-            connection.submit(Operation::Send(message.into()), number).expect("submits");
+            connection
+                .submit(Operation::Send(message.into()), number)
+                .expect("submits");
         }
     })
 }

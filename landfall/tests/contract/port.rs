@@ -63,7 +63,11 @@ fn c01_no_more_than_the_value_run_at_once() {
             let most = most_running_at_once(&driver.port(value));
             assert!(most <= value, "{most} ran at once with value {value}");
         }
-        assert_eq!(most_running_at_once(&driver.port(2)), 2, "the value is also made use of");
+        assert_eq!(
+            most_running_at_once(&driver.port(2)),
+            2,
+            "the value is also made use of"
+        );
     });
 }
 
@@ -73,16 +77,25 @@ fn c02_a_connection_stays_with_the_port_that_accepted_it() {
         let (port, other) = (driver.port(0), driver.port(0));
         let (listener, address) = listener();
         let listener = port.associate(listener, 1).expect("associates");
-        listener.submit(Operation::Accept(Accept::once()), 0).expect("submits");
+        listener
+            .submit(Operation::Accept(Accept::once()), 0)
+            .expect("submits");
         let mut peer = client(address);
         let accepted = next(&port).take_accepted().expect("a connection");
 
-        let refused = other.associate(accepted, 2).expect_err("it belongs to the first port");
+        let refused = other
+            .associate(accepted, 2)
+            .expect_err("it belongs to the first port");
         assert_eq!(refused.error.kind(), ErrorKind::InvalidInput);
 
-        let connection = port.associate(refused.source, 3).expect("it came back unharmed");
-        connection.submit(Operation::ReceiveOnce, 4).expect("submits");
-        peer.write_all(b"still here").expect("the connection is open");
+        let connection = port
+            .associate(refused.source, 3)
+            .expect("it came back unharmed");
+        connection
+            .submit(Operation::ReceiveOnce, 4)
+            .expect("submits");
+        peer.write_all(b"still here")
+            .expect("the connection is open");
         let mut received = next(&port);
         assert_eq!((received.key(), received.token()), (3, 4));
         assert_eq!(&received.take_buffer().expect("data")[..], b"still here");
@@ -96,25 +109,49 @@ fn c04_the_key_comes_back_with_every_completion() {
     for_each_driver(|driver| {
         let port = driver.port(0);
         let (std_listener, address) = listener();
-        let listener = port.associate(std_listener, usize::MAX).expect("associates");
-        listener.submit(Operation::Accept(Accept::once()), 11).expect("submits");
+        let listener = port
+            .associate(std_listener, usize::MAX)
+            .expect("associates");
+        listener
+            .submit(Operation::Accept(Accept::once()), 11)
+            .expect("submits");
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         let connecting = port.associate(socket, 0).expect("associates");
-        connecting.submit(Operation::Connect(address), 12).expect("submits");
+        connecting
+            .submit(Operation::Connect(address), 12)
+            .expect("submits");
 
         let mut seen: Vec<_> = (0..2).map(|_| next(&port)).collect();
         seen.sort_by_key(|completion| completion.token());
         let accepted = seen[0].take_accepted().expect("a connection");
-        assert_eq!((seen[0].kind(), seen[0].key()), (CompletionKind::Accept, usize::MAX));
-        assert_eq!((seen[1].kind(), seen[1].key()), (CompletionKind::Connect, 0));
+        assert_eq!(
+            (seen[0].kind(), seen[0].key()),
+            (CompletionKind::Accept, usize::MAX)
+        );
+        assert_eq!(
+            (seen[1].kind(), seen[1].key()),
+            (CompletionKind::Connect, 0)
+        );
 
         let connection = port.associate(accepted, 77).expect("associates");
         let steps = [
-            (Operation::SetOption(SocketOption::NoDelay(true)), CompletionKind::SetOption),
+            (
+                Operation::SetOption(SocketOption::NoDelay(true)),
+                CompletionKind::SetOption,
+            ),
             (Operation::Send("hello".into()), CompletionKind::Send),
-            (Operation::SendVectored(vec!["a".into(), "b".into()]), CompletionKind::Send),
-            (Operation::Shutdown(Shutdown::Both), CompletionKind::Shutdown),
-            (Operation::Receive(Vec::with_capacity(8)), CompletionKind::Receive),
+            (
+                Operation::SendVectored(vec!["a".into(), "b".into()]),
+                CompletionKind::Send,
+            ),
+            (
+                Operation::Shutdown(Shutdown::Both),
+                CompletionKind::Shutdown,
+            ),
+            (
+                Operation::Receive(Vec::with_capacity(8)),
+                CompletionKind::Receive,
+            ),
         ];
         for (token, (operation, kind)) in steps.into_iter().enumerate() {
             let id = connection.submit(operation, token).expect("submits");
@@ -135,12 +172,20 @@ fn c04_the_context_is_found_from_the_completion() {
         let (ours, mut peer) = pair();
         let association = Association::new(5).context(Arc::new("the guest's name".to_owned()));
         let connection = port.associate_with(ours, association).expect("associates");
-        connection.submit(Operation::ReceiveOnce, 0).expect("submits");
+        connection
+            .submit(Operation::ReceiveOnce, 0)
+            .expect("submits");
         drop(connection);
-        peer.write_all(b"x").expect("the pending receive keeps the connection open");
+        peer.write_all(b"x")
+            .expect("the pending receive keeps the connection open");
         let received = next(&port);
-        let context = received.handle().and_then(|handle| handle.context()).expect("a context");
-        let name = context.downcast_ref::<String>().expect("the type that went in");
+        let context = received
+            .handle()
+            .and_then(|handle| handle.context())
+            .expect("a context");
+        let name = context
+            .downcast_ref::<String>()
+            .expect("the type that went in");
         assert_eq!(name, "the guest's name");
     });
 }
@@ -153,9 +198,13 @@ fn c07_a_clone_completes_with_the_original_key() {
         let clone = connection.clone();
         clone.submit(Operation::ReceiveOnce, 1).expect("submits");
         drop(connection);
-        peer.write_all(b"to the clone").expect("a clone keeps the connection open");
+        peer.write_all(b"to the clone")
+            .expect("a clone keeps the connection open");
         let received = next(&port);
-        assert_eq!((received.key(), received.token(), received.bytes()), (21, 1, 12));
+        assert_eq!(
+            (received.key(), received.token(), received.bytes()),
+            (21, 1, 12)
+        );
         assert_quiet(&port);
     });
 }
@@ -187,11 +236,17 @@ fn sockets_of_the_standard_library_are_associated_as_they_are() {
             let peer_address = peer.local_addr().expect("an address");
             assert_eq!(connection.peer_addr().expect("an address"), peer_address);
 
-            connection.submit(Operation::Receive(Vec::with_capacity(16)), 0).expect("submits");
+            connection
+                .submit(Operation::Receive(Vec::with_capacity(16)), 0)
+                .expect("submits");
             assert_quiet(&port);
             peer.write_all(b"late").expect("the connection is open");
             let received = next(&port);
-            assert_eq!(received.result().expect("received"), 4, "non-blocking: {nonblocking}");
+            assert_eq!(
+                received.result().expect("received"),
+                4,
+                "non-blocking: {nonblocking}"
+            );
         }
     });
 }
@@ -203,7 +258,9 @@ fn a_non_blocking_listener_and_a_udp_socket_are_associated_as_they_are() {
         let (std_listener, address) = listener();
         std_listener.set_nonblocking(true).expect("a valid socket");
         let listener = port.associate(std_listener, 1).expect("associates");
-        listener.submit(Operation::Accept(Accept::once()), 0).expect("submits");
+        listener
+            .submit(Operation::Accept(Accept::once()), 0)
+            .expect("submits");
         assert_quiet(&port);
         let _peer = client(address);
         assert!(next(&port).take_accepted().is_some());
@@ -212,10 +269,13 @@ fn a_non_blocking_listener_and_a_udp_socket_are_associated_as_they_are() {
         udp.set_nonblocking(true).expect("a valid socket");
         let address = udp.local_addr().expect("an address");
         let udp = port.associate(udp, 2).expect("associates");
-        udp.submit(Operation::Receive(Vec::with_capacity(16)), 0).expect("submits");
+        udp.submit(Operation::Receive(Vec::with_capacity(16)), 0)
+            .expect("submits");
         assert_quiet(&port);
         let sender = UdpSocket::bind("127.0.0.1:0").expect("a free port");
-        sender.send_to(b"datagram", address).expect("sends over loopback");
+        sender
+            .send_to(b"datagram", address)
+            .expect("sends over loopback");
         assert_eq!(next(&port).result().expect("received"), 8);
     });
 }
@@ -228,7 +288,8 @@ fn a_handle_gives_a_descriptor_of_its_own() {
         let descriptor = connection.try_clone_to_owned_fd().expect("a descriptor");
         drop(connection);
         let mut ours = TcpStream::from(descriptor);
-        ours.write_all(b"past the port").expect("the socket is open");
+        ours.write_all(b"past the port")
+            .expect("the socket is open");
         let mut text = [0; 13];
         std::io::Read::read_exact(&mut peer, &mut text).expect("it arrives");
         assert_eq!(&text, b"past the port");
@@ -244,6 +305,9 @@ fn a_handle_finds_its_port() {
         post(&connection.port().expect("the port is there"), 9);
         assert_eq!(next(&port).token(), 9);
         drop(port);
-        assert!(connection.port().is_err(), "every clone of the port is gone");
+        assert!(
+            connection.port().is_err(),
+            "every clone of the port is gone"
+        );
     });
 }

@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use landfall::port::{Completion, CompletionKind, CompletionPort, Handle, Operation};
 
-use crate::support::{
-    QUIET, assert_quiet, connected, for_each_driver, next, reset, until_final,
-};
+use crate::support::{QUIET, assert_quiet, connected, for_each_driver, next, reset, until_final};
 use crate::threads::Worker;
 
 /// The three ways to receive bytes.
@@ -35,11 +33,21 @@ fn c38_a_receive_completes_with_the_bytes_that_are_there() {
         for receive in RECEIVES {
             let (connection, mut peer) = connected(&port, 38);
             connection.submit(receive(), 5).expect("submits");
-            peer.write_all(b"fewer than it could").expect("the connection is open");
+            peer.write_all(b"fewer than it could")
+                .expect("the connection is open");
             let mut received = next(&port);
-            assert_eq!((received.kind(), received.key()), (CompletionKind::Receive, 38));
-            assert_eq!((received.token(), received.result().expect("received")), (5, 19));
-            assert_eq!(&received.take_buffer().expect("data")[..], b"fewer than it could");
+            assert_eq!(
+                (received.kind(), received.key()),
+                (CompletionKind::Receive, 38)
+            );
+            assert_eq!(
+                (received.token(), received.result().expect("received")),
+                (5, 19)
+            );
+            assert_eq!(
+                &received.take_buffer().expect("data")[..],
+                b"fewer than it could"
+            );
             assert!(received.take_buffer().is_none(), "taken once");
             finish(&port, &connection, received);
         }
@@ -55,13 +63,20 @@ fn c38_a_receive_fills_no_more_than_its_buffer() {
         let mut buffer = Vec::with_capacity(5);
         buffer.extend_from_slice(b"> ");
         let room = buffer.capacity() - 2;
-        connection.submit(Operation::Receive(buffer), 0).expect("submits");
+        connection
+            .submit(Operation::Receive(buffer), 0)
+            .expect("submits");
         let mut received = next(&port);
         assert_eq!(received.bytes(), room);
         let buffer = received.take_buffer().expect("data").into_vec();
         assert_eq!(buffer, [b"> ", &b"abcdefgh"[..room]].concat());
-        connection.submit(Operation::ReceiveOnce, 0).expect("submits");
-        assert_eq!(&next(&port).take_buffer().expect("data")[..], &b"abcdefgh"[room..]);
+        connection
+            .submit(Operation::ReceiveOnce, 0)
+            .expect("submits");
+        assert_eq!(
+            &next(&port).take_buffer().expect("data")[..],
+            &b"abcdefgh"[room..]
+        );
         assert_quiet(&port);
     });
 }
@@ -72,7 +87,9 @@ fn c38_a_stream_brings_every_byte_once_and_in_order() {
         const SIZE: usize = 4 << 20;
         let port = driver.port(0);
         let (connection, mut peer) = connected(&port, 1);
-        connection.submit(Operation::ReceiveStream, 0).expect("submits");
+        connection
+            .submit(Operation::ReceiveStream, 0)
+            .expect("submits");
         let writer = Worker::start(move || {
             let bytes: Vec<u8> = (0..SIZE).map(|i| (i % 251) as u8).collect();
             peer.write_all(&bytes).expect("the port reads it all");
@@ -80,9 +97,16 @@ fn c38_a_stream_brings_every_byte_once_and_in_order() {
         let mut at = 0;
         for (step, mut received) in until_final(&port).into_iter().enumerate() {
             assert_eq!(received.sequence() as usize, step);
-            let Some(data) = received.take_buffer() else { continue };
+            let Some(data) = received.take_buffer() else {
+                continue;
+            };
             assert_eq!(data.len(), received.bytes());
-            assert!(data.iter().zip(at..).all(|(byte, i)| *byte == (i % 251) as u8), "at {at}");
+            assert!(
+                data.iter()
+                    .zip(at..)
+                    .all(|(byte, i)| *byte == (i % 251) as u8),
+                "at {at}"
+            );
             at += data.len();
         }
         assert_eq!(at, SIZE);
@@ -123,9 +147,12 @@ fn c39_data_before_the_close_comes_first() {
     for_each_driver(|driver| {
         let port = driver.port(0);
         let (connection, mut peer) = connected(&port, 1);
-        peer.write_all(b"last words").expect("the connection is open");
+        peer.write_all(b"last words")
+            .expect("the connection is open");
         drop(peer);
-        connection.submit(Operation::ReceiveStream, 0).expect("submits");
+        connection
+            .submit(Operation::ReceiveStream, 0)
+            .expect("submits");
         let taken = until_final(&port);
         let bytes: Vec<_> = taken.iter().map(Completion::bytes).collect();
         assert_eq!(bytes.iter().sum::<usize>(), 10);
@@ -148,7 +175,9 @@ fn c40_a_reset_looks_the_same_before_and_after_the_call() {
                 reset(peer);
                 if !pending {
                     // Loopback delivers the reset before the peer's close returns.
-                    connection.submit(receive(), 6).expect("a failure is a completion");
+                    connection
+                        .submit(receive(), 6)
+                        .expect("a failure is a completion");
                 }
                 let failed = next(&port);
                 assert_eq!((failed.key(), failed.token(), failed.bytes()), (40, 6, 0));
@@ -167,8 +196,12 @@ fn c40_a_reset_fails_a_pending_send_too() {
     for_each_driver(|driver| {
         let port = driver.port(0);
         let (connection, peer) = connected(&port, 1);
-        connection.submit(Operation::Send(vec![0; 32 << 20].into()), 0).expect("submits");
-        connection.submit(Operation::Send("behind".into()), 1).expect("submits");
+        connection
+            .submit(Operation::Send(vec![0; 32 << 20].into()), 0)
+            .expect("submits");
+        connection
+            .submit(Operation::Send("behind".into()), 1)
+            .expect("submits");
         assert_quiet(&port);
         reset(peer);
         for token in 0..2 {
@@ -177,7 +210,10 @@ fn c40_a_reset_fails_a_pending_send_too() {
             let kind = failed.result().expect_err("reset").kind();
             use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
             assert!(matches!(kind, ConnectionReset | BrokenPipe), "{kind}");
-            assert!(failed.take_buffer().is_some(), "the buffer comes back from a failure");
+            assert!(
+                failed.take_buffer().is_some(),
+                "the buffer comes back from a failure"
+            );
         }
         assert_quiet(&port);
     });
@@ -188,17 +224,26 @@ fn c41_a_wait_completes_with_data_and_consumes_nothing() {
     for_each_driver(|driver| {
         let port = driver.port(0);
         let (connection, mut peer) = connected(&port, 41);
-        connection.submit(Operation::WaitReadable, 7).expect("submits");
+        connection
+            .submit(Operation::WaitReadable, 7)
+            .expect("submits");
         assert_quiet(&port);
-        peer.write_all(b"untouched").expect("the connection is open");
+        peer.write_all(b"untouched")
+            .expect("the connection is open");
         let ready = next(&port);
         assert_eq!((ready.key(), ready.token()), (41, 7));
         assert_eq!(ready.result().expect("readable"), 0);
-        connection.submit(Operation::WaitReadable, 8).expect("submits");
+        connection
+            .submit(Operation::WaitReadable, 8)
+            .expect("submits");
         assert_eq!(next(&port).token(), 8, "as long as data is there");
-        connection.submit(Operation::ReceiveOnce, 9).expect("submits");
+        connection
+            .submit(Operation::ReceiveOnce, 9)
+            .expect("submits");
         assert_eq!(&next(&port).take_buffer().expect("data")[..], b"untouched");
-        connection.submit(Operation::WaitReadable, 10).expect("submits");
+        connection
+            .submit(Operation::WaitReadable, 10)
+            .expect("submits");
         assert_quiet(&port);
         drop(peer);
         assert_eq!(next(&port).result().expect("readable: the end is there"), 0);
@@ -217,7 +262,9 @@ fn c42_receives_fill_in_the_order_they_were_submitted() {
             for token in 0..RECEIVES {
                 let buffer = Vec::with_capacity(4);
                 sizes.push(buffer.capacity());
-                connection.submit(Operation::Receive(buffer), token).expect("submits");
+                connection
+                    .submit(Operation::Receive(buffer), token)
+                    .expect("submits");
             }
             let bytes: Vec<u8> = (0..sizes.iter().sum::<usize>()).map(|i| i as u8).collect();
             peer.write_all(&bytes).expect("the connection is open");
@@ -242,10 +289,18 @@ fn c42_receives_of_different_kinds_keep_their_order() {
         let mut buffer = Vec::new();
         buffer.reserve_exact(2);
         let room = buffer.capacity();
-        connection.submit(Operation::WaitReadable, 0).expect("submits");
-        connection.submit(Operation::Receive(buffer), 1).expect("submits");
-        connection.submit(Operation::ReceiveOnce, 2).expect("submits");
-        connection.submit(Operation::ReceiveStream, 3).expect("submits");
+        connection
+            .submit(Operation::WaitReadable, 0)
+            .expect("submits");
+        connection
+            .submit(Operation::Receive(buffer), 1)
+            .expect("submits");
+        connection
+            .submit(Operation::ReceiveOnce, 2)
+            .expect("submits");
+        connection
+            .submit(Operation::ReceiveStream, 3)
+            .expect("submits");
         assert_quiet(&port);
         peer.write_all(b"abcdef").expect("the connection is open");
         assert_eq!(next(&port).token(), 0);
@@ -278,7 +333,9 @@ fn a_completion_may_be_handled_before_its_submission_returns() {
                 Worker::start(move || {
                     let mut own = Vec::new();
                     while count.load(Ordering::Acquire) < ROUNDS {
-                        let Ok(mut taken) = port.get(Some(QUIET)) else { continue };
+                        let Ok(mut taken) = port.get(Some(QUIET)) else {
+                            continue;
+                        };
                         let data = taken.take_buffer().expect("the buffer comes back");
                         own.push((taken.token(), taken.id(), data.len()));
                         count.fetch_add(1, Ordering::AcqRel);
@@ -287,16 +344,25 @@ fn a_completion_may_be_handled_before_its_submission_returns() {
                 })
             })
             .collect();
-        peer.write_all(&[1; ROUNDS]).expect("the connection is open");
+        peer.write_all(&[1; ROUNDS])
+            .expect("the connection is open");
         let mut submitted = Vec::new();
         for token in 0..ROUNDS {
             let mut buffer = Vec::new();
             buffer.reserve_exact(1);
-            submitted.push(connection.submit(Operation::Receive(buffer), token).expect("submits"));
+            submitted.push(
+                connection
+                    .submit(Operation::Receive(buffer), token)
+                    .expect("submits"),
+            );
         }
         let mut taken: Vec<_> = consumers.into_iter().flat_map(Worker::join).collect();
         taken.sort_unstable_by_key(|(token, _, _)| *token);
         let expected = submitted.into_iter().enumerate();
-        assert!(taken.into_iter().eq(expected.map(|(token, id)| (token, id, 1))));
+        assert!(
+            taken
+                .into_iter()
+                .eq(expected.map(|(token, id)| (token, id, 1)))
+        );
     });
 }

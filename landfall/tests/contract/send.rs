@@ -20,14 +20,24 @@ fn c43_the_systems_own_calls_queue_nothing_and_the_ports_do() {
         let port = driver.port(0);
         let (connection, mut peer) = connected(&port, 43);
         let past_the_port = TcpStream::from(connection.try_clone_to_owned_fd().expect("a copy"));
-        past_the_port.shutdown(Shutdown::Read).expect("it is connected");
+        past_the_port
+            .shutdown(Shutdown::Read)
+            .expect("it is connected");
         assert_quiet(&port);
 
-        connection.submit(Operation::Shutdown(Shutdown::Write), 3).expect("submits");
+        connection
+            .submit(Operation::Shutdown(Shutdown::Write), 3)
+            .expect("submits");
         let done = next(&port);
-        assert_eq!((done.kind(), done.key(), done.token()), (CompletionKind::Shutdown, 43, 3));
+        assert_eq!(
+            (done.kind(), done.key(), done.token()),
+            (CompletionKind::Shutdown, 43, 3)
+        );
         assert_eq!(done.result().expect("shut down"), 0);
-        assert_eq!(peer.read_to_end(&mut Vec::new()).expect("an orderly end"), 0);
+        assert_eq!(
+            peer.read_to_end(&mut Vec::new()).expect("an orderly end"),
+            0
+        );
         assert_quiet(&port);
     });
 }
@@ -38,14 +48,21 @@ fn c43_a_shutdown_takes_its_turn_after_the_sends() {
         const SIZE: usize = 8 << 20;
         let port = driver.port(0);
         let (connection, mut peer) = connected(&port, 1);
-        connection.submit(Operation::Send(vec![1; SIZE].into()), 0).expect("submits");
-        connection.submit(Operation::Shutdown(Shutdown::Write), 1).expect("submits");
-        connection.submit(Operation::ReceiveOnce, 2).expect("submits");
+        connection
+            .submit(Operation::Send(vec![1; SIZE].into()), 0)
+            .expect("submits");
+        connection
+            .submit(Operation::Shutdown(Shutdown::Write), 1)
+            .expect("submits");
+        connection
+            .submit(Operation::ReceiveOnce, 2)
+            .expect("submits");
         assert_quiet(&port);
         let reader = Worker::start(move || {
             let mut all = Vec::new();
             peer.read_to_end(&mut all).expect("an orderly end");
-            peer.write_all(b"thanks").expect("half of the connection is open");
+            peer.write_all(b"thanks")
+                .expect("half of the connection is open");
             all.len()
         });
         let sent = next(&port);
@@ -53,7 +70,11 @@ fn c43_a_shutdown_takes_its_turn_after_the_sends() {
         assert_eq!(next(&port).token(), 1);
         assert_eq!(reader.join(), SIZE);
         let answer = next(&port);
-        assert_eq!((answer.token(), answer.bytes()), (2, 6), "the other half goes on");
+        assert_eq!(
+            (answer.token(), answer.bytes()),
+            (2, 6),
+            "the other half goes on"
+        );
         assert_quiet(&port);
     });
 }
@@ -66,21 +87,30 @@ fn c44_a_connect_completes_connected_or_refused() {
         let socket = || Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
 
         let connecting = port.associate(socket(), 44).expect("associates");
-        connecting.submit(Operation::Connect(address), 1).expect("submits");
+        connecting
+            .submit(Operation::Connect(address), 1)
+            .expect("submits");
         let done = next(&port);
-        assert_eq!((done.kind(), done.key(), done.token()), (CompletionKind::Connect, 44, 1));
+        assert_eq!(
+            (done.kind(), done.key(), done.token()),
+            (CompletionKind::Connect, 44, 1)
+        );
         assert_eq!(done.result().expect("connected"), 0);
         assert_eq!(connecting.peer_addr().expect("connected"), address);
         let (mut accepted, from) = listener.accept().expect("a connection");
         assert_eq!(connecting.local_addr().expect("bound by the connect"), from);
-        connecting.submit(Operation::Send("hello".into()), 2).expect("submits");
+        connecting
+            .submit(Operation::Send("hello".into()), 2)
+            .expect("submits");
         assert_eq!(next(&port).result().expect("sent"), 5);
         let mut text = [0; 5];
         accepted.read_exact(&mut text).expect("it arrives");
         assert_eq!(&text, b"hello");
 
         let refused = port.associate(socket(), 45).expect("associates");
-        refused.submit(Operation::Connect(refusing_address()), 3).expect("submits");
+        refused
+            .submit(Operation::Connect(refusing_address()), 3)
+            .expect("submits");
         let failed = next(&port);
         assert_eq!((failed.key(), failed.token(), failed.bytes()), (45, 3, 0));
         let error = failed.result().expect_err("nobody listens there");
@@ -95,12 +125,20 @@ fn a_receive_on_an_unconnected_socket_fails_as_a_completion() {
         let port = driver.port(0);
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         let socket = port.associate(socket, 1).expect("associates");
-        for operation in [Operation::ReceiveOnce, Operation::ReceiveStream, Operation::Send("x".into())]
-        {
-            socket.submit(operation, 0).expect("a failure is a completion");
+        for operation in [
+            Operation::ReceiveOnce,
+            Operation::ReceiveStream,
+            Operation::Send("x".into()),
+        ] {
+            socket
+                .submit(operation, 0)
+                .expect("a failure is a completion");
             let failed = next(&port);
             let kind = failed.result().expect_err("not connected").kind();
-            assert!(matches!(kind, ErrorKind::NotConnected | ErrorKind::BrokenPipe), "{kind}");
+            assert!(
+                matches!(kind, ErrorKind::NotConnected | ErrorKind::BrokenPipe),
+                "{kind}"
+            );
             assert!(failed.is_final());
             assert_quiet(&port);
         }
@@ -109,7 +147,9 @@ fn a_receive_on_an_unconnected_socket_fails_as_a_completion() {
 
 /// A connection whose peer reads slowly, so that the kernel takes a little at a time.
 fn slow_reader(mut peer: TcpStream) -> Worker<Vec<u8>> {
-    SockRef::from(&peer).set_recv_buffer_size(16 << 10).expect("the size can be set");
+    SockRef::from(&peer)
+        .set_recv_buffer_size(16 << 10)
+        .expect("the size can be set");
     Worker::start(move || {
         let mut all = Vec::new();
         let mut chunk = vec![0; 256 << 10];
@@ -127,7 +167,9 @@ fn slow_reader(mut peer: TcpStream) -> Worker<Vec<u8>> {
 
 /// Bytes that are told from their neighbours wherever the stream is cut.
 fn pattern(start: usize, length: usize) -> Vec<u8> {
-    (start..start + length).map(|i| (i % 253) as u8 ^ (i >> 13) as u8).collect()
+    (start..start + length)
+        .map(|i| (i % 253) as u8 ^ (i >> 13) as u8)
+        .collect()
 }
 
 #[test]
@@ -178,12 +220,19 @@ fn a_vectored_send_is_one_send_of_many_buffers() {
                 pattern(at - size, size).into()
             })
             .collect();
-        connection.submit(Operation::SendVectored(parts), 4).expect("submits");
+        connection
+            .submit(Operation::SendVectored(parts), 4)
+            .expect("submits");
         let mut sent = next(&port);
         assert_eq!((sent.token(), sent.result().expect("sent")), (4, at));
         let back = sent.take_buffers().expect("the buffers come back");
         assert_eq!(back.len(), PARTS);
-        assert!(back.iter().map(|b| b.len()).eq((0..PARTS).map(|part| part % 7 * 300)), "whole");
+        assert!(
+            back.iter()
+                .map(|b| b.len())
+                .eq((0..PARTS).map(|part| part % 7 * 300)),
+            "whole"
+        );
         connection.close();
         assert!(reader.join() == pattern(0, at), "every byte, in order");
         assert_quiet(&port);
@@ -198,7 +247,13 @@ fn comes_back(port: &CompletionPort, wrap: fn(Buffer) -> Operation) {
     let memory = [vec.as_ptr(), bytes.as_ptr()];
     let mut rest = Buffer::from(b"+++rest".to_vec());
     rest.advance(3);
-    for buffer in [vec.into(), bytes.into(), Buffer::from("static"), rest, Buffer::default()] {
+    for buffer in [
+        vec.into(),
+        bytes.into(),
+        Buffer::from("static"),
+        rest,
+        Buffer::default(),
+    ] {
         let text = buffer.to_vec();
         connection.submit(wrap(buffer), 0).expect("submits");
         let mut sent = next(port);
@@ -228,8 +283,11 @@ fn a_received_buffer_is_sent_on_as_it_is() {
         let port = driver.port(0);
         let (connection, mut peer) = connected(&port, 1);
         for zero_copy in [false, true] {
-            connection.submit(Operation::ReceiveOnce, 0).expect("submits");
-            peer.write_all(b"there and back").expect("the connection is open");
+            connection
+                .submit(Operation::ReceiveOnce, 0)
+                .expect("submits");
+            peer.write_all(b"there and back")
+                .expect("the connection is open");
             let mut data = next(&port).take_buffer().expect("data");
             data.advance(6);
             let echo = match zero_copy {
@@ -251,10 +309,15 @@ fn sends_and_receives_of_one_socket_do_not_wait_for_each_other() {
     for_each_driver(|driver| {
         let port = driver.port(0);
         let (connection, mut peer) = connected(&port, 1);
-        connection.submit(Operation::Send(vec![0; 32 << 20].into()), 0).expect("submits");
-        connection.submit(Operation::ReceiveStream, 1).expect("submits");
+        connection
+            .submit(Operation::Send(vec![0; 32 << 20].into()), 0)
+            .expect("submits");
+        connection
+            .submit(Operation::ReceiveStream, 1)
+            .expect("submits");
         assert_quiet(&port);
-        peer.write_all(b"while it sends").expect("the connection is open");
+        peer.write_all(b"while it sends")
+            .expect("the connection is open");
         let received = next(&port);
         assert_eq!((received.token(), received.bytes()), (1, 14));
         connection.close();
@@ -279,16 +342,24 @@ fn options_are_set_on_the_socket() {
             SocketOption::Linger(Some(Duration::ZERO)),
         ];
         for (token, option) in options.into_iter().enumerate() {
-            connection.submit(Operation::SetOption(option), token).expect("submits");
+            connection
+                .submit(Operation::SetOption(option), token)
+                .expect("submits");
             let done = next(&port);
-            assert_eq!((done.kind(), done.token()), (CompletionKind::SetOption, token));
+            assert_eq!(
+                (done.kind(), done.token()),
+                (CompletionKind::SetOption, token)
+            );
             done.result().expect("set");
         }
         let descriptor = connection.try_clone_to_owned_fd().expect("a copy");
         let socket = SockRef::from(&descriptor);
         assert!(socket.tcp_nodelay().expect("readable"));
         assert!(socket.keepalive().expect("readable"));
-        assert_eq!(socket.tcp_keepalive_time().expect("readable"), Duration::from_secs(42));
+        assert_eq!(
+            socket.tcp_keepalive_time().expect("readable"),
+            Duration::from_secs(42)
+        );
         assert!(socket.recv_buffer_size().expect("readable") >= 50_000);
         assert!(socket.send_buffer_size().expect("readable") >= 60_000);
         assert_eq!(socket.linger().expect("readable"), Some(Duration::ZERO));
@@ -299,7 +370,9 @@ fn options_are_set_on_the_socket() {
             SocketOption::Linger(None),
         ];
         for option in off {
-            connection.submit(Operation::SetOption(option), 0).expect("submits");
+            connection
+                .submit(Operation::SetOption(option), 0)
+                .expect("submits");
             next(&port).result().expect("set");
         }
         assert!(!socket.tcp_nodelay().expect("readable"));
@@ -316,15 +389,20 @@ fn a_stream_goes_on_while_its_data_is_echoed() {
         const SIZE: usize = 3 << 20;
         let port = driver.port(0);
         let (connection, mut peer) = connected(&port, 1);
-        connection.submit(Operation::ReceiveStream, 0).expect("submits");
+        connection
+            .submit(Operation::ReceiveStream, 0)
+            .expect("submits");
         let mut reading = peer.try_clone().expect("a copy");
         let writer = Worker::start(move || {
-            peer.write_all(&pattern(0, SIZE)).expect("the port reads it all");
+            peer.write_all(&pattern(0, SIZE))
+                .expect("the port reads it all");
             peer.shutdown(Shutdown::Write).expect("it is connected");
         });
         let reader = Worker::start(move || {
             let mut all = Vec::new();
-            reading.read_to_end(&mut all).expect("the port ends the stream");
+            reading
+                .read_to_end(&mut all)
+                .expect("the port ends the stream");
             all
         });
         let (mut received, mut sent, mut ended) = (0, 0, false);
@@ -335,13 +413,17 @@ fn a_stream_goes_on_while_its_data_is_echoed() {
                     ended = taken.is_final();
                     received += taken.result().expect("received");
                     if let Some(data) = taken.take_buffer() {
-                        connection.submit(Operation::Send(data), 1).expect("submits");
+                        connection
+                            .submit(Operation::Send(data), 1)
+                            .expect("submits");
                     }
                 }
                 _ => sent += taken.result().expect("sent"),
             }
         }
-        connection.submit(Operation::Shutdown(Shutdown::Write), 2).expect("submits");
+        connection
+            .submit(Operation::Shutdown(Shutdown::Write), 2)
+            .expect("submits");
         assert!(until_final(&port).iter().all(|done| done.bytes() == 0));
         writer.join();
         assert!(reader.join() == pattern(0, SIZE), "every byte, in order");

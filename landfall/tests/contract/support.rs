@@ -113,7 +113,9 @@ impl Variant {
 
     /// A port under this variant.
     pub fn port(&self, concurrency: usize) -> CompletionPort {
-        self.builder(concurrency).build().expect("the driver can be set up")
+        self.builder(concurrency)
+            .build()
+            .expect("the driver can be set up")
     }
 }
 
@@ -146,7 +148,13 @@ fn chosen() -> Vec<&'static Variant> {
         return VARIANTS.iter().collect();
     };
     let find = |name: &str| {
-        let known = || VARIANTS.iter().map(|v| v.name).collect::<Vec<_>>().join(", ");
+        let known = || {
+            VARIANTS
+                .iter()
+                .map(|v| v.name)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         VARIANTS
             .iter()
             .find(|variant| variant.name == name)
@@ -178,7 +186,10 @@ fn passes(test: fn(&Variant), variant: &'static Variant) -> bool {
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "not within {PATIENCE:?}: {what}"
+        );
         thread::sleep(Duration::from_micros(200));
     }
 }
@@ -200,9 +211,28 @@ pub fn compute_for(time: Duration) {
     }
 }
 
+/// Computes until so many threads of a port run, this one among them: having slept a moment ago, it
+/// may have been taken for blocked, and counts again once it is seen to go on.
+#[track_caller]
+pub fn compute_until_running(port: &CompletionPort, count: usize) {
+    let start = Instant::now();
+    while port.running() != count {
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{} run instead of {count}",
+            port.running()
+        );
+        std::hint::spin_loop();
+    }
+}
+
 /// A packet that is told from others by its token.
 pub fn packet(token: usize) -> Packet {
-    Packet { bytes: 0, key: 0, token }
+    Packet {
+        bytes: 0,
+        key: 0,
+        token,
+    }
 }
 
 /// Posts a packet to an open port.
@@ -240,15 +270,21 @@ pub fn assert_quiet(port: &CompletionPort) {
 /// A listener on a free port of loopback.
 pub fn listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a listener on loopback");
-    let address = listener.local_addr().expect("a bound listener has an address");
+    let address = listener
+        .local_addr()
+        .expect("a bound listener has an address");
     (listener, address)
 }
 
 /// A plain client that gives up rather than hang.
 pub fn client(address: SocketAddr) -> TcpStream {
     let client = TcpStream::connect(address).expect("connects over loopback");
-    client.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero");
-    client.set_write_timeout(Some(PATIENCE)).expect("a timeout above zero");
+    client
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a timeout above zero");
+    client
+        .set_write_timeout(Some(PATIENCE))
+        .expect("a timeout above zero");
     client
 }
 
@@ -275,6 +311,8 @@ pub fn refusing_address() -> SocketAddr {
 
 /// Ends a connection with a reset instead of an orderly close.
 pub fn reset(peer: TcpStream) {
-    SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("linger can be set");
+    SockRef::from(&peer)
+        .set_linger(Some(Duration::ZERO))
+        .expect("linger can be set");
     drop(peer);
 }

@@ -17,7 +17,8 @@ impl<T: Send + 'static> Worker<T> {
     pub fn start(run: impl FnOnce() -> T + Send + 'static) -> Self {
         let (tell, told) = mpsc::sync_channel(1);
         let thread = thread::spawn(move || {
-            tell.send(current_id()).expect("the test waits for the name");
+            tell.send(current_id())
+                .expect("the test waits for the name");
             run()
         });
         let id = told.recv().expect("a thread that runs tells its name");
@@ -30,7 +31,11 @@ impl<T: Send + 'static> Worker<T> {
         let mut unchanged = 0;
         eventually("the thread sleeps", || {
             let now = self.asleep_since();
-            unchanged = if now.is_some() && now == before { unchanged + 1 } else { 0 };
+            unchanged = if now.is_some() && now == before {
+                unchanged + 1
+            } else {
+                0
+            };
             before = now;
             thread::sleep(Duration::from_millis(1));
             unchanged >= 3
@@ -67,12 +72,17 @@ pub fn own_times_slept() -> u64 {
 
 /// Descriptors that the process has open.
 pub fn open_descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").expect("/proc is mounted").count()
+    fs::read_dir("/proc/self/fd")
+        .expect("/proc is mounted")
+        .count()
 }
 
 fn current_id() -> String {
     let link = fs::read_link("/proc/thread-self").expect("/proc is mounted");
-    link.file_name().expect("PID/task/TID").to_string_lossy().into_owned()
+    link.file_name()
+        .expect("PID/task/TID")
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn status(id: &str) -> String {
@@ -85,5 +95,8 @@ fn times_slept(status: &str) -> u64 {
 }
 
 fn field<'a>(status: &'a str, name: &str) -> &'a str {
-    status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("0")
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .unwrap_or("0")
 }

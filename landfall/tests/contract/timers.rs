@@ -17,19 +17,27 @@ fn timers_complete_in_the_order_of_their_deadlines_and_never_early() {
         let at = |millis| start + Duration::from_millis(millis);
         let order = [30, 10, 20, 5, 25];
         let ids = order.map(|millis| {
-            port.timer(at(millis as u64), 600 + millis, millis).expect("the port is open")
+            port.timer(at(millis as u64), 600 + millis, millis)
+                .expect("the port is open")
         });
         for expected in [5, 10, 20, 25, 30] {
             let timer = next(&port);
             assert!(Instant::now() >= at(expected as u64), "early");
             assert_eq!(timer.kind(), CompletionKind::Timer);
             assert_eq!((timer.token(), timer.key()), (expected, 600 + expected));
-            let place = order.iter().position(|millis| *millis == expected).expect("set");
+            let place = order
+                .iter()
+                .position(|millis| *millis == expected)
+                .expect("set");
             assert_eq!(timer.id(), ids[place]);
             assert!(timer.is_final() && timer.handle().is_none());
             assert_eq!(timer.result().expect("a timer never fails"), 0);
         }
-        assert!(start.elapsed() < Duration::from_millis(150), "took {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_millis(150),
+            "took {:?}",
+            start.elapsed()
+        );
         assert_quiet(&port);
     });
 }
@@ -93,10 +101,14 @@ fn a_far_deadline_neither_comes_early_nor_hides_a_near_one() {
             .collect();
         assert!(far.len() >= 3);
         assert_quiet(&port);
-        port.timer(Instant::now() + QUIET, 0, 5).expect("the port is open");
+        port.timer(Instant::now() + QUIET, 0, 5)
+            .expect("the port is open");
         assert_eq!(next(&port).token(), 5);
         assert_quiet(&port);
-        assert!(far.into_iter().all(|id| port.cancel_timer(id)), "all of them still to come");
+        assert!(
+            far.into_iter().all(|id| port.cancel_timer(id)),
+            "all of them still to come"
+        );
     });
 }
 
@@ -109,8 +121,11 @@ fn a_timer_wakes_a_waiting_thread_and_an_earlier_one_overtakes() {
             Worker::start(move || next(&port).token())
         };
         waiter.wait_until_asleep();
-        let late = port.timer(Instant::now() + PATIENCE, 0, 1).expect("the port is open");
-        port.timer(Instant::now() + QUIET, 0, 2).expect("the port is open");
+        let late = port
+            .timer(Instant::now() + PATIENCE, 0, 1)
+            .expect("the port is open");
+        port.timer(Instant::now() + QUIET, 0, 2)
+            .expect("the port is open");
         assert_eq!(waiter.join(), 2);
         assert!(port.cancel_timer(late));
     });
@@ -156,9 +171,14 @@ fn many_timers_all_complete() {
         let mut seen = vec![false; TIMERS];
         for _ in 0..TIMERS {
             let token = next(&port).token();
-            assert!(!std::mem::replace(&mut seen[token], true), "timer {token} came twice");
+            assert!(
+                !std::mem::replace(&mut seen[token], true),
+                "timer {token} came twice"
+            );
         }
         assert_quiet(&port);
-        eventually("the port is at rest", || port.get(Some(Duration::ZERO)).is_err());
+        eventually("the port is at rest", || {
+            port.get(Some(Duration::ZERO)).is_err()
+        });
     });
 }

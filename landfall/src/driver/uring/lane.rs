@@ -433,28 +433,28 @@ impl Lane {
         loop {
             self.flush();
             self.drain();
-            let (left, dropped) = {
-                let mut state = self.state.lock();
-                (!state.ops.is_empty(), std::mem::take(&mut state.ready))
-            };
-            // Frees handles, which lock the lane.
+            // Frees handles, which lock the lane, and may let held-back completions out.
+            let dropped = self.take_undelivered();
+            let nothing_dropped = dropped.is_empty();
             drop(dropped);
-            if !left {
+            if !self.state.lock().ops.is_empty() {
+                poke();
+                self.await_one(Duration::from_millis(1));
+            } else if nothing_dropped {
                 break;
             }
-            poke();
-            self.await_one(Duration::from_millis(1));
         }
-        let held: Vec<_> = {
-            let mut state = self.state.lock();
-            state
-                .sockets
-                .iter_mut()
-                .flat_map(|(_, socket)| std::mem::take(&mut socket.held))
-                .collect()
-        };
-        drop(held);
         self.flush();
+    }
+
+    /// Completions that nobody will take.
+    fn take_undelivered(&self) -> Vec<Completion> {
+        let mut state = self.state.lock();
+        let mut undelivered = Vec::from(std::mem::take(&mut state.ready));
+        for (_, socket) in &mut state.sockets {
+            undelivered.extend(socket.held.drain(..));
+        }
+        undelivered
     }
 
     /// Lets the kernel post what it has, for so long at most. Nobody is told to wake this.
