@@ -20,7 +20,9 @@ fn main() -> landfall::Result<()> {
     let address = server.local_addr();
     let clients = thread::spawn(move || {
         let start = Instant::now();
-        let clients: Vec<_> = (0..CLIENTS).map(|_| thread::spawn(move || ask(address))).collect();
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| thread::spawn(move || ask(address)))
+            .collect();
         for client in clients {
             match client.join() {
                 Ok(Ok(answer)) => println!("after {:>6.1?}: {answer}", start.elapsed()),
@@ -39,7 +41,9 @@ fn main() -> landfall::Result<()> {
         }
         Ok(())
     })?;
-    clients.join().map_err(|_| io::Error::other("the clients' thread panicked"))
+    clients
+        .join()
+        .map_err(|_| io::Error::other("the clients' thread panicked"))
 }
 
 fn ask(address: SocketAddr) -> io::Result<String> {

@@ -29,12 +29,18 @@ struct Room(Arc<Mutex<HashMap<SocketAddr, mailbox::Sender>>>);
 impl Room {
     fn enter(&self, client: SocketAddr) -> Mailbox {
         let (sender, mailbox) = mailbox(MOST_KEPT);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(client, sender);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(client, sender);
         mailbox
     }
 
     fn leave(&self, client: SocketAddr) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&client);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&client);
     }
 
     /// Hands a message to everybody but its author. All share its bytes.
@@ -49,7 +55,9 @@ impl Room {
 }
 
 fn main() -> landfall::Result<()> {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7000".to_owned());
+    let address = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:7000".to_owned());
     let server = Server::bind(address)?;
     println!("listening on {}", server.local_addr());
     let room = Room::default();
@@ -109,7 +117,10 @@ mod mailbox {
     pub struct Mailbox(Arc<Mutex<Queue>>);
 
     pub fn mailbox(most: usize) -> (Sender, Mailbox) {
-        let queue = Arc::new(Mutex::new(Queue { most, ..Queue::default() }));
+        let queue = Arc::new(Mutex::new(Queue {
+            most,
+            ..Queue::default()
+        }));
         (Sender(queue.clone()), Mailbox(queue))
     }
 

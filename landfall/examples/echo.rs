@@ -8,7 +8,9 @@
 use landfall::Server;
 
 fn main() -> landfall::Result<()> {
-    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:7000".to_owned());
+    let address = std::env::args()
+        .nth(1)
+        .unwrap_or_else(|| "127.0.0.1:7000".to_owned());
     let server = Server::bind(address)?;
     println!("listening on {}", server.local_addr());
     server.serve(|mut connection| async move {

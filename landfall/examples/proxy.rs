@@ -16,8 +16,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> landfall::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let listen = arguments.next().unwrap_or_else(|| "127.0.0.1:8000".to_owned());
-    let target = arguments.next().unwrap_or_else(|| "127.0.0.1:7000".to_owned());
+    let listen = arguments
+        .next()
+        .unwrap_or_else(|| "127.0.0.1:8000".to_owned());
+    let target = arguments
+        .next()
+        .unwrap_or_else(|| "127.0.0.1:7000".to_owned());
     let server = Server::bind(listen)?;
     println!("forwarding {} to {target}", server.local_addr());
     server.serve(move |client| forward(client, target.clone()))?;

@@ -23,14 +23,25 @@ fn main() -> landfall::Result<()> {
             // And silent from now on, until the other side closes.
             stream.receive().await.map(drop)
         });
-        let mut stream = ConnectOptions::new().timeout(Duration::from_secs(5)).connect(address).await?;
+        let mut stream = ConnectOptions::new()
+            .timeout(Duration::from_secs(5))
+            .connect(address)
+            .await?;
 
         // Of one operation: the future is dropped, and loses nothing.
         let start = Instant::now();
         let data = timeout(Duration::from_millis(100), stream.receive()).await;
-        println!("after {:?}: {}", start.elapsed(), data.expect_err("nothing yet"));
+        println!(
+            "after {:?}: {}",
+            start.elapsed(),
+            data.expect_err("nothing yet")
+        );
         let data = stream.receive().await?.expect("an answer");
-        println!("after {:?}: {}", start.elapsed(), String::from_utf8_lossy(&data));
+        println!(
+            "after {:?}: {}",
+            start.elapsed(),
+            String::from_utf8_lossy(&data)
+        );
 
         // Of the connection: no timer is set and taken back for each message.
         stream.set_idle_timeout(Some(Duration::from_millis(100)));

@@ -14,9 +14,15 @@
 //! What a completion port promises is written down as numbered statements in
 //! `docs/contract.md`; `tests/contract/` checks them.
 
-#[allow(unsafe_code, reason = "buffers share memory with the kernel; each block says why it is sound")]
+#[allow(
+    unsafe_code,
+    reason = "buffers share memory with the kernel; each block says why it is sound"
+)]
 pub mod buffer;
-#[allow(unsafe_code, reason = "drivers talk to the system; each block says why it is sound")]
+#[allow(
+    unsafe_code,
+    reason = "drivers talk to the system; each block says why it is sound"
+)]
 mod driver;
 pub mod net;
 pub mod port;

@@ -97,7 +97,11 @@ impl Server {
             listeners: vec![listener],
             options: ListenOptions::new(),
             runtime: Runtime::builder(),
-            limits: Limits { connections: usize::MAX, idle: None, drain: DRAIN_TIMEOUT },
+            limits: Limits {
+                connections: usize::MAX,
+                idle: None,
+                drain: DRAIN_TIMEOUT,
+            },
             control,
         })
     }
@@ -170,7 +174,10 @@ impl Server {
     ///
     /// What the system answers.
     pub fn local_addrs(&self) -> io::Result<Vec<SocketAddr>> {
-        self.listeners.iter().map(std::net::TcpListener::local_addr).collect()
+        self.listeners
+            .iter()
+            .map(std::net::TcpListener::local_addr)
+            .collect()
     }
 
     /// A handle to look at the server and to end it, for other threads and for handlers.

@@ -1,5 +1,8 @@
 //! Once warm, passing messages on allocates nothing, at the port and in the runtime.
-#![allow(unsafe_code, reason = "allocations are counted by an allocator, which is an unsafe trait")]
+#![allow(
+    unsafe_code,
+    reason = "allocations are counted by an allocator, which is an unsafe trait"
+)]
 
 mod runtime_support;
 
@@ -100,7 +103,10 @@ fn assert_echo_allocates_nothing(server: SocketAddr) {
     if let Some(first) = first {
         eprintln!("{count} allocations in {MESSAGES} messages, the first of them:\n{first}");
     }
-    assert!(count <= OTHERS, "{count} allocations in {MESSAGES} messages");
+    assert!(
+        count <= OTHERS,
+        "{count} allocations in {MESSAGES} messages"
+    );
 }
 
 fn connect(server: SocketAddr) -> TcpStream {
@@ -131,18 +137,24 @@ fn with_port(handle: fn(&CompletionPort, Completion)) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let address = listener.local_addr().expect("an address");
     let listener = port.associate(listener, 0).expect("associate");
-    listener.submit(Operation::Accept(Accept::stream()), 0).expect("submit");
+    listener
+        .submit(Operation::Accept(Accept::stream()), 0)
+        .expect("submit");
     let worker = || {
         let mut taken = Vec::with_capacity(8);
         while port.get_many(&mut taken, 8, None).is_ok() {
-            taken.drain(..).for_each(|completion| handle(&port, completion));
+            taken
+                .drain(..)
+                .for_each(|completion| handle(&port, completion));
         }
     };
     thread::scope(|scope| {
         scope.spawn(worker);
         scope.spawn(worker);
         // A failed assertion must not leave the scope waiting for the workers.
-        let passed = scope.spawn(|| assert_echo_allocates_nothing(address)).join();
+        let passed = scope
+            .spawn(|| assert_echo_allocates_nothing(address))
+            .join();
         port.close();
         passed.expect("see above");
     });
@@ -160,7 +172,9 @@ fn a_port_allocates_nothing_for_streams_of_pooled_buffers() {
     with_port(|port, mut completion| match completion.kind() {
         CompletionKind::Accept => submit_to_accepted(port, completion, Operation::ReceiveStream),
         CompletionKind::Receive if completion.bytes() > 0 => {
-            let data = completion.take_buffer().expect("a receive brings its buffer");
+            let data = completion
+                .take_buffer()
+                .expect("a receive brings its buffer");
             let connection = completion.handle().expect("a receive has a handle");
             connection.submit(Operation::Send(data), 0).expect("submit");
         }
@@ -172,18 +186,29 @@ fn a_port_allocates_nothing_for_streams_of_pooled_buffers() {
 fn a_port_allocates_nothing_for_buffers_of_the_programs_own() {
     with_port(|port, mut completion| match completion.kind() {
         CompletionKind::Accept => {
-            submit_to_accepted(port, completion, Operation::Receive(Vec::with_capacity(1024)));
+            submit_to_accepted(
+                port,
+                completion,
+                Operation::Receive(Vec::with_capacity(1024)),
+            );
         }
         CompletionKind::Receive if completion.bytes() > 0 => {
-            let data = completion.take_buffer().expect("a receive brings its buffer");
+            let data = completion
+                .take_buffer()
+                .expect("a receive brings its buffer");
             let connection = completion.handle().expect("a receive has a handle");
             connection.submit(Operation::Send(data), 0).expect("submit");
         }
         CompletionKind::Send => {
-            let mut vec = completion.take_buffer().map(Buffer::into_vec).expect("a send gives it back");
+            let mut vec = completion
+                .take_buffer()
+                .map(Buffer::into_vec)
+                .expect("a send gives it back");
             vec.clear();
             let connection = completion.handle().expect("a send has a handle");
-            connection.submit(Operation::Receive(vec), 0).expect("submit");
+            connection
+                .submit(Operation::Receive(vec), 0)
+                .expect("submit");
         }
         _ => {}
     });
@@ -198,7 +223,9 @@ where
     let handle = server.handle();
     thread::scope(|scope| {
         let serving = scope.spawn(|| server.serve(handler));
-        let passed = scope.spawn(|| assert_echo_allocates_nothing(handle.local_addr())).join();
+        let passed = scope
+            .spawn(|| assert_echo_allocates_nothing(handle.local_addr()))
+            .join();
         handle.stop();
         serving.join().expect("no panic").expect("no error");
         passed.expect("see above");

@@ -29,8 +29,12 @@ fn server_process() {
 #[test]
 fn an_idle_connection_takes_less_than_1_kib() {
     let many = (9_000 * scale()).min(30_000);
-    let places = raise_descriptor_limit().saturating_mul(std::thread::available_parallelism().map_or(1, usize::from));
-    assert!(places > many, "{many} connections need {many} places in the rings' tables, there are {places}; raise `ulimit -Hn`");
+    let places = raise_descriptor_limit()
+        .saturating_mul(std::thread::available_parallelism().map_or(1, usize::from));
+    assert!(
+        places > many,
+        "{many} connections need {many} places in the rings' tables, there are {places}; raise `ulimit -Hn`"
+    );
     let server = ServerProcess::start("server_process");
     let mut clients = Clients::new();
     clients.connect_up_to(FEW, server.address);
@@ -48,7 +52,10 @@ fn an_idle_connection_takes_less_than_1_kib() {
 #[test]
 fn an_idle_connection_holds_no_buffer() {
     const CONNECTIONS: usize = 300;
-    let port = CompletionPort::builder().lanes(1).buffers(BufferPolicy { size: 4096, count: 4 });
+    let port = CompletionPort::builder().lanes(1).buffers(BufferPolicy {
+        size: 4096,
+        count: 4,
+    });
     let runtime = Runtime::builder().port(port).build().expect("a runtime");
     run_on(&runtime, async {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
@@ -70,8 +77,13 @@ fn an_idle_connection_holds_no_buffer() {
         for round in 0..3 {
             for (number, peer) in peers.iter_mut().enumerate() {
                 peer.write_all(b"a message").expect("write");
-                let is_pooled = receiver.recv_timeout(Duration::from_secs(10)).expect("received");
-                assert!(is_pooled, "round {round}, connection {number}: no buffer was left in the pool");
+                let is_pooled = receiver
+                    .recv_timeout(Duration::from_secs(10))
+                    .expect("received");
+                assert!(
+                    is_pooled,
+                    "round {round}, connection {number}: no buffer was left in the pool"
+                );
             }
         }
     });

@@ -25,7 +25,10 @@ fn what_is_sent_is_received_from_every_kind_of_buffer() {
         let (mut server, mut client) = connected().await;
         client.send("static").await.expect("send");
         client.send(vec![b' '; 2]).await.expect("send");
-        client.send(Bytes::from_static(b"bytes")).await.expect("send");
+        client
+            .send(Bytes::from_static(b"bytes"))
+            .await
+            .expect("send");
         let (result, back) = client.send_owned(String::from(" owned")).await;
         result.expect("send");
         assert_eq!(&back[..], b" owned", "the buffer comes back");
@@ -36,7 +39,10 @@ fn what_is_sent_is_received_from_every_kind_of_buffer() {
         assert_eq!(&back[..], b" zero");
         client.shutdown(Shutdown::Write).await.expect("shutdown");
         let all = receive_exactly(&mut server, 1000).await.expect("receive");
-        assert_eq!(String::from_utf8_lossy(&all), "static  bytes owned vectored zero");
+        assert_eq!(
+            String::from_utf8_lossy(&all),
+            "static  bytes owned vectored zero"
+        );
     });
 }
 
@@ -54,7 +60,11 @@ fn a_pooled_buffer_is_sent_on_without_a_copy_of_its_own() {
         let mut received = Vec::new();
         for piece in sent.chunks(1000) {
             client.send(piece.to_vec()).await.expect("send");
-            received.extend(receive_exactly(&mut client, piece.len()).await.expect("receive"));
+            received.extend(
+                receive_exactly(&mut client, piece.len())
+                    .await
+                    .expect("receive"),
+            );
         }
         assert_eq!(received, sent);
         drop(client);
@@ -85,30 +95,51 @@ fn contract_40_a_reset_is_connection_reset_before_and_after_the_call() {
         let mut receive = Box::pin(stream.receive());
         assert!(poll_once(&mut receive).await.is_pending());
         reset(peer);
-        assert_eq!(receive.as_mut().await.expect_err("reset").kind(), ErrorKind::ConnectionReset);
+        assert_eq!(
+            receive.as_mut().await.expect_err("reset").kind(),
+            ErrorKind::ConnectionReset
+        );
         drop(receive);
-        assert_eq!(stream.receive().await.expect_err("still").kind(), ErrorKind::ConnectionReset);
+        assert_eq!(
+            stream.receive().await.expect_err("still").kind(),
+            ErrorKind::ConnectionReset
+        );
         // Before it.
         let (mut stream, peer) = pair().await;
         let address = peer.local_addr().expect("an address");
         reset(peer);
         wait_until("the reset is in", || open_sockets_at(address) == 0);
-        assert_eq!(stream.receive().await.expect_err("reset").kind(), ErrorKind::ConnectionReset);
+        assert_eq!(
+            stream.receive().await.expect_err("reset").kind(),
+            ErrorKind::ConnectionReset
+        );
         // Seen by a send first.
         let (mut stream, peer) = pair().await;
         let address = peer.local_addr().expect("an address");
         reset(peer);
         wait_until("the reset is in", || open_sockets_at(address) == 0);
-        assert_eq!(stream.send("x").await.expect_err("reset").kind(), ErrorKind::ConnectionReset);
-        assert_eq!(stream.send("y").await.expect_err("still").kind(), ErrorKind::ConnectionReset);
-        assert_eq!(stream.receive().await.expect_err("reset").kind(), ErrorKind::ConnectionReset);
+        assert_eq!(
+            stream.send("x").await.expect_err("reset").kind(),
+            ErrorKind::ConnectionReset
+        );
+        assert_eq!(
+            stream.send("y").await.expect_err("still").kind(),
+            ErrorKind::ConnectionReset
+        );
+        assert_eq!(
+            stream.receive().await.expect_err("reset").kind(),
+            ErrorKind::ConnectionReset
+        );
         // In a read, which gives its vector back.
         let (mut stream, peer) = pair().await;
         let mut read = Box::pin(stream.read(Vec::with_capacity(100)));
         assert!(poll_once(&mut read).await.is_pending());
         reset(peer);
         let (result, vec) = read.await;
-        assert_eq!(result.expect_err("reset").kind(), ErrorKind::ConnectionReset);
+        assert_eq!(
+            result.expect_err("reset").kind(),
+            ErrorKind::ConnectionReset
+        );
         assert_eq!(vec.capacity(), 100);
     });
 }
@@ -130,7 +161,10 @@ fn contract_61_a_dropped_receive_leaves_its_bytes_to_the_next() {
                 }
                 drop(receive);
             }
-            assert_eq!(receive_exactly(&mut stream, 4).await.expect("receive"), round.to_be_bytes());
+            assert_eq!(
+                receive_exactly(&mut stream, 4).await.expect("receive"),
+                round.to_be_bytes()
+            );
         }
     });
 }
@@ -157,7 +191,9 @@ fn contract_61_nothing_is_lost_or_moved_whenever_receives_are_dropped() {
         for round in 0_u64.. {
             let patience = Duration::from_micros(round % 17 * 4);
             let data = match round / 64 % 3 {
-                0 => timeout(patience, stream.receive()).await.map(|data| data.map(|data| data.map(Buffer::into_vec))),
+                0 => timeout(patience, stream.receive())
+                    .await
+                    .map(|data| data.map(|data| data.map(Buffer::into_vec))),
                 1 => timeout(patience, stream.read(Vec::with_capacity(3000)))
                     .await
                     .map(|(result, vec)| result.map(|count| (count > 0).then_some(vec))),
@@ -165,10 +201,12 @@ fn contract_61_nothing_is_lost_or_moved_whenever_receives_are_dropped() {
                     // With bytes of its own before those that come.
                     let mut vec = Vec::with_capacity(777);
                     vec.extend(b"own");
-                    timeout(patience, stream.read(vec)).await.map(|(result, vec)| {
-                        assert_eq!(&vec[..3], b"own");
-                        result.map(|count| (count > 0).then(|| vec[3..].to_vec()))
-                    })
+                    timeout(patience, stream.read(vec))
+                        .await
+                        .map(|(result, vec)| {
+                            assert_eq!(&vec[..3], b"own");
+                            result.map(|count| (count > 0).then(|| vec[3..].to_vec()))
+                        })
                 }
             };
             match data {
@@ -181,7 +219,10 @@ fn contract_61_nothing_is_lost_or_moved_whenever_receives_are_dropped() {
         writer.join().expect("it wrote everything");
         assert_eq!(received.len(), sent.len());
         assert!(received == sent, "in order");
-        assert!(dropped > 100, "only {dropped} futures were dropped: too few to show anything");
+        assert!(
+            dropped > 100,
+            "only {dropped} futures were dropped: too few to show anything"
+        );
     });
 }
 
@@ -266,7 +307,10 @@ fn contract_62_dropped_sends_are_bounded() {
         let received = reader.join().expect("no panic").expect("read");
         let pieces = received.len() / piece.len();
         assert_eq!(received.len() % piece.len(), 0, "whole pieces");
-        assert!(pieces > begun && pieces <= begun + 2, "{pieces} arrived, {begun} had been taken");
+        assert!(
+            pieces > begun && pieces <= begun + 2,
+            "{pieces} arrived, {begun} had been taken"
+        );
         assert!(received.chunks(piece.len()).all(|chunk| chunk == piece));
     });
 }
@@ -285,7 +329,10 @@ fn contract_63_a_dropped_accept_leaves_the_connection_to_the_next() {
             }
             drop(accept);
             let stream = listener.accept().await.expect("accept");
-            assert_eq!(stream.peer_addr().expect("an address"), peer.local_addr().expect("an address"));
+            assert_eq!(
+                stream.peer_addr().expect("an address"),
+                peer.local_addr().expect("an address")
+            );
         }
     });
 }
@@ -300,7 +347,9 @@ fn contract_63_several_accepts_of_which_some_are_dropped() {
             for accept in &mut accepts {
                 assert!(poll_once(accept).await.is_pending());
             }
-            let peers: Vec<_> = (0..2).map(|_| StdStream::connect(address).expect("connect")).collect();
+            let peers: Vec<_> = (0..2)
+                .map(|_| StdStream::connect(address).expect("connect"))
+                .collect();
             // Those that wait longest are woken, and dropped; the others get the connections.
             let rest = accepts.split_off(3);
             drop(accepts);
@@ -309,7 +358,10 @@ fn contract_63_several_accepts_of_which_some_are_dropped() {
                 let stream = timeout(LONG, accept).await.expect("woken").expect("accept");
                 ports.push(stream.peer_addr().expect("an address").port());
             }
-            let mut expected: Vec<_> = peers.iter().map(|peer| peer.local_addr().expect("an address").port()).collect();
+            let mut expected: Vec<_> = peers
+                .iter()
+                .map(|peer| peer.local_addr().expect("an address").port())
+                .collect();
             ports.sort_unstable();
             expected.sort_unstable();
             assert_eq!(ports, expected);
@@ -319,8 +371,11 @@ fn contract_63_several_accepts_of_which_some_are_dropped() {
 
 /// A listener whose backlog is full: the next connect hangs.
 fn full_listener() -> (StdListener, Vec<StdStream>) {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("bind");
+    let socket =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .expect("bind");
     socket.listen(0).expect("listen");
     let listener = StdListener::from(socket);
     let address = listener.local_addr().expect("an address");
@@ -337,7 +392,12 @@ fn contract_64_a_dropped_connect_closes_its_socket() {
     let (listener, _waiting) = full_listener();
     let address = listener.local_addr().expect("an address");
     on_runtime(async {
-        let connecting = || sockets_at(address).iter().filter(|state| **state == 2).count();
+        let connecting = || {
+            sockets_at(address)
+                .iter()
+                .filter(|state| **state == 2)
+                .count()
+        };
         wait_until("earlier attempts are gone", || connecting() == 0);
         let mut connect = Box::pin(TcpStream::connect(address));
         assert!(poll_once(&mut connect).await.is_pending());
@@ -346,8 +406,14 @@ fn contract_64_a_dropped_connect_closes_its_socket() {
         wait_until("the socket is closed", || connecting() == 0);
         // The same by a timeout.
         let start = Instant::now();
-        let error = ConnectOptions::new().timeout(Duration::from_millis(50)).connect(address).await;
-        assert_eq!(error.expect_err("nobody answers").kind(), ErrorKind::TimedOut);
+        let error = ConnectOptions::new()
+            .timeout(Duration::from_millis(50))
+            .connect(address)
+            .await;
+        assert_eq!(
+            error.expect_err("nobody answers").kind(),
+            ErrorKind::TimedOut
+        );
         assert!(start.elapsed() < Duration::from_secs(5));
         wait_until("the socket is closed", || connecting() == 0);
     });
@@ -375,7 +441,10 @@ fn contract_65_a_dropped_stream_sends_what_is_queued_and_closes() {
 
 #[test]
 fn contract_65_a_dropped_stream_is_reset_at_the_deadline() {
-    let runtime = Runtime::builder().close_deadline(Duration::from_millis(100)).build().expect("a runtime");
+    let runtime = Runtime::builder()
+        .close_deadline(Duration::from_millis(100))
+        .build()
+        .expect("a runtime");
     run_on(&runtime, async {
         let (mut stream, mut peer) = pair().await;
         let address = peer.local_addr().expect("an address");
@@ -385,7 +454,11 @@ fn contract_65_a_dropped_stream_is_reset_at_the_deadline() {
         let start = Instant::now();
         drop(stream);
         wait_until("the socket is gone", || open_sockets_at(address) == 0);
-        assert!(start.elapsed() >= Duration::from_millis(95), "after {:?}", start.elapsed());
+        assert!(
+            start.elapsed() >= Duration::from_millis(95),
+            "after {:?}",
+            start.elapsed()
+        );
         let error = read_to_end(&mut peer).expect_err("cut");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     });
@@ -402,8 +475,14 @@ fn a_half_close_lets_the_answer_through() {
         });
         stream.send("question").await.expect("send");
         stream.shutdown(Shutdown::Write).await.expect("shutdown");
-        assert_eq!(receive_exactly(&mut stream, 1000).await.expect("receive"), b"re: question");
-        assert_eq!(stream.send("more").await.expect_err("shut").kind(), ErrorKind::BrokenPipe);
+        assert_eq!(
+            receive_exactly(&mut stream, 1000).await.expect("receive"),
+            b"re: question"
+        );
+        assert_eq!(
+            stream.send("more").await.expect_err("shut").kind(),
+            ErrorKind::BrokenPipe
+        );
         answering.join().expect("no panic");
     });
 }
@@ -449,7 +528,10 @@ fn halves_are_reunited_if_they_belong_together() {
         let (read, _write) = one.split();
         let (_read, write) = two.split();
         let error = read.reunite(write).expect_err("they do not");
-        assert_eq!(error.to_string(), "the two halves are of different connections");
+        assert_eq!(
+            error.to_string(),
+            "the two halves are of different connections"
+        );
     });
 }
 
@@ -477,7 +559,10 @@ fn dropped_halves_close_the_socket() {
                 }
             }
             let mut peer = peer;
-            assert_eq!(read_to_end(&mut peer).expect("a clean close"), b"last words");
+            assert_eq!(
+                read_to_end(&mut peer).expect("a clean close"),
+                b"last words"
+            );
             drop(peer);
             wait_until("both ends are closed", || open_sockets_at(address) == 0);
         }
@@ -489,10 +574,17 @@ fn a_reader_that_stops_slows_its_writer_down_and_loses_nothing() {
     on_runtime(async {
         let (mut stream, peer) = pair().await;
         // Fixed, as the system would let them grow to many MiB.
-        SockRef::from(&peer).set_send_buffer_size(64 * 1024).expect("a socket");
+        SockRef::from(&peer)
+            .set_send_buffer_size(64 * 1024)
+            .expect("a socket");
         peer.set_nonblocking(true).expect("a socket");
         let sent = pattern(40_000_000);
-        assert!(poll_once(&mut Box::pin(stream.receive())).await.is_pending(), "the stream is begun");
+        assert!(
+            poll_once(&mut Box::pin(stream.receive()))
+                .await
+                .is_pending(),
+            "the stream is begun"
+        );
         let mut written = 0;
         let mut idle_since = Instant::now();
         while idle_since.elapsed() < Duration::from_millis(200) {
@@ -501,13 +593,20 @@ fn a_reader_that_stops_slows_its_writer_down_and_loses_nothing() {
                     written += count;
                     idle_since = Instant::now();
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => sleep(Duration::from_millis(1)).await,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    sleep(Duration::from_millis(1)).await
+                }
                 Err(error) => panic!("{error}"),
             }
         }
-        assert!(written < 32_000_000, "{written} bytes went without anybody receiving them");
+        assert!(
+            written < 32_000_000,
+            "{written} bytes went without anybody receiving them"
+        );
         drop(peer);
-        let received = receive_exactly(&mut stream, sent.len()).await.expect("receive");
+        let received = receive_exactly(&mut stream, sent.len())
+            .await
+            .expect("receive");
         assert_eq!(received.len(), written);
         assert!(received == sent[..written], "in order");
     });
@@ -518,21 +617,44 @@ fn options_are_set() {
     on_runtime(async {
         let (mut stream, _peer) = pair().await;
         stream.set_nodelay(true).await.expect("set");
-        stream.set_keepalive(Some(Duration::from_secs(77))).await.expect("set");
-        stream.set_linger(Some(Duration::from_secs(3))).await.expect("set");
+        stream
+            .set_keepalive(Some(Duration::from_secs(77)))
+            .await
+            .expect("set");
+        stream
+            .set_linger(Some(Duration::from_secs(3)))
+            .await
+            .expect("set");
         let (stream, received) = stream.into_std().await.expect("a descriptor");
         assert!(received.is_empty());
         assert!(stream.nodelay().expect("a socket"));
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().expect("a socket"));
-        assert_eq!(socket.tcp_keepalive_time().expect("a socket"), Duration::from_secs(77));
-        assert_eq!(socket.linger().expect("a socket"), Some(Duration::from_secs(3)));
+        assert_eq!(
+            socket.tcp_keepalive_time().expect("a socket"),
+            Duration::from_secs(77)
+        );
+        assert_eq!(
+            socket.linger().expect("a socket"),
+            Some(Duration::from_secs(3))
+        );
         let options = ListenOptions::new().nodelay(true).backlog(10);
         let listener = TcpListener::bind_with("127.0.0.1:0", options).expect("bind");
-        let client = ConnectOptions::new().nodelay(true).connect(listener.local_addr().expect("an address")).await;
+        let client = ConnectOptions::new()
+            .nodelay(true)
+            .connect(listener.local_addr().expect("an address"))
+            .await;
         let server = listener.accept().await.expect("accept");
         for stream in [client.expect("connect"), server] {
-            assert!(stream.into_std().await.expect("a descriptor").0.nodelay().expect("a socket"));
+            assert!(
+                stream
+                    .into_std()
+                    .await
+                    .expect("a descriptor")
+                    .0
+                    .nodelay()
+                    .expect("a socket")
+            );
         }
     });
 }
@@ -542,7 +664,11 @@ fn streams_go_to_std_and_come_back() {
     on_runtime(async {
         let (mut stream, mut peer) = pair().await;
         // Begins the stream of receives, which then has data that nobody asked for.
-        assert!(poll_once(&mut Box::pin(stream.receive())).await.is_pending());
+        assert!(
+            poll_once(&mut Box::pin(stream.receive()))
+                .await
+                .is_pending()
+        );
         peer.write_all(b"early").expect("write");
         sleep(Duration::from_millis(20)).await;
         let (mut std, received) = stream.into_std().await.expect("a descriptor");
@@ -559,12 +685,17 @@ fn streams_go_to_std_and_come_back() {
         std.write_all(b"x").expect("it is still open");
         let mut stream = TcpStream::from_std(std).expect("associate");
         peer.write_all(b"again").expect("write");
-        assert_eq!(receive_exactly(&mut stream, 5).await.expect("receive"), b"again");
+        assert_eq!(
+            receive_exactly(&mut stream, 5).await.expect("receive"),
+            b"again"
+        );
         stream.send("y").await.expect("send");
         drop(stream);
         assert_eq!(read_to_end(&mut peer).expect("a clean close"), b"xy");
-        let listener = TcpListener::from_std(StdListener::bind("127.0.0.1:0").expect("bind")).expect("associate");
-        let _client = StdStream::connect(listener.local_addr().expect("an address")).expect("connect");
+        let listener = TcpListener::from_std(StdListener::bind("127.0.0.1:0").expect("bind"))
+            .expect("associate");
+        let _client =
+            StdStream::connect(listener.local_addr().expect("an address")).expect("connect");
         listener.accept().await.expect("accept");
     });
 }
@@ -575,20 +706,35 @@ fn addresses_are_known() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let address = listener.local_addr().expect("an address");
         let source = SocketAddr::from(([127, 0, 0, 9], 0));
-        let client = ConnectOptions::new().source(source).connect(address).await.expect("connect");
+        let client = ConnectOptions::new()
+            .source(source)
+            .connect(address)
+            .await
+            .expect("connect");
         let server = listener.accept().await.expect("accept");
         assert_eq!(client.local_addr().expect("an address").ip(), source.ip());
         assert_eq!(client.peer_addr().expect("an address"), address);
         assert_eq!(server.local_addr().expect("an address"), address);
-        assert_eq!(server.peer_addr().expect("an address"), client.local_addr().expect("an address"));
+        assert_eq!(
+            server.peer_addr().expect("an address"),
+            client.local_addr().expect("an address")
+        );
         let (read, write) = client.split();
         assert_eq!(read.peer_addr().expect("an address"), address);
-        assert_eq!(write.local_addr().expect("an address"), server.peer_addr().expect("an address"));
+        assert_eq!(
+            write.local_addr().expect("an address"),
+            server.peer_addr().expect("an address")
+        );
         // IPv6 where the machine has it.
         if let Ok(listener) = TcpListener::bind("[::1]:0") {
-            let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connect");
+            let client = TcpStream::connect(listener.local_addr().expect("an address"))
+                .await
+                .expect("connect");
             let server = listener.accept().await.expect("accept");
-            assert_eq!(server.peer_addr().expect("an address"), client.local_addr().expect("an address"));
+            assert_eq!(
+                server.peer_addr().expect("an address"),
+                client.local_addr().expect("an address")
+            );
         }
     });
 }
@@ -596,21 +742,39 @@ fn addresses_are_known() {
 #[test]
 fn refusals_keep_their_codes() {
     on_runtime(async {
-        let free = StdListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("an address");
+        let free = StdListener::bind("127.0.0.1:0")
+            .expect("bind")
+            .local_addr()
+            .expect("an address");
         let error = TcpStream::connect(free).await.expect_err("nobody listens");
-        assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::ConnectionRefused, Some(111)));
+        assert_eq!(
+            (error.kind(), error.raw_os_error()),
+            (ErrorKind::ConnectionRefused, Some(111))
+        );
         let taken = StdListener::bind("127.0.0.1:0").expect("bind");
         let error = TcpListener::bind(taken.local_addr().expect("an address")).expect_err("taken");
-        assert_eq!((error.kind(), error.raw_os_error()), (ErrorKind::AddrInUse, Some(98)));
+        assert_eq!(
+            (error.kind(), error.raw_os_error()),
+            (ErrorKind::AddrInUse, Some(98))
+        );
         let none: &[SocketAddr] = &[];
-        assert_eq!(TcpStream::connect(none).await.expect_err("no address").kind(), ErrorKind::InvalidInput);
+        assert_eq!(
+            TcpStream::connect(none)
+                .await
+                .expect_err("no address")
+                .kind(),
+            ErrorKind::InvalidInput
+        );
         // The first address fails, the second one is fine.
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let addresses = [free, listener.local_addr().expect("an address")];
         TcpStream::connect(&addresses[..]).await.expect("connect");
     });
     let error = TcpListener::bind("127.0.0.1:0").expect_err("outside of a runtime");
-    assert!(error.to_string().contains("no Landfall runtime here"), "{error}");
+    assert!(
+        error.to_string().contains("no Landfall runtime here"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -633,21 +797,35 @@ fn an_idle_timeout_ends_waits_and_only_those() {
         let error = stream.receive().await.expect_err("silence");
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         let waited = start.elapsed();
-        assert!(waited >= period - Duration::from_millis(1) && waited < 5 * period, "waited {waited:?}");
+        assert!(
+            waited >= period - Duration::from_millis(1) && waited < 5 * period,
+            "waited {waited:?}"
+        );
         // The stream is none the worse for it.
         stream.send("goodbye").await.expect("send");
         let (result, vec) = stream.read(Vec::with_capacity(10)).await;
-        assert_eq!((result.expect_err("silence").kind(), vec.capacity()), (ErrorKind::TimedOut, 10));
+        assert_eq!(
+            (result.expect_err("silence").kind(), vec.capacity()),
+            (ErrorKind::TimedOut, 10)
+        );
         peer.write_all(b"late").expect("write");
         assert_eq!(bytes(stream.receive().await), b"late");
         // A peer that takes nothing.
-        let error = stream.send(vec![0; 16_000_000]).await.expect_err("nobody reads");
+        let error = stream
+            .send(vec![0; 16_000_000])
+            .await
+            .expect_err("nobody reads");
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         // A receive that was given up is not timed out later, in another one's place.
-        timeout(period / 2, stream.receive()).await.expect_err("silence");
+        timeout(period / 2, stream.receive())
+            .await
+            .expect_err("silence");
         sleep(2 * period).await;
         stream.set_idle_timeout(None);
-        assert!(timeout(3 * period, stream.receive()).await.is_err(), "no timeout any more");
+        assert!(
+            timeout(3 * period, stream.receive()).await.is_err(),
+            "no timeout any more"
+        );
     });
 }
 
@@ -693,14 +871,20 @@ fn dropping_the_runtime_closes_everything_whatever_goes_on() {
                 }
             }));
         }
-        drop(runtime::spawn(async move { drop(TcpStream::connect(never).await) }));
+        drop(runtime::spawn(async move {
+            drop(TcpStream::connect(never).await)
+        }));
         drop(runtime::spawn(async move { drop(listener.accept().await) }));
         sleep(Duration::from_millis(30)).await;
         address
     });
     let start = Instant::now();
     drop(runtime);
-    assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(5),
+        "took {:?}",
+        start.elapsed()
+    );
     for mut peer in peers {
         peer.set_read_timeout(Some(LONG)).expect("a socket");
         // Closed or reset, with or without something before; never silent.
@@ -823,7 +1007,11 @@ fn a_stream_works_from_a_thread_that_is_no_worker() {
 
 #[test]
 fn receives_and_sends_go_on_while_a_neighbour_blocks() {
-    let runtime = Runtime::builder().concurrency(1).workers(2).build().expect("a runtime");
+    let runtime = Runtime::builder()
+        .concurrency(1)
+        .workers(2)
+        .build()
+        .expect("a runtime");
     run_on(&runtime, async {
         let (mut stream, mut peer) = pair().await;
         let echo = runtime::spawn(async move {
@@ -872,7 +1060,11 @@ fn one_task_waits_for_several_things() {
                         done.1 = true;
                     }
                 }
-                if done == (true, true) { Poll::Ready(()) } else { Poll::Pending }
+                if done == (true, true) {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
             })
             .await;
         }
@@ -911,7 +1103,8 @@ fn waits_elsewhere_end_when_the_runtime_is_dropped() {
     let other = Runtime::new().expect("another");
     let (listener, receiving, reading, sending, _ends) = run_on(&runtime, async {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-        let ((one, end), (two, other_end), (three, third_end)) = (connected().await, connected().await, connected().await);
+        let ((one, end), (two, other_end), (three, third_end)) =
+            (connected().await, connected().await, connected().await);
         (listener, one, two, three, [end, other_end, third_end])
     });
     let waits: Vec<runtime::JoinHandle<io::Error>> = vec![
@@ -922,11 +1115,18 @@ fn waits_elsewhere_end_when_the_runtime_is_dropped() {
         }),
         other.spawn(async move {
             let mut stream = reading;
-            stream.read(Vec::with_capacity(1)).await.0.expect_err("nothing comes")
+            stream
+                .read(Vec::with_capacity(1))
+                .await
+                .0
+                .expect_err("nothing comes")
         }),
         other.spawn(async move {
             let mut stream = sending;
-            stream.send(vec![0; 64_000_000]).await.expect_err("nobody takes it")
+            stream
+                .send(vec![0; 64_000_000])
+                .await
+                .expect_err("nobody takes it")
         }),
     ];
     thread::sleep(Duration::from_millis(50));

@@ -35,7 +35,9 @@ impl Drop for Flag {
 fn tasks_give_their_results() {
     let runtime = runtime();
     let sum = runtime.block_on(async {
-        let tasks: Vec<_> = (0..1000).map(|n| runtime::spawn(async move { n })).collect();
+        let tasks: Vec<_> = (0..1000)
+            .map(|n| runtime::spawn(async move { n }))
+            .collect();
         let mut sum = 0;
         for task in tasks {
             sum += task.await.expect("ends");
@@ -60,12 +62,19 @@ fn tasks_spawn_tasks_and_yield() {
         })
     }
     let runtime = runtime();
-    assert_eq!(runtime.block_on(async { tree(10).await }).expect("ends"), 1024);
+    assert_eq!(
+        runtime.block_on(async { tree(10).await }).expect("ends"),
+        1024
+    );
 }
 
 #[test]
 fn a_task_is_never_run_by_two_workers_at_once() {
-    let runtime = Runtime::builder().concurrency(4).workers(8).build().expect("a runtime");
+    let runtime = Runtime::builder()
+        .concurrency(4)
+        .workers(8)
+        .build()
+        .expect("a runtime");
     let inside = Arc::new(AtomicBool::new(false));
     let task = runtime.spawn({
         let inside = inside.clone();
@@ -80,7 +89,11 @@ fn a_task_is_never_run_by_two_workers_at_once() {
                 std::hint::black_box((0..1000).sum::<u64>());
                 inside.store(false, SeqCst);
                 rounds += 1;
-                if rounds == 10_000 { Poll::Ready(()) } else { Poll::Pending }
+                if rounds == 10_000 {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
             })
             .await;
         }
@@ -90,7 +103,12 @@ fn a_task_is_never_run_by_two_workers_at_once() {
 
 #[test]
 fn a_panic_is_a_join_error_and_the_worker_lives() {
-    let runtime = Runtime::builder().concurrency(1).workers(1).max_spares(0).build().expect("a runtime");
+    let runtime = Runtime::builder()
+        .concurrency(1)
+        .workers(1)
+        .max_spares(0)
+        .build()
+        .expect("a runtime");
     for round in 0..50 {
         let panicking = runtime.spawn(async move {
             yield_now().await;
@@ -98,10 +116,25 @@ fn a_panic_is_a_join_error_and_the_worker_lives() {
         });
         let error = runtime.block_on(panicking).expect_err("it panics");
         assert!(error.is_panic() && !error.is_cancelled());
-        assert_eq!(error.to_string(), format!("the task panicked: round {round}"));
-        assert_eq!(*error.into_panic().expect("it panicked").downcast::<String>().expect("text"), format!("round {round}"));
+        assert_eq!(
+            error.to_string(),
+            format!("the task panicked: round {round}")
+        );
+        assert_eq!(
+            *error
+                .into_panic()
+                .expect("it panicked")
+                .downcast::<String>()
+                .expect("text"),
+            format!("round {round}")
+        );
     }
-    assert_eq!(runtime.block_on(runtime.spawn(async { 7 })).expect("the only worker lives"), 7);
+    assert_eq!(
+        runtime
+            .block_on(runtime.spawn(async { 7 }))
+            .expect("the only worker lives"),
+        7
+    );
 }
 
 #[test]
@@ -112,7 +145,12 @@ fn a_destructor_that_panics_harms_nobody() {
             panic!("in a destructor");
         }
     }
-    let runtime = Runtime::builder().concurrency(1).workers(1).max_spares(0).build().expect("a runtime");
+    let runtime = Runtime::builder()
+        .concurrency(1)
+        .workers(1)
+        .max_spares(0)
+        .build()
+        .expect("a runtime");
     // Dropped at its end, when aborted, and with the runtime.
     let task = runtime.spawn(async {
         let _bomb = Bomb;
@@ -125,12 +163,22 @@ fn a_destructor_that_panics_harms_nobody() {
     });
     runtime.block_on(yield_now());
     task.abort();
-    assert!(runtime.block_on(task).expect_err("it was aborted").is_cancelled());
+    assert!(
+        runtime
+            .block_on(task)
+            .expect_err("it was aborted")
+            .is_cancelled()
+    );
     drop(runtime.spawn(async {
         let _bomb = Bomb;
         pending::<()>().await;
     }));
-    assert_eq!(runtime.block_on(runtime.spawn(async { 7 })).expect("the only worker lives"), 7);
+    assert_eq!(
+        runtime
+            .block_on(runtime.spawn(async { 7 }))
+            .expect("the only worker lives"),
+        7
+    );
     drop(runtime);
 }
 
@@ -146,7 +194,10 @@ fn aborting_drops_the_task_where_it_waits() {
     task.abort();
     let error = runtime.block_on(&mut task).expect_err("it was aborted");
     assert!(error.is_cancelled() && !error.is_panic());
-    assert!(dropped.load(SeqCst), "the handle waits until the task has been dropped");
+    assert!(
+        dropped.load(SeqCst),
+        "the handle waits until the task has been dropped"
+    );
     assert!(task.is_finished());
     assert!(error.into_panic().is_err());
 }
@@ -250,10 +301,15 @@ fn a_worker_may_drop_its_own_runtime() {
     }));
     drop(runtime);
     go.send(()).expect("the task waits");
-    receive.recv_timeout(Duration::from_secs(10)).expect("the drop does not wait for itself");
+    receive
+        .recv_timeout(Duration::from_secs(10))
+        .expect("the drop does not wait for itself");
     let start = Instant::now();
     while !dropped.load(SeqCst) {
-        assert!(start.elapsed() < Duration::from_secs(10), "the tasks are dropped in the background");
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "the tasks are dropped in the background"
+        );
         thread::yield_now();
     }
 }
@@ -272,7 +328,9 @@ fn runtimes_do_not_mix() {
     });
     assert_eq!(answer, 2);
     // A runtime blocked on inside of a task of another.
-    let inner = one.spawn(async move { two.block_on(async { runtime::spawn(async { 3 }).await.expect("ends") }) });
+    let inner = one.spawn(async move {
+        two.block_on(async { runtime::spawn(async { 3 }).await.expect("ends") })
+    });
     assert_eq!(one.block_on(inner).expect("ends"), 3);
 }
 
@@ -292,7 +350,11 @@ fn sleeping_takes_its_time() {
         sleep_until(start).await;
         sleep(Duration::ZERO).await;
         assert!(timeout(Duration::from_secs(100), async { 1 }).await == Ok(1));
-        assert!(timeout(Duration::from_millis(2), pending::<()>()).await.is_err());
+        assert!(
+            timeout(Duration::from_millis(2), pending::<()>())
+                .await
+                .is_err()
+        );
         // A result that is there counts, however late.
         assert!(timeout(Duration::ZERO, async { 1 }).await == Ok(1));
         assert!(timeout(Duration::MAX, async { 1 }).await == Ok(1));
@@ -334,7 +396,10 @@ fn a_sleep_moves_between_tasks() {
         })
         .await;
         // The other task's waker replaces this one's.
-        timeout(Duration::from_secs(10), runtime::spawn(nap)).await.expect("woken there").expect("ends");
+        timeout(Duration::from_secs(10), runtime::spawn(nap))
+            .await
+            .expect("woken there")
+            .expect("ends");
     });
 }
 
@@ -358,7 +423,10 @@ fn an_interval_keeps_its_rhythm_and_makes_nothing_up() {
 
 #[test]
 fn sixteen_sleeping_handlers_end_within_300_ms() {
-    let runtime = Runtime::builder().concurrency(1).build().expect("a runtime");
+    let runtime = Runtime::builder()
+        .concurrency(1)
+        .build()
+        .expect("a runtime");
     let start = Instant::now();
     runtime.block_on(async {
         let tasks: Vec<_> = (0..16)
@@ -370,23 +438,38 @@ fn sixteen_sleeping_handlers_end_within_300_ms() {
     });
     let took = start.elapsed();
     assert!(took < Duration::from_millis(300), "took {took:?}");
-    assert!(runtime.workers() <= 18, "{} workers for 16 handlers", runtime.workers());
+    assert!(
+        runtime.workers() <= 18,
+        "{} workers for 16 handlers",
+        runtime.workers()
+    );
 }
 
 #[test]
 fn spares_stop_at_their_bound() {
-    let runtime = Runtime::builder().concurrency(1).workers(1).max_spares(3).build().expect("a runtime");
+    let runtime = Runtime::builder()
+        .concurrency(1)
+        .workers(1)
+        .max_spares(3)
+        .build()
+        .expect("a runtime");
     let gate = Arc::new(Barrier::new(5));
     let tasks: Vec<_> = (0..4)
         .map(|_| {
             let gate = gate.clone();
-            runtime.spawn(async move { drop(gate.wait()) })
+            runtime.spawn(async move {
+                gate.wait();
+            })
         })
         .collect();
     // All four block until the test comes as the fifth.
     let start = Instant::now();
     while runtime.workers() < 4 {
-        assert!(start.elapsed() < Duration::from_secs(10), "only {} workers", runtime.workers());
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "only {} workers",
+            runtime.workers()
+        );
         thread::yield_now();
     }
     thread::sleep(Duration::from_millis(50));
@@ -401,7 +484,11 @@ fn spares_stop_at_their_bound() {
 
 #[test]
 fn computing_tasks_never_run_more_than_the_concurrency_value_at_once() {
-    let runtime = Runtime::builder().concurrency(1).workers(8).build().expect("a runtime");
+    let runtime = Runtime::builder()
+        .concurrency(1)
+        .workers(8)
+        .build()
+        .expect("a runtime");
     let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let tasks: Vec<_> = (0..16)
         .map(|_| {
@@ -434,7 +521,9 @@ fn nothing_is_stranded_behind_a_task_that_blocks() {
     drop(runtime.spawn(async move {
         // Made ready by this task, which then blocks without having gone back to its port.
         let done_too = done.clone();
-        drop(runtime::spawn(async move { done.send(1).expect("the test waits") }));
+        drop(runtime::spawn(async move {
+            done.send(1).expect("the test waits")
+        }));
         let mut sleeper = pin!(sleep(Duration::from_millis(5)));
         poll_fn(|cx| {
             let _ = sleeper.as_mut().poll(cx);
@@ -448,7 +537,10 @@ fn nothing_is_stranded_behind_a_task_that_blocks() {
         blocked.recv().expect("released in the end");
     }));
     let limit = Duration::from_secs(5);
-    assert_eq!((wait.recv_timeout(limit), wait.recv_timeout(limit)), (Ok(1), Ok(2)));
+    assert_eq!(
+        (wait.recv_timeout(limit), wait.recv_timeout(limit)),
+        (Ok(1), Ok(2))
+    );
     release.send(()).expect("it is still blocked");
 }
 

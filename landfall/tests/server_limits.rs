@@ -24,7 +24,9 @@ async fn echo(mut connection: Connection) -> io::Result<()> {
 }
 
 fn server() -> Server {
-    Server::bind("127.0.0.1:0").expect("bind").drain_timeout(LONG)
+    Server::bind("127.0.0.1:0")
+        .expect("bind")
+        .drain_timeout(LONG)
 }
 
 fn start_echo(server: Server) -> (ServerHandle, Running) {
@@ -52,15 +54,31 @@ fn it_serves_and_counts() {
     // A client may have its echo before the server hears that it was sent.
     wait_until("all is counted", || handle.stats().sent_bytes == 200);
     let stats = handle.stats();
-    assert_eq!((stats.accepted, stats.active, stats.received_bytes), (20, 20, 200));
+    assert_eq!(
+        (stats.accepted, stats.active, stats.received_bytes),
+        (20, 20, 200)
+    );
     drop(clients);
     wait_until("all have left", || handle.stats().active == 0);
     handle.drain();
     let report = end(running);
     assert_eq!(report.cut_off, 0);
-    let Stats { accepted, active, refused, failed, panicked, accept_errors, .. } = report.stats;
-    assert_eq!((accepted, active, refused, failed, panicked, accept_errors), (20, 0, 0, 0, 0, 0));
-    wait_until("nothing is left", || open_sockets_at(handle.local_addr()) == 0);
+    let Stats {
+        accepted,
+        active,
+        refused,
+        failed,
+        panicked,
+        accept_errors,
+        ..
+    } = report.stats;
+    assert_eq!(
+        (accepted, active, refused, failed, panicked, accept_errors),
+        (20, 0, 0, 0, 0, 0)
+    );
+    wait_until("nothing is left", || {
+        open_sockets_at(handle.local_addr()) == 0
+    });
 }
 
 #[test]
@@ -89,7 +107,9 @@ fn handlers_that_fail_or_panic_end_their_own_connection_only() {
         }
         echo_once(&mut bystander, b"still").expect("echo");
     }
-    wait_until("they are counted", || handle.stats().failed == 10 && handle.stats().panicked == 10);
+    wait_until("they are counted", || {
+        handle.stats().failed == 10 && handle.stats().panicked == 10
+    });
     assert_eq!(handle.stats().active, 1);
     drop(bystander);
     handle.drain();
@@ -107,8 +127,13 @@ fn more_connections_than_allowed_wait_until_one_ends() {
     let mut waiting: Vec<_> = (0..20).map(|_| connect(&handle)).collect();
     for client in &mut waiting {
         client.write_all(b"waiting").expect("write");
-        client.set_read_timeout(Some(Duration::from_millis(10))).expect("a socket");
-        assert_eq!(client.read(&mut [0; 8]).expect_err("not served").kind(), ErrorKind::WouldBlock);
+        client
+            .set_read_timeout(Some(Duration::from_millis(10)))
+            .expect("a socket");
+        assert_eq!(
+            client.read(&mut [0; 8]).expect_err("not served").kind(),
+            ErrorKind::WouldBlock
+        );
         client.set_read_timeout(Some(LONG)).expect("a socket");
     }
     assert_eq!((handle.stats().accepted, handle.stats().active), (3, 3));
@@ -137,7 +162,9 @@ fn wait_for_all(handle: &ServerHandle, threads: Vec<JoinHandle<()>>) -> u64 {
         most = most.max(handle.stats().active);
         threads.iter().all(JoinHandle::is_finished)
     });
-    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().expect("no panic"));
     most
 }
 
@@ -155,7 +182,11 @@ fn silent_connections_are_ended_and_busy_ones_are_not() {
         assert_eq!(read_to_end(&mut busy).expect("ended once silent"), b"");
     });
     assert_eq!(read_to_end(&mut silent).expect("ended"), b"");
-    assert!(start.elapsed() >= Duration::from_millis(149), "after {:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_millis(149),
+        "after {:?}",
+        start.elapsed()
+    );
     talking.join().expect("no panic");
     wait_until("they are counted", || handle.stats().failed == 2);
     handle.drain();
@@ -178,13 +209,20 @@ fn draining_ends_idle_connections_and_lets_others_finish() {
     let mut idle = connect(&handle);
     let mut working = connect(&handle);
     working.write_all(b"work").expect("write");
-    wait_until("it is at work", || handle.stats().received_bytes == 4 && handle.stats().active == 2);
+    wait_until("it is at work", || {
+        handle.stats().received_bytes == 4 && handle.stats().active == 2
+    });
     handle.drain();
     assert_eq!(read_to_end(&mut idle).expect("a clean close"), b"");
     assert_eq!(read_to_end(&mut working).expect("a clean close"), b"work");
     let report = end(running);
     assert_eq!((report.cut_off, report.stats.failed), (0, 0));
-    assert_eq!(StdStream::connect(handle.local_addr()).expect_err("closed").kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(
+        StdStream::connect(handle.local_addr())
+            .expect_err("closed")
+            .kind(),
+        ErrorKind::ConnectionRefused
+    );
 }
 
 #[test]
@@ -209,7 +247,11 @@ fn draining_sends_what_is_queued() {
     thread::sleep(Duration::from_millis(100));
     handle.drain();
     thread::sleep(Duration::from_millis(100));
-    assert_eq!(handle.stats().active, 1, "the stream was dropped, and has not been sent");
+    assert_eq!(
+        handle.stats().active,
+        1,
+        "the stream was dropped, and has not been sent"
+    );
     assert!(read_to_end(&mut client).expect("a clean close") == expected);
     assert_eq!(end(running).cut_off, 0);
 }
@@ -217,7 +259,11 @@ fn draining_sends_what_is_queued() {
 #[test]
 fn a_drain_has_a_deadline_and_a_stop_has_none() {
     for stop in [false, true] {
-        let server = server().drain_timeout(if stop { LONG } else { Duration::from_millis(100) });
+        let server = server().drain_timeout(if stop {
+            LONG
+        } else {
+            Duration::from_millis(100)
+        });
         let handle = server.handle();
         let running = thread::spawn(move || {
             server.serve(|connection| async move {
@@ -230,15 +276,25 @@ fn a_drain_has_a_deadline_and_a_stop_has_none() {
         let mut clients: Vec<_> = (0..5).map(|_| connect(&handle)).collect();
         wait_until("all are served", || handle.stats().active == 5);
         let start = Instant::now();
-        if stop { handle.stop() } else { handle.drain() }
+        if stop {
+            handle.stop()
+        } else {
+            handle.drain()
+        }
         assert_eq!(end(running).cut_off, 5);
         assert!(stop || start.elapsed() >= Duration::from_millis(99));
-        assert!(start.elapsed() < Duration::from_secs(5), "took {:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "took {:?}",
+            start.elapsed()
+        );
         for client in &mut clients {
             assert_eq!(client.read(&mut [0; 8]).unwrap_or(0), 0, "closed");
         }
         drop(clients);
-        wait_until("nothing is left", || open_sockets_at(handle.local_addr()) == 0);
+        wait_until("nothing is left", || {
+            open_sockets_at(handle.local_addr()) == 0
+        });
     }
 }
 
@@ -279,7 +335,9 @@ fn handlers_that_block_stop_nobody() {
     }
     let took = start.elapsed();
     assert!(took < Duration::from_millis(200), "took {took:?}");
-    blockers.into_iter().for_each(|blocker| blocker.join().expect("no panic"));
+    blockers
+        .into_iter()
+        .for_each(|blocker| blocker.join().expect("no panic"));
     drop(other);
     handle.drain();
     end(running);
@@ -307,7 +365,10 @@ fn several_addresses_and_a_runtime_of_the_program() {
     assert_eq!(report.stats.accepted, 10);
     clients.join().expect("no panic");
     // The runtime is still good.
-    assert_eq!(runtime.block_on(runtime.spawn(async { 1 })).expect("ends"), 1);
+    assert_eq!(
+        runtime.block_on(runtime.spawn(async { 1 })).expect("ends"),
+        1
+    );
 }
 
 #[test]
@@ -333,7 +394,9 @@ fn connections_come_and_go_in_parallel() {
             })
         })
         .collect();
-    clients.into_iter().for_each(|client| client.join().expect("no panic"));
+    clients
+        .into_iter()
+        .for_each(|client| client.join().expect("no panic"));
     assert_eq!(failures.load(SeqCst), 0);
     wait_until("all have left", || handle.stats().active == 0);
     assert_eq!(handle.stats().accepted, 2000);

@@ -81,7 +81,9 @@ impl Calls {
                 self.broken = Some(code);
                 self.bytes = 0;
             }
-            _ if event.kind == CompletionKind::Send => self.bytes = self.bytes.saturating_sub(event.bytes),
+            _ if event.kind == CompletionKind::Send => {
+                self.bytes = self.bytes.saturating_sub(event.bytes)
+            }
             _ => {}
         }
         let token = event.token as u32;
@@ -89,8 +91,13 @@ impl Calls {
             Some(awaited) if awaited != token => return None,
             Some(_) => {
                 self.awaited = None;
-                let result = failure.map_or(Ok(event.bytes), |code| Err(io::Error::from_raw_os_error(code)));
-                self.done = Some(Done { result, buffer: event.buffer.take() });
+                let result = failure.map_or(Ok(event.bytes), |code| {
+                    Err(io::Error::from_raw_os_error(code))
+                });
+                self.done = Some(Done {
+                    result,
+                    buffer: event.buffer.take(),
+                });
             }
             None => {}
         }
@@ -129,11 +136,17 @@ fn length(operation: &Operation) -> usize {
 }
 
 fn shuts(operation: &Operation) -> bool {
-    matches!(operation, Operation::Shutdown(std::net::Shutdown::Write | std::net::Shutdown::Both))
+    matches!(
+        operation,
+        Operation::Shutdown(std::net::Shutdown::Write | std::net::Shutdown::Both)
+    )
 }
 
 fn is_send(operation: &Operation) -> bool {
-    matches!(operation, Operation::Send(_) | Operation::SendVectored(_) | Operation::SendZeroCopy(_))
+    matches!(
+        operation,
+        Operation::Send(_) | Operation::SendVectored(_) | Operation::SendZeroCopy(_)
+    )
 }
 
 /// The buffer of an operation that was not begun.
@@ -147,10 +160,16 @@ fn buffer_of(operation: Operation) -> Option<Buffer> {
 impl SocketState {
     /// Takes the completion of a call in. Returns whom to wake.
     pub(super) fn finish_call(&self, event: &mut Event) -> Option<Waker> {
-        let code = event.result.as_ref().err().map(|error| error.raw_os_error().unwrap_or(RESET));
+        let code = event
+            .result
+            .as_ref()
+            .err()
+            .map(|error| error.raw_os_error().unwrap_or(RESET));
         let mut calls = self.calls.lock();
         let failure = match code {
-            Some(BROKEN_PIPE) if event.kind == CompletionKind::Send && !calls.is_shut => Some(RESET),
+            Some(BROKEN_PIPE) if event.kind == CompletionKind::Send && !calls.is_shut => {
+                Some(RESET)
+            }
             code => code,
         };
         if failure == Some(RESET) {
@@ -163,7 +182,11 @@ impl SocketState {
 impl Socket {
     /// An operation, and the wait for its end. Nothing happens until it is polled.
     pub(super) fn call(&self, operation: Operation) -> Call<'_> {
-        Call { socket: self, stage: Stage::Waiting(operation), is_waiting: false }
+        Call {
+            socket: self,
+            stage: Stage::Waiting(operation),
+            is_waiting: false,
+        }
     }
 
     /// Submits an operation whose end nobody waits for.
@@ -240,9 +263,15 @@ impl Socket {
     fn poll_begin(&self, operation: Operation, cx: &Context<'_>) -> Result<Done, Stage> {
         let mut calls = self.state.calls.lock();
         let timed_out = std::mem::take(&mut calls.timed_out).then(inbox::timed_out);
-        let broken = calls.broken.filter(|_| is_send(&operation)).map(io::Error::from_raw_os_error);
+        let broken = calls
+            .broken
+            .filter(|_| is_send(&operation))
+            .map(io::Error::from_raw_os_error);
         if let Some(error) = broken.or(timed_out).or_else(|| self.abandoned()) {
-            return Ok(Done { result: Err(error), buffer: buffer_of(operation) });
+            return Ok(Done {
+                result: Err(error),
+                buffer: buffer_of(operation),
+            });
         }
         let outdated = register(&mut calls.waiter, cx);
         let has_room = calls.has_room_for(&operation);
@@ -259,7 +288,10 @@ impl Socket {
             Err(refused) => {
                 self.state.calls.lock().refused(&refused.operation);
                 match self.refused(refused.error) {
-                    Poll::Ready(error) => Ok(Done { result: Err(error), buffer: buffer_of(refused.operation) }),
+                    Poll::Ready(error) => Ok(Done {
+                        result: Err(error),
+                        buffer: buffer_of(refused.operation),
+                    }),
                     Poll::Pending => Err(Stage::Waiting(refused.operation)),
                 }
             }
@@ -274,7 +306,10 @@ impl Socket {
         let timed_out = std::mem::take(&mut calls.timed_out).then(inbox::timed_out);
         if let Some(error) = timed_out.or_else(|| self.abandoned()) {
             calls.awaited = None;
-            return Ok(Done { result: Err(error), buffer: None });
+            return Ok(Done {
+                result: Err(error),
+                buffer: None,
+            });
         }
         let outdated = register(&mut calls.waiter, cx);
         drop(calls);

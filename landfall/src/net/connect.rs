@@ -82,9 +82,16 @@ impl ConnectOptions {
         }
     }
 
-    async fn connect_to_first(&self, shared: &Arc<Shared>, addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    async fn connect_to_first(
+        &self,
+        shared: &Arc<Shared>,
+        addresses: &[SocketAddr],
+    ) -> io::Result<TcpStream> {
         let mut failure = None;
-        let fits = |address: &&SocketAddr| self.source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
+        let fits = |address: &&SocketAddr| {
+            self.source
+                .is_none_or(|source| source.is_ipv4() == address.is_ipv4())
+        };
         for address in addresses.iter().filter(fits) {
             match self.connect_to(shared, *address).await {
                 Ok(stream) => return Ok(stream),
@@ -95,7 +102,11 @@ impl ConnectOptions {
     }
 
     async fn connect_to(&self, shared: &Arc<Shared>, address: SocketAddr) -> io::Result<TcpStream> {
-        let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = socket2::Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         if self.nodelay {
             socket.set_tcp_nodelay(true)?;
         }

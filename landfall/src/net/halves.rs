@@ -32,7 +32,14 @@ pub struct WriteHalf {
 
 pub(super) fn split(socket: Owned) -> (ReadHalf, WriteHalf) {
     let socket = Arc::new(socket);
-    (ReadHalf { socket: Some(socket.clone()) }, WriteHalf { socket: Some(socket) })
+    (
+        ReadHalf {
+            socket: Some(socket.clone()),
+        },
+        WriteHalf {
+            socket: Some(socket),
+        },
+    )
 }
 
 impl ReadHalf {
@@ -54,7 +61,10 @@ impl ReadHalf {
     /// # Errors
     ///
     /// As [`TcpStream::read`].
-    pub fn read(&mut self, vec: Vec<u8>) -> impl Future<Output = (io::Result<usize>, Vec<u8>)> + Send + '_ {
+    pub fn read(
+        &mut self,
+        vec: Vec<u8>,
+    ) -> impl Future<Output = (io::Result<usize>, Vec<u8>)> + Send + '_ {
         self.socket().read(vec)
     }
 
@@ -83,11 +93,16 @@ impl ReadHalf {
     /// The halves are of different connections; they come back.
     pub fn reunite(mut self, mut other: WriteHalf) -> Result<TcpStream, ReuniteError> {
         if !Arc::ptr_eq(self.socket(), other.socket()) {
-            return Err(ReuniteError { read: self, write: other });
+            return Err(ReuniteError {
+                read: self,
+                write: other,
+            });
         }
         drop(other.socket.take());
         let socket = self.socket.take().and_then(Arc::into_inner);
-        Ok(TcpStream::from_owned(socket.expect("there are only two halves")))
+        Ok(TcpStream::from_owned(
+            socket.expect("there are only two halves"),
+        ))
     }
 }
 
@@ -101,7 +116,10 @@ impl WriteHalf {
     /// # Errors
     ///
     /// As [`TcpStream::send`].
-    pub fn send(&mut self, buffer: impl Into<Buffer>) -> impl Future<Output = io::Result<()>> + Send + '_ {
+    pub fn send(
+        &mut self,
+        buffer: impl Into<Buffer>,
+    ) -> impl Future<Output = io::Result<()>> + Send + '_ {
         SendAll(self.socket().call(Operation::Send(buffer.into())))
     }
 
@@ -122,7 +140,10 @@ impl WriteHalf {
     /// # Errors
     ///
     /// As [`TcpStream::send`].
-    pub fn send_vectored(&mut self, buffers: Vec<Buffer>) -> impl Future<Output = io::Result<()>> + Send + '_ {
+    pub fn send_vectored(
+        &mut self,
+        buffers: Vec<Buffer>,
+    ) -> impl Future<Output = io::Result<()>> + Send + '_ {
         SendAll(self.socket().call(Operation::SendVectored(buffers)))
     }
 
@@ -200,13 +221,17 @@ fn unless_last(socket: Option<Arc<Owned>>) -> Option<Arc<Owned>> {
 
 impl fmt::Debug for ReadHalf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReadHalf").field("handle", &self.socket().handle).finish_non_exhaustive()
+        f.debug_struct("ReadHalf")
+            .field("handle", &self.socket().handle)
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for WriteHalf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WriteHalf").field("handle", &self.socket().handle).finish_non_exhaustive()
+        f.debug_struct("WriteHalf")
+            .field("handle", &self.socket().handle)
+            .finish_non_exhaustive()
     }
 }
 

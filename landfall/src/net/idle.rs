@@ -42,7 +42,8 @@ impl Idle {
     }
 
     pub(super) fn touch(&self) {
-        self.last.store(nanos(self.begun.elapsed()), Ordering::Relaxed);
+        self.last
+            .store(nanos(self.begun.elapsed()), Ordering::Relaxed);
     }
 
     /// When the timeout ends, as things stand; nothing when there is none.
@@ -51,7 +52,8 @@ impl Idle {
             0 => None,
             period => {
                 let last = self.last.load(Ordering::Relaxed);
-                self.begun.checked_add(Duration::from_nanos(last.saturating_add(period)))
+                self.begun
+                    .checked_add(Duration::from_nanos(last.saturating_add(period)))
             }
         }
     }
@@ -69,7 +71,10 @@ impl SocketState {
         }
         let idle = self.idle.get_or_init(|| Box::new(Idle::new()));
         // A period of nothing at all still is one.
-        idle.period.store(period.map_or(0, |period| nanos(period).max(1)), Ordering::Relaxed);
+        idle.period.store(
+            period.map_or(0, |period| nanos(period).max(1)),
+            Ordering::Relaxed,
+        );
         idle.touch();
         self.set_alarm(idle, Waker::from(Arc::new(Bell(Arc::downgrade(self)))));
     }

@@ -126,7 +126,8 @@ impl Inbox {
 
     fn is_full(&self) -> bool {
         let buffers = self.first.iter().chain(&self.rest);
-        self.rest.len() + 1 >= MOST_BUFFERS || buffers.map(|buffer| buffer.len()).sum::<usize>() >= MOST_BYTES
+        self.rest.len() + 1 >= MOST_BUFFERS
+            || buffers.map(|buffer| buffer.len()).sum::<usize>() >= MOST_BYTES
     }
 
     /// The next buffer, or why there will be none; nothing while it may yet come.
@@ -188,7 +189,10 @@ impl Inbox {
 }
 
 pub(super) fn timed_out() -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, "no traffic within the connection's idle timeout")
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        "no traffic within the connection's idle timeout",
+    )
 }
 
 impl Socket {
@@ -218,7 +222,11 @@ impl Socket {
     }
 
     /// Submits a receive that the inbox already counts on.
-    fn begin_receiving(&self, operation: Operation, token: usize) -> Result<(), (io::Error, Operation)> {
+    fn begin_receiving(
+        &self,
+        operation: Operation,
+        token: usize,
+    ) -> Result<(), (io::Error, Operation)> {
         let submitted = self.handle.submit(operation, token);
         let mut inbox = self.state.inbox.lock();
         match submitted {
@@ -277,12 +285,19 @@ impl Socket {
 
     /// Waits for the next buffer.
     pub(super) fn receive(&self) -> Receive<'_> {
-        Receive { socket: self, is_waiting: false }
+        Receive {
+            socket: self,
+            is_waiting: false,
+        }
     }
 
     /// Waits for bytes in the program's own vector.
     pub(super) fn read(&self, vec: Vec<u8>) -> Read<'_> {
-        Read { socket: self, stage: Stage::Waiting(vec), is_waiting: false }
+        Read {
+            socket: self,
+            stage: Stage::Waiting(vec),
+            is_waiting: false,
+        }
     }
 }
 
@@ -332,7 +347,10 @@ impl Future for Read<'_> {
         let socket = self.socket;
         let polled = match std::mem::replace(&mut self.stage, Stage::Done) {
             Stage::Waiting(vec) if vec.len() == vec.capacity() => {
-                let error = io::Error::new(io::ErrorKind::InvalidInput, "the vector has no spare capacity to read into");
+                let error = io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "the vector has no spare capacity to read into",
+                );
                 return Poll::Ready((Err(error), vec));
             }
             Stage::Waiting(vec) => socket.poll_read(vec, cx),
@@ -363,7 +381,11 @@ impl Drop for Read<'_> {
 
 impl Socket {
     /// Fills the vector from what is there, or submits it.
-    fn poll_read(&self, mut vec: Vec<u8>, cx: &Context<'_>) -> Result<(io::Result<usize>, Vec<u8>), Stage> {
+    fn poll_read(
+        &self,
+        mut vec: Vec<u8>,
+        cx: &Context<'_>,
+    ) -> Result<(io::Result<usize>, Vec<u8>), Stage> {
         let mut inbox = self.state.inbox.lock();
         match inbox.next() {
             Some(Ok(Some(mut buffer))) => {
@@ -372,7 +394,9 @@ impl Socket {
                 buffer.advance(count);
                 if !buffer.is_empty() {
                     let second = inbox.first.replace(buffer);
-                    second.into_iter().for_each(|second| inbox.rest.push_front(second));
+                    second
+                        .into_iter()
+                        .for_each(|second| inbox.rest.push_front(second));
                 }
                 return Ok((Ok(count), vec));
             }

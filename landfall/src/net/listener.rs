@@ -57,7 +57,10 @@ pub struct ListenOptions {
 
 impl Default for ListenOptions {
     fn default() -> Self {
-        ListenOptions { backlog: BACKLOG, nodelay: false }
+        ListenOptions {
+            backlog: BACKLOG,
+            nodelay: false,
+        }
     }
 }
 
@@ -93,7 +96,11 @@ impl ListenOptions {
     }
 
     fn bind_to(&self, address: SocketAddr) -> io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
         os::allow_rebinding(&socket)?;
         // Connections inherit it.
         socket.set_tcp_nodelay(self.nodelay)?;
@@ -104,7 +111,10 @@ impl ListenOptions {
 }
 
 pub(super) fn no_address() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "the name resolved to no address")
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "the name resolved to no address",
+    )
 }
 
 impl TcpListener {
@@ -140,7 +150,12 @@ impl TcpListener {
     pub(crate) fn associate(shared: Arc<Shared>, source: impl Into<Source>) -> io::Result<Self> {
         let state = Arc::new(ListenerState::default());
         let (handle, number) = shared.associate(source, state.clone())?;
-        Ok(TcpListener { shared, handle, state, number })
+        Ok(TcpListener {
+            shared,
+            handle,
+            state,
+            number,
+        })
     }
 
     /// Waits for the next connection. A future that is dropped leaves it to the next accept.
@@ -150,7 +165,10 @@ impl TcpListener {
     /// The system has no descriptor or memory left for a connection, for one. The next accept
     /// tries again; wait a moment before.
     pub fn accept(&self) -> impl Future<Output = io::Result<TcpStream>> + Send + '_ {
-        Accept { listener: self, place: None }
+        Accept {
+            listener: self,
+            place: None,
+        }
     }
 
     /// The address that is listened on.
@@ -187,7 +205,9 @@ impl Drop for TcpListener {
 
 impl fmt::Debug for TcpListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TcpListener").field("handle", &self.handle).finish_non_exhaustive()
+        f.debug_struct("TcpListener")
+            .field("handle", &self.handle)
+            .finish_non_exhaustive()
     }
 }
 
@@ -286,7 +306,9 @@ impl Future for Accept<'_> {
         if let Some(ready) = queue.ready.pop_front() {
             drop(queue);
             self.leave();
-            return Poll::Ready(ready.and_then(|accepted| TcpStream::associate(listener.shared.clone(), accepted)));
+            return Poll::Ready(
+                ready.and_then(|accepted| TcpStream::associate(listener.shared.clone(), accepted)),
+            );
         }
         if let Some(error) = abandoned(&listener.shared) {
             return Poll::Ready(Err(error));
@@ -301,7 +323,9 @@ impl Future for Accept<'_> {
         if !begin {
             return Poll::Pending;
         }
-        let submitted = listener.handle.submit(Operation::Accept(port::Accept::stream()), 0);
+        let submitted = listener
+            .handle
+            .submit(Operation::Accept(port::Accept::stream()), 0);
         let mut queue = listener.state.0.lock();
         match submitted {
             Ok(id) => {
@@ -322,7 +346,9 @@ impl Future for Accept<'_> {
 impl Accept<'_> {
     /// Makes the context's task wait in the place that it has, or in a new one.
     fn wait(&mut self, queue: &mut Queue, cx: &Context<'_>) -> Option<Waker> {
-        let held = self.place.and_then(|place| queue.waiting.iter_mut().find(|(other, _)| *other == place));
+        let held = self
+            .place
+            .and_then(|place| queue.waiting.iter_mut().find(|(other, _)| *other == place));
         if let Some((_, waker)) = held {
             return Some(std::mem::replace(waker, cx.waker().clone()));
         }

@@ -21,6 +21,10 @@ pub(super) fn allow_rebinding(socket: &Socket) -> io::Result<()> {
 /// between peers. Choosing one at bind gets slower with each port in use: 28,000 connections took
 /// most of a minute.
 pub(super) fn choose_port_late(socket: &Socket) -> io::Result<()> {
-    nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
+    nix::sys::socket::setsockopt(
+        socket,
+        nix::sys::socket::sockopt::IpBindAddressNoPort,
+        &true,
+    )?;
     Ok(())
 }

@@ -69,7 +69,10 @@ impl Socket {
     }
 
     pub(super) async fn set_option(&self, option: SocketOption) -> io::Result<()> {
-        self.call(Operation::SetOption(option)).await.result.map(drop)
+        self.call(Operation::SetOption(option))
+            .await
+            .result
+            .map(drop)
     }
 
     /// What to answer when the port has refused an operation.
@@ -88,7 +91,9 @@ impl Socket {
         let sent = std::future::poll_fn(|cx| self.poll_flushed(cx));
         if timeout(deadline, sent).await.is_err() {
             // A failure leaves an ordinary close, which is all that can be done.
-            let _ = self.set_option(SocketOption::Linger(Some(Duration::ZERO))).await;
+            let _ = self
+                .set_option(SocketOption::Linger(Some(Duration::ZERO)))
+                .await;
         }
         self.handle.close();
     }
@@ -107,7 +112,12 @@ pub(super) fn refused(shared: &Shared, error: io::Error) -> Poll<io::Error> {
 /// been dropped.
 pub(super) fn abandoned(shared: &Shared) -> Option<io::Error> {
     let abandoned = shared.is_closing() && !shared.is_current();
-    abandoned.then(|| io::Error::new(io::ErrorKind::NotConnected, "the socket's runtime has been dropped"))
+    abandoned.then(|| {
+        io::Error::new(
+            io::ErrorKind::NotConnected,
+            "the socket's runtime has been dropped",
+        )
+    })
 }
 
 /// Makes the context's task the one to wake. Returns the waker it replaces, to be dropped without

@@ -56,7 +56,9 @@ impl TcpStream {
     }
 
     pub(super) fn new(socket: Socket) -> Self {
-        TcpStream { socket: Owned::new(socket) }
+        TcpStream {
+            socket: Owned::new(socket),
+        }
     }
 
     /// Waits for the connection that a new socket was made for.
@@ -109,7 +111,10 @@ impl TcpStream {
     ///
     /// As [`receive`](Self::receive); [`InvalidInput`](io::ErrorKind::InvalidInput) when the vector
     /// has no spare capacity.
-    pub fn read(&mut self, vec: Vec<u8>) -> impl Future<Output = (io::Result<usize>, Vec<u8>)> + Send + '_ {
+    pub fn read(
+        &mut self,
+        vec: Vec<u8>,
+    ) -> impl Future<Output = (io::Result<usize>, Vec<u8>)> + Send + '_ {
         self.socket.read(vec)
     }
 
@@ -123,7 +128,10 @@ impl TcpStream {
     ///
     /// [`ConnectionReset`](io::ErrorKind::ConnectionReset) when the connection was cut. After an
     /// error every later send fails as well.
-    pub fn send(&mut self, buffer: impl Into<Buffer>) -> impl Future<Output = io::Result<()>> + Send + '_ {
+    pub fn send(
+        &mut self,
+        buffer: impl Into<Buffer>,
+    ) -> impl Future<Output = io::Result<()>> + Send + '_ {
         SendAll(self.socket.call(Operation::Send(buffer.into())))
     }
 
@@ -145,7 +153,10 @@ impl TcpStream {
     /// # Errors
     ///
     /// As [`send`](Self::send).
-    pub fn send_vectored(&mut self, buffers: Vec<Buffer>) -> impl Future<Output = io::Result<()>> + Send + '_ {
+    pub fn send_vectored(
+        &mut self,
+        buffers: Vec<Buffer>,
+    ) -> impl Future<Output = io::Result<()>> + Send + '_ {
         SendAll(self.socket.call(Operation::SendVectored(buffers)))
     }
 
@@ -240,7 +251,9 @@ impl TcpStream {
 
 impl fmt::Debug for TcpStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TcpStream").field("handle", &self.socket.handle).finish_non_exhaustive()
+        f.debug_struct("TcpStream")
+            .field("handle", &self.socket.handle)
+            .finish_non_exhaustive()
     }
 }
 

@@ -36,7 +36,9 @@ impl Alarms {
     pub(super) fn ring(&self, serial: usize, index: usize) {
         let mut list = self.0.lock();
         let state = match list.entries.get_mut(index) {
-            Some(entry) if entry.serial == serial => std::mem::replace(&mut entry.state, State::Rung),
+            Some(entry) if entry.serial == serial => {
+                std::mem::replace(&mut entry.state, State::Rung)
+            }
             _ => return,
         };
         drop(list);
@@ -49,7 +51,10 @@ impl Alarms {
     /// by another one.
     pub(super) fn abandon(&self) {
         let mut list = self.0.lock();
-        let states = list.entries.iter_mut().map(|(_, entry)| std::mem::replace(&mut entry.state, State::Rung));
+        let states = list
+            .entries
+            .iter_mut()
+            .map(|(_, entry)| std::mem::replace(&mut entry.state, State::Rung));
         let states: Vec<_> = states.collect();
         drop(list);
         for state in states {
@@ -75,13 +80,21 @@ impl Alarm {
         let mut list = shared.alarms.0.lock();
         list.serial = list.serial.wrapping_add(1);
         let serial = list.serial;
-        let index = list.entries.insert(Entry { serial, state: State::Waiting(waker) });
+        let index = list.entries.insert(Entry {
+            serial,
+            state: State::Waiting(waker),
+        });
         drop(list);
         let timer = shared.port.timer(deadline, serial, index).ok();
         if timer.is_none() && !shared.is_current() {
             shared.alarms.ring(serial, index);
         }
-        Alarm { shared: shared.clone(), index, serial, timer }
+        Alarm {
+            shared: shared.clone(),
+            index,
+            serial,
+            timer,
+        }
     }
 
     /// Whether it has rung; if not, it will wake the context's task.

@@ -47,7 +47,9 @@ pub(super) struct Seat<'a> {
 impl Cover {
     pub(super) fn new(workers: usize, most_spares: usize) -> Self {
         Cover {
-            inside: (0..workers + most_spares).map(|_| Flag::default()).collect(),
+            inside: (0..workers + most_spares)
+                .map(|_| Flag::default())
+                .collect(),
             workers: AtomicUsize::new(0),
             asleep: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -69,7 +71,11 @@ impl Cover {
     }
 
     pub(super) fn seat(&self, index: usize) -> Seat<'_> {
-        Seat { cover: self, index, idle: 0 }
+        Seat {
+            cover: self,
+            index,
+            idle: 0,
+        }
     }
 
     pub(super) fn close(&self) {
@@ -87,7 +93,9 @@ impl Cover {
     fn idle_worker(&self, first: usize) -> Option<usize> {
         let workers = self.workers.load(Ordering::SeqCst);
         let from_first = (first..workers).chain(0..first.min(workers));
-        from_first.into_iter().find(|&index| !self.inside[index].0.load(Ordering::SeqCst))
+        from_first
+            .into_iter()
+            .find(|&index| !self.inside[index].0.load(Ordering::SeqCst))
     }
 
     fn may_grow(&self) -> bool {
@@ -111,7 +119,9 @@ impl Seat<'_> {
     }
 
     pub(super) fn leave_user_code(&mut self) {
-        self.cover.inside[self.index].0.store(false, Ordering::Release);
+        self.cover.inside[self.index]
+            .0
+            .store(false, Ordering::Release);
     }
 }
 

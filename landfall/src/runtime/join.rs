@@ -36,7 +36,9 @@ enum State<T> {
 }
 
 impl<T> State<T> {
-    const NOTHING: Self = State::Known(Mutex::new(None));
+    fn nothing() -> Self {
+        State::Known(Mutex::new(None))
+    }
 }
 
 impl<T> JoinHandle<T> {
@@ -45,7 +47,7 @@ impl<T> JoinHandle<T> {
     }
 
     pub(super) fn cancelled() -> Self {
-        JoinHandle(State::NOTHING)
+        JoinHandle(State::nothing())
     }
 
     /// Whether the task has ended, by its end, a panic, or because it was aborted.
@@ -64,11 +66,14 @@ impl<T: Send + 'static> JoinHandle<T> {
     /// Await the handle to wait until the task has been dropped. It gives the result if the task
     /// had ended before.
     pub fn abort(&mut self) {
-        self.0 = match std::mem::replace(&mut self.0, State::NOTHING) {
+        self.0 = match std::mem::replace(&mut self.0, State::nothing()) {
             State::Running(outcome) => {
                 let mut aborting = Box::pin(outcome.cancel());
                 // Cancels at the first poll; the others only wait.
-                match aborting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                match aborting
+                    .as_mut()
+                    .poll(&mut Context::from_waker(Waker::noop()))
+                {
                     Poll::Pending => State::Aborting(aborting),
                     Poll::Ready(outcome) => State::Known(Mutex::new(outcome)),
                 }
@@ -91,7 +96,7 @@ impl<T> Future for JoinHandle<T> {
             State::Known(outcome) => Poll::Ready(outcome.get_mut().take()),
         };
         if polled.is_ready() {
-            self.0 = State::NOTHING;
+            self.0 = State::nothing();
         }
         polled.map(|outcome| match outcome {
             Some(Ok(output)) => Ok(output),
@@ -103,7 +108,7 @@ impl<T> Future for JoinHandle<T> {
 
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
-        if let State::Running(outcome) = std::mem::replace(&mut self.0, State::NOTHING) {
+        if let State::Running(outcome) = std::mem::replace(&mut self.0, State::nothing()) {
             outcome.detach();
         }
     }
@@ -111,7 +116,9 @@ impl<T> Drop for JoinHandle<T> {
 
 impl<T> fmt::Debug for JoinHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinHandle").field("finished", &self.is_finished()).finish()
+        f.debug_struct("JoinHandle")
+            .field("finished", &self.is_finished())
+            .finish()
     }
 }
 

@@ -176,12 +176,17 @@ impl Shared {
     /// Whether the calling thread is a worker of this runtime, or blocks on it.
     pub(crate) fn is_current(&self) -> bool {
         let is_this = |current: &Arc<Shared>| std::ptr::eq(Arc::as_ptr(current), self);
-        CURRENT.try_with(|current| current.borrow().as_ref().is_some_and(is_this)).unwrap_or(false)
+        CURRENT
+            .try_with(|current| current.borrow().as_ref().is_some_and(is_this))
+            .unwrap_or(false)
     }
 
     fn is_own_thread(&self) -> bool {
         let this = thread::current().id();
-        self.threads.lock().iter().any(|thread| thread.thread().id() == this)
+        self.threads
+            .lock()
+            .iter()
+            .any(|thread| thread.thread().id() == this)
     }
 
     fn begin_shut_down(&self) {
@@ -193,8 +198,9 @@ impl Shared {
         self.begin_shut_down();
         // The thread that starts spares ends first, so that no worker comes late.
         let threads = std::mem::take(&mut *self.threads.lock());
-        let (starters, workers): (Vec<_>, Vec<_>) =
-            threads.into_iter().partition(|t| t.thread().name() == Some(cover::THREAD_NAME));
+        let (starters, workers): (Vec<_>, Vec<_>) = threads
+            .into_iter()
+            .partition(|t| t.thread().name() == Some(cover::THREAD_NAME));
         join_all(starters);
         self.port.close();
         join_all(workers);
@@ -268,7 +274,10 @@ thread_local! {
 
 /// The runtime that the calling thread is a worker of or blocks on.
 pub(crate) fn current() -> Option<Arc<Shared>> {
-    CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+    CURRENT
+        .try_with(|current| current.borrow().clone())
+        .ok()
+        .flatten()
 }
 
 /// As [`current`], for functions that can fail.

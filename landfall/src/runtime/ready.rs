@@ -69,7 +69,9 @@ pub(super) fn schedule(runnable: Runnable) {
 impl Hand {
     /// Takes the task if this thread is dispatching for its runtime and the hand is free.
     fn offer(&self, offered: &mut Option<Runnable>) {
-        let runtime = offered.as_ref().map(|runnable| Arc::as_ptr(runnable.metadata()));
+        let runtime = offered
+            .as_ref()
+            .map(|runnable| Arc::as_ptr(runnable.metadata()));
         if runtime != Some(self.dispatching.get()) {
             return;
         }

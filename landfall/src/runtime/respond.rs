@@ -85,7 +85,12 @@ impl Shared {
         let association = Association::new(0).serial(true).context(context);
         let handle = self.port.associate_with(source, association)?;
         // A runtime that is being dropped has closed the port, and needs no number.
-        let number = self.responders.0.lock().as_mut().map_or(0, |responders| responders.insert(weak));
+        let number = self
+            .responders
+            .0
+            .lock()
+            .as_mut()
+            .map_or(0, |responders| responders.insert(weak));
         Ok((handle, number))
     }
 

@@ -29,7 +29,11 @@ where
     F::Output: Send + 'static,
 {
     let listed = shared.tasks.list(|key| {
-        let task = Task { future: Some(future), shared: shared.clone(), key };
+        let task = Task {
+            future: Some(future),
+            shared: shared.clone(),
+            key,
+        };
         let builder = async_task::Builder::new().metadata(shared.clone());
         let (runnable, task) = builder.spawn(|_| task, ready::schedule);
         (runnable.waker(), (runnable, task))
@@ -68,7 +72,11 @@ impl<F: Future> Future for Task<F> {
     type Output = thread::Result<F::Output>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let future = self.project().future.as_pin_mut().expect("only dropping takes it out");
+        let future = self
+            .project()
+            .future
+            .as_pin_mut()
+            .expect("only dropping takes it out");
         match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
             Ok(poll) => poll.map(Ok),
             Err(panic) => Poll::Ready(Err(panic)),

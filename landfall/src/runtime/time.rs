@@ -30,11 +30,16 @@ pub fn sleep(duration: Duration) -> Sleep {
 ///
 /// Polled outside of a runtime.
 pub fn sleep_until(deadline: Instant) -> Sleep {
-    Sleep { deadline, alarm: None }
+    Sleep {
+        deadline,
+        alarm: None,
+    }
 }
 
 fn after(start: Instant, duration: Duration) -> Instant {
-    start.checked_add(duration).unwrap_or_else(|| start + FOREVER)
+    start
+        .checked_add(duration)
+        .unwrap_or_else(|| start + FOREVER)
 }
 
 /// What [`sleep`] and [`sleep_until`] return.
@@ -72,7 +77,9 @@ impl Future for Sleep {
 
 impl fmt::Debug for Sleep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sleep").field("deadline", &self.deadline).finish_non_exhaustive()
+        f.debug_struct("Sleep")
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
     }
 }
 
@@ -92,7 +99,10 @@ impl fmt::Debug for Sleep {
 ///
 /// Polled outside of a runtime.
 pub fn timeout<F: Future>(duration: Duration, future: F) -> Timeout<F> {
-    Timeout { future, sleep: sleep(duration) }
+    Timeout {
+        future,
+        sleep: sleep(duration),
+    }
 }
 
 pin_project! {
@@ -121,7 +131,10 @@ impl<F: Future> Future for Timeout<F> {
 
 impl<F: fmt::Debug> fmt::Debug for Timeout<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Timeout").field("future", &self.future).field("sleep", &self.sleep).finish()
+        f.debug_struct("Timeout")
+            .field("future", &self.future)
+            .field("sleep", &self.sleep)
+            .finish()
     }
 }
 
@@ -150,7 +163,10 @@ impl From<Elapsed> for io::Error {
 /// When the period is zero.
 pub fn interval(period: Duration) -> Interval {
     assert!(!period.is_zero(), "an interval needs a period");
-    Interval { period, sleep: sleep(period) }
+    Interval {
+        period,
+        sleep: sleep(period),
+    }
 }
 
 /// What [`interval`] returns.
@@ -169,7 +185,10 @@ impl Interval {
         std::future::poll_fn(|cx| Pin::new(&mut self.sleep).poll(cx)).await;
         let due = self.sleep.deadline;
         let missed = due.elapsed().as_nanos() / self.period.as_nanos();
-        let last = due + self.period.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX));
+        let last = due
+            + self
+                .period
+                .saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX));
         self.sleep = sleep_until(after(last, self.period));
         last
     }

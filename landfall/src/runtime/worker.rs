@@ -61,13 +61,15 @@ impl Shared {
     fn dispatch(self: &Arc<Self>, mut completion: Completion) -> Option<Runnable> {
         match completion.kind() {
             CompletionKind::Packet => self.ready.pop(),
-            CompletionKind::Timer => {
-                ready::collect(self, || self.alarms.ring(completion.key(), completion.token()))
-            }
+            CompletionKind::Timer => ready::collect(self, || {
+                self.alarms.ring(completion.key(), completion.token())
+            }),
             _ => ready::collect(self, || {
                 let event = Event::take_from(&mut completion);
                 if let Some(handle) = completion.handle() {
-                    let context = handle.context().and_then(|c| c.downcast_ref::<Arc<dyn Respond>>());
+                    let context = handle
+                        .context()
+                        .and_then(|c| c.downcast_ref::<Arc<dyn Respond>>());
                     if let Some(source) = context {
                         source.respond(handle, event);
                     }

@@ -22,8 +22,16 @@ where
     H: Fn(Connection) -> F + Send + Sync + 'static,
     F: Future<Output = crate::Result<()>> + Send + 'static,
 {
-    let Server { listeners, limits, control, .. } = server;
-    let listeners = listeners.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()?;
+    let Server {
+        listeners,
+        limits,
+        control,
+        ..
+    } = server;
+    let listeners = listeners
+        .into_iter()
+        .map(TcpListener::from_std)
+        .collect::<io::Result<Vec<_>>>()?;
     let handler = Arc::new(handler);
     control.set_limit(limits.connections);
     while let Some(accepted) = next_connection(&listeners, &limits, &control).await {
@@ -42,7 +50,10 @@ where
     let unserved = listeners.iter().map(TcpListener::close).sum();
     control.refused(unserved);
     let cut_off = drain(&limits, &control).await;
-    Ok(Report { stats: control.stats(), cut_off })
+    Ok(Report {
+        stats: control.stats(),
+        cut_off,
+    })
 }
 
 /// The next connection that may be served; nothing when the server ends.
@@ -51,7 +62,10 @@ async fn next_connection(
     limits: &Limits,
     control: &Control,
 ) -> Option<io::Result<TcpStream>> {
-    let mut accepts: Vec<_> = listeners.iter().map(|listener| Box::pin(listener.accept())).collect();
+    let mut accepts: Vec<_> = listeners
+        .iter()
+        .map(|listener| Box::pin(listener.accept()))
+        .collect();
     poll_fn(|cx| {
         let (phase, open) = control.look(cx);
         if phase != Phase::Serving {
@@ -78,7 +92,11 @@ where
     F: Future<Output = crate::Result<()>> + Send + 'static,
 {
     let number = control.admit(&stream);
-    let ending = Ending { control: control.clone(), number, outcome: Outcome::Cut };
+    let ending = Ending {
+        control: control.clone(),
+        number,
+        outcome: Outcome::Cut,
+    };
     let handler = handler.clone();
     let connection = Connection(stream);
     let task = runtime::spawn(async move {

@@ -64,7 +64,12 @@ pub(super) enum Outcome {
 
 impl Control {
     pub(super) fn new(local: SocketAddr) -> Self {
-        Control { local, state: Mutex::default(), received: Counter::default(), sent: Counter::default() }
+        Control {
+            local,
+            state: Mutex::default(),
+            received: Counter::default(),
+            sent: Counter::default(),
+        }
     }
 
     pub(super) fn local_addr(&self) -> SocketAddr {
@@ -122,7 +127,11 @@ impl Control {
         let mut state = self.state.lock();
         state.counts.accepted += 1;
         let socket = Arc::downgrade(stream.state());
-        let number = state.connections.insert(Entry { socket, is_open: true, handler: Handler::New });
+        let number = state.connections.insert(Entry {
+            socket,
+            is_open: true,
+            handler: Handler::New,
+        });
         drop(state);
         stream.state().observe(self.clone(), number);
         number
@@ -158,7 +167,13 @@ impl Control {
     /// returns is dropped without the lock.
     fn update<T>(&self, number: usize, change: impl FnOnce(&mut Stats, &mut Entry) -> T) {
         let mut state = self.state.lock();
-        let State { phase, limit, connections, waiter, counts } = &mut *state;
+        let State {
+            phase,
+            limit,
+            connections,
+            waiter,
+            counts,
+        } = &mut *state;
         let Some(entry) = connections.get_mut(number) else {
             return;
         };
@@ -187,7 +202,11 @@ impl Control {
     pub(super) fn drain_connections(&self) {
         let sockets: Vec<_> = {
             let state = self.state.lock();
-            state.connections.iter().filter_map(|(_, entry)| entry.socket.upgrade()).collect()
+            state
+                .connections
+                .iter()
+                .filter_map(|(_, entry)| entry.socket.upgrade())
+                .collect()
         };
         for socket in sockets {
             socket.drain();
@@ -198,7 +217,11 @@ impl Control {
     pub(super) fn cut_connections(&self) -> u64 {
         let (count, handlers) = {
             let mut state = self.state.lock();
-            let handlers: Vec<_> = state.connections.iter_mut().filter_map(|(_, entry)| entry.take_handler()).collect();
+            let handlers: Vec<_> = state
+                .connections
+                .iter_mut()
+                .filter_map(|(_, entry)| entry.take_handler())
+                .collect();
             (state.connections.len() as u64, handlers)
         };
         for mut handler in handlers {

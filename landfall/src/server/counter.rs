@@ -17,10 +17,15 @@ struct Part(AtomicU64);
 
 impl Counter {
     pub(super) fn add(&self, count: u64) {
-        self.0[worker_index() % PARTS].0.fetch_add(count, Ordering::Relaxed);
+        self.0[worker_index() % PARTS]
+            .0
+            .fetch_add(count, Ordering::Relaxed);
     }
 
     pub(super) fn sum(&self) -> u64 {
-        self.0.iter().map(|part| part.0.load(Ordering::Relaxed)).sum()
+        self.0
+            .iter()
+            .map(|part| part.0.load(Ordering::Relaxed))
+            .sum()
     }
 }

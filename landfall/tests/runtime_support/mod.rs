@@ -39,7 +39,9 @@ pub async fn pair() -> (TcpStream, StdStream) {
 /// A connection of the runtime with itself.
 pub async fn connected() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
-    let client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connect");
+    let client = TcpStream::connect(listener.local_addr().expect("an address"))
+        .await
+        .expect("connect");
     (listener.accept().await.expect("accept"), client)
 }
 
@@ -62,7 +64,9 @@ pub async fn receive_exactly(stream: &mut TcpStream, count: usize) -> io::Result
 
 /// Text that says where in the stream it stands.
 pub fn pattern(bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|place| (place % 251) as u8 ^ (place / 251) as u8).collect()
+    (0..bytes)
+        .map(|place| (place % 251) as u8 ^ (place / 251) as u8)
+        .collect()
 }
 
 pub fn read_to_end(peer: &mut StdStream) -> io::Result<Vec<u8>> {
@@ -72,7 +76,9 @@ pub fn read_to_end(peer: &mut StdStream) -> io::Result<Vec<u8>> {
 
 /// Cuts a connection: the other end is sent a reset.
 pub fn reset(peer: StdStream) {
-    SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("a socket");
+    SockRef::from(&peer)
+        .set_linger(Some(Duration::ZERO))
+        .expect("a socket");
 }
 
 pub fn echo_once(peer: &mut StdStream, text: &[u8]) -> io::Result<()> {
@@ -116,5 +122,8 @@ pub fn is_listening_or_over(state: &u8) -> bool {
 
 /// Open sockets at a port, but for the listener's.
 pub fn open_sockets_at(address: SocketAddr) -> usize {
-    sockets_at(address).iter().filter(|state| !is_listening_or_over(state)).count()
+    sockets_at(address)
+        .iter()
+        .filter(|state| !is_listening_or_over(state))
+        .count()
 }

@@ -61,6 +61,8 @@ impl ServerProcess {
         let mut child = Command::new(env::current_exe().expect("this program"))
             .args(["--ignored", "--exact", "--nocapture", test])
             .env(ASKED, "yes")
+            // One heap of the C library's, instead of some for every thread with holes in each.
+            .env("MALLOC_ARENA_MAX", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -68,14 +70,25 @@ impl ServerProcess {
         let commands = child.stdin.take();
         let mut answers = BufReader::new(child.stdout.take().expect("a pipe"));
         let address = next_line(&mut answers).parse().expect("an address");
-        ServerProcess { child, commands, answers, address }
+        ServerProcess {
+            child,
+            commands,
+            answers,
+            address,
+        }
     }
 
     pub fn counts(&mut self) -> Counts {
         writeln!(self.commands.as_ref().expect("runs"), "counts").expect("the server runs");
         let line = next_line(&mut self.answers);
-        let pairs = line.split(' ').map(|pair| pair.split_once('=').expect("name=number"));
-        Counts(pairs.map(|(name, number)| (name.to_owned(), number.parse().expect("a number"))).collect())
+        let pairs = line
+            .split(' ')
+            .map(|pair| pair.split_once('=').expect("name=number"));
+        Counts(
+            pairs
+                .map(|(name, number)| (name.to_owned(), number.parse().expect("a number")))
+                .collect(),
+        )
     }
 
     /// Waits until the server has no connection and no task but the one that accepts.
@@ -91,7 +104,12 @@ impl ServerProcess {
         let stat = self.proc_file("stat");
         // Fields are counted from after the name, which may contain anything.
         let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
-        let tick = |field: usize| fields.split_whitespace().nth(field - 3).and_then(|n| n.parse::<u64>().ok());
+        let tick = |field: usize| {
+            fields
+                .split_whitespace()
+                .nth(field - 3)
+                .and_then(|n| n.parse::<u64>().ok())
+        };
         tick(14).expect("utime") + tick(15).expect("stime")
     }
 
@@ -110,14 +128,22 @@ impl ServerProcess {
 
     pub fn pss(&self) -> u64 {
         let rollup = self.proc_file("smaps_rollup");
-        let line = rollup.lines().find(|line| line.starts_with("Pss:")).expect("a sum");
-        let kibibytes = line.split_whitespace().nth(1).and_then(|n| n.parse::<u64>().ok());
+        let line = rollup
+            .lines()
+            .find(|line| line.starts_with("Pss:"))
+            .expect("a sum");
+        let kibibytes = line
+            .split_whitespace()
+            .nth(1)
+            .and_then(|n| n.parse::<u64>().ok());
         kibibytes.expect("a number of KiB") * 1024
     }
 
     /// Open descriptors; sockets in the ring's own table are none.
     pub fn descriptors(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the server runs").count()
+        fs::read_dir(format!("/proc/{}/fd", self.child.id()))
+            .expect("the server runs")
+            .count()
     }
 
     fn proc_file(&self, name: &str) -> String {
@@ -147,7 +173,10 @@ fn next_line(answers: &mut impl BufRead) -> String {
     let mut line = String::new();
     loop {
         line.clear();
-        assert!(answers.read_line(&mut line).expect("a pipe") > 0, "the server has ended");
+        assert!(
+            answers.read_line(&mut line).expect("a pipe") > 0,
+            "the server has ended"
+        );
         // The harness may have begun the line with the test's name.
         if let Some((_, answer)) = line.split_once(PREFIX) {
             return answer.trim_end().to_owned();
@@ -203,8 +232,17 @@ pub async fn echo(mut connection: Connection) -> io::Result<()> {
 /// many. It bounds each ring's table of sockets as well.
 pub fn raise_descriptor_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("up to the hard limit");
-    limit.maximum.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            ..limit
+        },
+    )
+    .expect("up to the hard limit");
+    limit.maximum.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    })
 }
 
 /// Connections of this process, on a runtime of its own so that they need no descriptors.
@@ -222,7 +260,10 @@ const FROM_EACH_ADDRESS: usize = 20_000;
 impl Clients {
     pub fn new() -> Self {
         raise_descriptor_limit();
-        Clients { runtime: Runtime::new().expect("a runtime"), streams: Vec::new() }
+        Clients {
+            runtime: Runtime::new().expect("a runtime"),
+            streams: Vec::new(),
+        }
     }
 
     /// Connects until there are so many connections, and exchanges one message on each new one.
@@ -241,7 +282,11 @@ impl Clients {
             })
             .collect();
         for task in tasks {
-            let streams = self.runtime.block_on(task).expect("no panic").expect("no error");
+            let streams = self
+                .runtime
+                .block_on(task)
+                .expect("no panic")
+                .expect("no error");
             self.streams.extend(streams);
         }
         assert_eq!(self.streams.len(), count);
