@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use crate::units::Rate;
 
+/// Messages are planned to the millisecond: those of one millisecond share a wake-up, of this process
+/// and often of the target, instead of having one each.
+const STEP: Duration = Duration::from_millis(1);
+
 /// The plan by which all connections send.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
@@ -39,20 +43,19 @@ impl Schedule {
     /// When a connection is to send a message, counted from the start; `None` if it is to be sent
     /// as soon as the one before has been answered.
     pub fn planned(&self, connection: u64, message: u64) -> Option<Duration> {
-        match self.pace {
-            Pace::BackToBack => None,
-            Pace::Total(rate) => {
-                Some(rate.offset_of(connection + message * u64::from(self.connections)))
-            }
+        let time = match self.pace {
+            Pace::BackToBack => return None,
+            Pace::Total(rate) => rate.offset_of(connection + message * u64::from(self.connections)),
             Pace::Every(interval) => {
                 let turns =
                     u128::from(message) * u128::from(self.connections) + u128::from(connection);
                 let nanos = interval.as_nanos() * turns / u128::from(self.connections);
-                Some(Duration::from_nanos(
-                    u64::try_from(nanos).unwrap_or(u64::MAX),
-                ))
+                Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
             }
-        }
+        };
+        let since_step = time.as_nanos() % STEP.as_nanos();
+        // Less than a step, so it fits.
+        Some(time - Duration::from_nanos(since_step as u64))
     }
 
     /// Whether a message that would be sent at `time` after the start is still part of the plan.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -42,49 +42,63 @@ pub enum Delay {
 
 impl Service {
     /// Serves one connection to its end.
-    pub async fn serve(&self, mut connection: Connection) -> io::Result<()> {
+    ///
+    /// Not an `async fn`, which would keep its arguments twice, and nothing is kept that can be
+    /// asked for again: this future is most of what an idle connection costs.
+    pub fn serve(
+        self: Arc<Self>,
+        mut connection: Connection,
+    ) -> impl Future<Output = io::Result<()>> + Send {
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
-        let delay = self.delay.filter(|_| self.slow.includes(number));
-        let peer = Peer(connection.peer_addr().ok());
-        self.messages.detail(format_args!("{peer} came"));
-
+        let is_slow = self.slow.includes(number);
+        self.messages
+            .detail(format_args!("{} came", Peer(&connection)));
         let mut received = 0;
-        let result = self
-            .converse(&mut connection, peer, delay, &mut received)
-            .await;
-        let received = grouped(received);
-        match &result {
+        async move {
+            let result = loop {
+                let data = match connection.receive().await {
+                    Ok(Some(data)) => data,
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                };
+                self.listen(&connection, &data, received == 0, is_slow);
+                received += data.len() as u64;
+                if !self.echo {
+                    continue;
+                }
+                if let Err(error) = connection.send(data).await {
+                    break Err(error);
+                }
+            };
+            self.say_farewell(&connection, received, &result);
+            result
+        }
+    }
+
+    /// Shows what a client says first, and takes as long over it as a slow handler does.
+    fn listen(&self, connection: &Connection, data: &[u8], is_first: bool, is_slow: bool) {
+        if is_first {
+            let peer = Peer(connection);
+            self.messages
+                .detail(format_args!("{peer} says {}", Excerpt(data)));
+        }
+        if is_slow && let Some(delay) = self.delay {
+            delay.take();
+        }
+    }
+
+    fn say_farewell(&self, connection: &Connection, received: u64, result: &io::Result<()>) {
+        let (peer, received) = (Peer(connection), grouped(received));
+        match result {
             Ok(()) => self
                 .messages
                 .detail(format_args!("{peer} left after {received} bytes")),
-            Err(error) => self.messages.detail(format_args!(
-                "{peer} failed after {received} bytes: {error}"
-            )),
-        }
-        result
-    }
-
-    async fn converse(
-        &self,
-        connection: &mut Connection,
-        peer: Peer,
-        delay: Option<Delay>,
-        received: &mut u64,
-    ) -> io::Result<()> {
-        while let Some(data) = connection.receive().await? {
-            if *received == 0 {
-                self.messages
-                    .detail(format_args!("{peer} says {}", Excerpt(&data)));
-            }
-            *received += data.len() as u64;
-            if let Some(delay) = delay {
-                delay.take();
-            }
-            if self.echo {
-                connection.send(data).await?;
+            Err(error) => {
+                self.messages.detail(format_args!(
+                    "{peer} failed after {received} bytes: {error}"
+                ));
             }
         }
-        Ok(())
     }
 }
 
@@ -105,14 +119,13 @@ impl Delay {
 }
 
 /// Who is at the other end, to be shown.
-#[derive(Clone, Copy)]
-struct Peer(Option<SocketAddr>);
+struct Peer<'a>(&'a Connection);
 
-impl fmt::Display for Peer {
+impl fmt::Display for Peer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(address) => address.fmt(f),
-            None => f.write_str("someone who has left already"),
+        match self.0.peer_addr() {
+            Ok(address) => address.fmt(f),
+            Err(_) => f.write_str("someone who has left already"),
         }
     }
 }

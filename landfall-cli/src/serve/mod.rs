@@ -17,12 +17,12 @@ use landfall::server::{Server, ServerHandle};
 pub use args::ServeArgs;
 
 use handler::{Delay, Service};
-use report::{Announcement, ServeReport};
+use report::{Announcement, ServeReport, Setting};
 
 use crate::exit::{Exit, Failure};
 use crate::output::{Messages, Sink, json_line, write_stdout};
+use crate::system::limits;
 use crate::system::signals::StopRequest;
-use crate::system::{limits, process};
 use crate::units::{grouped, show_time};
 
 /// Runs the subcommand.
@@ -40,49 +40,25 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     let began = Instant::now();
     let server = bind(args)?;
     let runtime = args.runtime.build()?;
-    let announcement = Announcement::new(&server, runtime.port().driver())?;
-    let handle = server.handle();
-    obey(
-        stop.clone(),
-        handle,
-        args.drain_timeout,
-        args.output.messages(),
-    )?;
-    announce(&announcement, args.output.json)?;
+    let setting = Setting {
+        args,
+        announcement: Announcement::new(&server, runtime.port().driver())?,
+        driver_reason: runtime.port().driver_reason().to_owned(),
+        descriptor_limit,
+        began,
+    };
+    let messages = args.output.messages();
+    obey(stop.clone(), server.handle(), args.drain_timeout, messages)?;
+    announce(&setting.announcement, args.output.json)?;
 
     let service = Arc::new(service_of(args));
-    let serve = move |connection| {
-        let service = Arc::clone(&service);
-        async move { service.serve(connection).await }
-    };
+    let serve = move |connection| Arc::clone(&service).serve(connection);
     let served = server
         .serve_on(&runtime, serve)
         .map_err(|error| Failure::failed(format!("cannot serve: {error}")))?;
 
     let exit = stop.now().map_or(Exit::Done, Exit::Stopped);
-    sink.write(&ServeReport {
-        command: "serve",
-        version: env!("CARGO_PKG_VERSION"),
-        addresses: announcement.listening,
-        mode: if args.discard { "discard" } else { "echo" },
-        driver: announcement.driver,
-        driver_reason: runtime.port().driver_reason().to_owned(),
-        workers: args.runtime.workers,
-        concurrency: args.runtime.concurrency,
-        accepted: served.stats.accepted,
-        refused: served.stats.refused,
-        failed: served.stats.failed + served.stats.panicked,
-        accept_errors: served.stats.accept_errors,
-        received_bytes: served.stats.received_bytes,
-        sent_bytes: served.stats.sent_bytes,
-        cut_off: served.cut_off,
-        uptime_seconds: began.elapsed().as_secs_f64(),
-        server_cpu_seconds: process::own_cpu_time().as_secs_f64(),
-        peak_memory_bytes: process::own_peak_memory().ok(),
-        descriptors: process::own_descriptors().ok(),
-        descriptor_limit,
-        exit_code: exit.code(),
-    })?;
+    sink.write(&ServeReport::new(setting, &served, exit))?;
     if let Exit::Stopped(_) = exit {
         // Asked to stop at once: a handler that still computes or sleeps is not waited for.
         std::process::exit(exit.code().into());

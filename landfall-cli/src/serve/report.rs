@@ -1,10 +1,14 @@
 //! The result of a server, when it has ended.
 
+use std::time::Instant;
+
 use landfall::server::Server;
 use serde::Serialize;
 
-use crate::exit::Failure;
+use super::args::ServeArgs;
+use crate::exit::{Exit, Failure};
 use crate::output::{Report, list, render};
+use crate::system::process;
 use crate::units::{grouped, show_bytes};
 
 /// What clients and scripts need to know once the server listens; printed as one line with
@@ -76,6 +80,58 @@ pub struct ServeReport {
     pub descriptor_limit: u64,
     /// The exit code.
     pub exit_code: u8,
+}
+
+/// What is known of a run before it begins.
+#[derive(Debug)]
+pub struct Setting<'a> {
+    /// The command line.
+    pub args: &'a ServeArgs,
+    /// The addresses and the driver.
+    pub announcement: Announcement,
+    /// Why that driver.
+    pub driver_reason: String,
+    /// The limit on descriptors.
+    pub descriptor_limit: u64,
+    /// When it began.
+    pub began: Instant,
+}
+
+impl ServeReport {
+    /// Puts together what is known before and after, and what this process has used until now.
+    pub fn new(setting: Setting<'_>, served: &landfall::server::Report, exit: Exit) -> Self {
+        let Setting {
+            args,
+            announcement,
+            driver_reason,
+            descriptor_limit,
+            began,
+        } = setting;
+        let stats = served.stats;
+        Self {
+            command: "serve",
+            version: env!("CARGO_PKG_VERSION"),
+            addresses: announcement.listening,
+            mode: if args.discard { "discard" } else { "echo" },
+            driver: announcement.driver,
+            driver_reason,
+            workers: args.runtime.workers,
+            concurrency: args.runtime.concurrency,
+            accepted: stats.accepted,
+            refused: stats.refused,
+            failed: stats.failed + stats.panicked,
+            accept_errors: stats.accept_errors,
+            received_bytes: stats.received_bytes,
+            sent_bytes: stats.sent_bytes,
+            cut_off: served.cut_off,
+            uptime_seconds: began.elapsed().as_secs_f64(),
+            server_cpu_seconds: process::own_cpu_time().as_secs_f64(),
+            peak_memory_bytes: process::own_peak_memory().ok(),
+            descriptors: process::own_descriptors().ok(),
+            descriptor_limit,
+            exit_code: exit.code(),
+        }
+    }
 }
 
 impl Report for ServeReport {
