@@ -113,6 +113,16 @@ impl ServerProcess {
         tick(14).expect("utime") + tick(15).expect("stime")
     }
 
+    /// Waits until a tenth of a second goes by without a clock tick.
+    pub fn wait_until_at_rest(&self) {
+        let mut last = self.clock_ticks();
+        wait_until("the server is at rest", || {
+            thread::sleep(Duration::from_millis(100));
+            let now = self.clock_ticks();
+            std::mem::replace(&mut last, now) == now
+        });
+    }
+
     /// Proportional set size in bytes, when it has come to rest.
     pub fn memory(&self) -> u64 {
         let mut last = self.pss();
