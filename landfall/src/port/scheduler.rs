@@ -418,7 +418,8 @@ impl Scheduler {
                 state.lanes[lane].home = None;
                 self.stuck.fetch_and(!(1 << lane), Ordering::Relaxed);
             }
-            if worker.phase.load(Ordering::Relaxed) & STATE == RUNNING {
+            // The watcher may still hold it for a suspect.
+            if worker.phase.fetch_and(!STATE, Ordering::AcqRel) & STATE == RUNNING {
                 self.running.fetch_sub(1, Ordering::Relaxed);
             }
             self.rebalance(driver, &mut state, &mut wakes);
@@ -862,48 +863,46 @@ impl Scheduler {
     /// The watcher's look: finds workers that made no progress since the last one, takes the
     /// permits of those that are blocked, gives permits back to those that go on, and puts
     /// waiters in their place.
-    pub(super) fn look(&self, driver: &dyn Driver) -> Looked {
+    pub(super) fn look(&self, driver: &dyn Driver, suspects: &mut Suspects) -> Looked {
         let mut looked = Looked::default();
         bits(self.to_flush.swap(0, Ordering::AcqRel)).for_each(|lane| {
             driver.flush(lane);
         });
-        let suspects = self.suspects(&mut looked);
+        self.find_suspects(suspects, &mut looked);
+        let Suspects(suspects) = suspects;
         if suspects.is_empty() && self.queued.load(Ordering::Relaxed) == 0 {
             return looked;
         }
         // Read outside the lock: it takes microseconds.
-        let states: Vec<_> = suspects
-            .iter()
-            .map(|(worker, _)| worker.probe.state())
-            .collect();
-        let computing = states.contains(&ThreadState::Running);
+        for (worker, _, now) in suspects.iter_mut() {
+            *now = worker.probe.state();
+            looked.computing |= *now == ThreadState::Running;
+        }
         let mut wakes = Wakes::default();
         {
             let mut state = self.state.lock();
-            for ((worker, phase), now) in suspects.iter().zip(states) {
-                let changed = self.judge(&state, worker, *phase, now);
-                looked.changed |= changed;
+            for (worker, phase, now) in suspects.iter() {
+                looked.changed |= self.judge(worker, *phase, *now);
             }
             self.rebalance(driver, &mut state, &mut wakes);
         }
-        looked.computing = computing;
-        if computing {
+        if looked.computing {
             driver.poke();
         }
         wake(driver, wakes);
         // What they submitted rests until they come back: hand it on for them.
         let touched = suspects
             .iter()
-            .fold(0, |set, (worker, _)| set | worker.touched());
+            .fold(0, |set, (worker, ..)| set | worker.touched());
         bits(touched).for_each(|lane| {
             driver.flush(lane);
         });
+        suspects.clear();
         looked
     }
 
     /// Workers in user code since the last look.
-    fn suspects(&self, looked: &mut Looked) -> Vec<(Arc<Worker>, u64)> {
-        let mut suspects = Vec::new();
+    fn find_suspects(&self, suspects: &mut Suspects, looked: &mut Looked) {
         let mut state = self.state.lock();
         for (_, slot) in state.workers.iter_mut() {
             let phase = slot.worker.phase.load(Ordering::Relaxed);
@@ -914,17 +913,15 @@ impl Scheduler {
                 _ => {}
             }
             if stayed && matches!(phase & STATE, RUNNING | BLOCKED) {
-                suspects.push((slot.worker.clone(), phase));
+                let suspect = (slot.worker.clone(), phase, ThreadState::Running);
+                suspects.0.push(suspect);
             }
         }
-        suspects
     }
 
     /// Acts on what a suspect was found doing; returns whether that is news.
-    fn judge(&self, state: &State, worker: &Worker, phase: u64, now: ThreadState) -> bool {
-        if !state.workers.contains(worker.index()) {
-            return false;
-        }
+    /// The state is locked. A worker that has left is neither running nor blocked.
+    fn judge(&self, worker: &Worker, phase: u64, now: ThreadState) -> bool {
         let to = match (phase & STATE, now) {
             (RUNNING, ThreadState::Blocked) => phase & !STATE | BLOCKED,
             (BLOCKED, ThreadState::Running) => phase & !STATE | RUNNING,
@@ -949,6 +946,11 @@ impl Scheduler {
         to != phase || newly_stuck
     }
 }
+
+/// Workers that made no progress between two looks, with what they were found doing. Kept by the
+/// watcher, so that looking allocates nothing.
+#[derive(Default)]
+pub(super) struct Suspects(Vec<(Arc<Worker>, u64, ThreadState)>);
 
 /// What the watcher saw.
 #[derive(Default)]

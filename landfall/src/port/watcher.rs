@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::Shared;
 use super::completion::{CompletionKind, Packet};
 use super::operation::OperationId;
-use super::scheduler::{Looked, Posted};
+use super::scheduler::{Looked, Posted, Suspects};
 use super::timers::Timers;
 
 /// After a look that found workers in user code, until the second one that tells which of them are
@@ -40,6 +40,7 @@ impl Watcher {
         let watch = Watch {
             shared: Arc::downgrade(shared),
             timers: timers.clone(),
+            suspects: Suspects::default(),
             checking: false,
             period: CALM,
             alert_until: None,
@@ -81,6 +82,7 @@ impl Watcher {
 struct Watch {
     shared: Weak<Shared>,
     timers: Arc<Mutex<Timers>>,
+    suspects: Suspects,
     /// The next look is the second of a pair.
     checking: bool,
     period: Duration,
@@ -103,7 +105,9 @@ impl Watch {
         let shared = self.shared.upgrade().filter(|shared| !shared.is_closed())?;
         let now = Instant::now();
         let due = self.post_due_timers(&shared, now);
-        let looked = shared.scheduler.look(shared.driver.as_ref());
+        let looked = shared
+            .scheduler
+            .look(shared.driver.as_ref(), &mut self.suspects);
         self.adapt(&looked, now);
         let asleep = self.quiet >= QUIET_LOOKS && shared.scheduler.watcher_may_sleep();
         let due = due.map(|due| due.saturating_duration_since(now));
