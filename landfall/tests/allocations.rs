@@ -1,4 +1,5 @@
-//! Once warm, passing messages on allocates nothing, at the port and in the runtime.
+//! Once warm, passing messages on allocates nothing, at the port and in the runtime; and what was
+//! allocated for a connection is freed when it has ended.
 #![allow(
     unsafe_code,
     reason = "allocations are counted by an allocator, which is an unsafe trait"
@@ -13,14 +14,14 @@ use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
 use landfall::buffer::Buffer;
 use landfall::port::{Accept, Completion, CompletionKind, CompletionPort, Operation};
 use landfall::server::{Connection, Server};
-use runtime_support::LONG;
+use runtime_support::{LONG, wait_until};
 
 const CLIENTS: usize = 20;
 const WARM_UP: usize = 20_000;
@@ -37,6 +38,8 @@ struct Counting;
 
 static IS_COUNTING: AtomicBool = AtomicBool::new(false);
 static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// Bytes that have been allocated and not freed, by all threads.
+static LIVE: AtomicIsize = AtomicIsize::new(0);
 static FIRST: Mutex<Option<Backtrace>> = Mutex::new(None);
 
 thread_local! {
@@ -50,30 +53,33 @@ static ALLOCATOR: Counting = Counting;
 // SAFETY: every call is handed on to the system's allocator as it is.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size() as isize);
         // SAFETY: the caller's promises are those that the system's allocator asks for.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
+        count(layout.size() as isize);
         // SAFETY: as above.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
+        count(size as isize - layout.size() as isize);
         // SAFETY: as above; the memory came from the system's allocator.
         unsafe { System.realloc(memory, layout, size) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size() as isize, SeqCst);
         // SAFETY: as above.
         unsafe { System.dealloc(memory, layout) }
     }
 }
 
-fn count() {
+/// Counts an allocation, and the bytes it adds.
+fn count(bytes: isize) {
+    LIVE.fetch_add(bytes, SeqCst);
     if !IS_COUNTING.load(SeqCst) || IS_EXEMPT.get() {
         return;
     }
@@ -267,5 +273,46 @@ fn the_runtime_allocates_nothing_for_buffers_of_the_programs_own() {
             vec = data.into_vec();
             vec.clear();
         }
+    });
+}
+
+/// Bytes that the tables of a port and of a runtime may have grown by, however many connections
+/// there were: fewer than any of these can leave without being noticed.
+const TABLES: isize = 64 * 1024;
+
+#[test]
+fn everything_allocated_for_a_connection_is_freed() {
+    const CONNECTIONS: usize = 8_000;
+    let _alone = ALONE.lock();
+    let server = server();
+    let handle = server.handle();
+    let come_and_go = |count| {
+        for number in 0..count {
+            let mut client = connect(handle.local_addr());
+            match number % 4 {
+                0 => client.write_all(&MESSAGE).expect("write"),
+                _ => exchange(std::slice::from_mut(&mut client), 1),
+            }
+        }
+        wait_until("all have ended", || {
+            handle.stats().active == 0 && handle.stats().accepted >= count as u64
+        });
+        LIVE.load(SeqCst)
+    };
+    thread::scope(|scope| {
+        let serving = scope.spawn(|| server.serve(echo));
+        let grown = scope.spawn(|| {
+            let before = come_and_go(CONNECTIONS / 4);
+            come_and_go(CONNECTIONS) - before
+        });
+        let grown = grown.join();
+        handle.stop();
+        serving.join().expect("no panic").expect("no error");
+        let grown = grown.expect("no panic");
+        println!("{grown} bytes are left of {CONNECTIONS} connections");
+        assert!(
+            grown < TABLES,
+            "{grown} bytes are left of {CONNECTIONS} connections"
+        );
     });
 }

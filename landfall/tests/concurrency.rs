@@ -35,7 +35,8 @@ struct AtWork {
 
 impl AtWork {
     fn compute(&self, time: Duration) {
-        self.most.fetch_max(self.now.fetch_add(1, SeqCst) + 1, SeqCst);
+        self.most
+            .fetch_max(self.now.fetch_add(1, SeqCst) + 1, SeqCst);
         let start = Instant::now();
         while start.elapsed() < time {
             std::hint::spin_loop();
@@ -58,8 +59,14 @@ fn all_answer(clients: &mut [TcpStream]) -> Duration {
 
 /// Runs a server with value 1 whose handlers do that work for each message, and a test with one
 /// connection for each of sixteen handlers.
-fn with_server(work: impl Fn() + Clone + Send + Sync + 'static, test: impl FnOnce(&Runtime, &mut [TcpStream])) {
-    let runtime = Runtime::builder().concurrency(1).build().expect("a runtime");
+fn with_server(
+    work: impl Fn() + Clone + Send + Sync + 'static,
+    test: impl FnOnce(&Runtime, &mut [TcpStream]),
+) {
+    let runtime = Runtime::builder()
+        .concurrency(1)
+        .build()
+        .expect("a runtime");
     let server = Server::bind("127.0.0.1:0").expect("bind");
     let handle = server.handle();
     let mut clients: Vec<_> = (0..HANDLERS)
@@ -81,7 +88,9 @@ fn with_server(work: impl Fn() + Clone + Send + Sync + 'static, test: impl FnOnc
     };
     thread::scope(|scope| {
         let serving = scope.spawn(|| server.serve_on(&runtime, handler));
-        wait_until("all are served", || handle.stats().active == HANDLERS as u64);
+        wait_until("all are served", || {
+            handle.stats().active == HANDLERS as u64
+        });
         test(&runtime, &mut clients);
         handle.stop();
         serving.join().expect("no panic").expect("no error");
@@ -99,7 +108,10 @@ fn sixteen_connections_whose_handlers_sleep_are_answered_within_300_ms() {
             assert!(took < Duration::from_millis(300), "took {took:?}");
             let took = all_answer(clients);
             println!("and {took:?} with {} workers", runtime.workers());
-            assert!(took < Duration::from_millis(300), "took {took:?} when the workers were there");
+            assert!(
+                took < Duration::from_millis(300),
+                "took {took:?} when the workers were there"
+            );
         },
     );
 }
@@ -107,12 +119,18 @@ fn sixteen_connections_whose_handlers_sleep_are_answered_within_300_ms() {
 #[test]
 fn sixteen_connections_whose_handlers_compute_run_one_at_a_time() {
     let _alone = ALONE.lock();
-    static AT_WORK: AtWork = AtWork { now: AtomicUsize::new(0), most: AtomicUsize::new(0) };
+    static AT_WORK: AtWork = AtWork {
+        now: AtomicUsize::new(0),
+        most: AtomicUsize::new(0),
+    };
     with_server(
         || AT_WORK.compute(Duration::from_millis(20)),
         |_, clients| {
             let took = all_answer(clients);
-            assert!(took >= Duration::from_millis(20) * HANDLERS as u32, "took {took:?}");
+            assert!(
+                took >= Duration::from_millis(20) * HANDLERS as u32,
+                "took {took:?}"
+            );
         },
     );
     assert_eq!(AT_WORK.most.load(SeqCst), 1, "more than the value at once");
@@ -136,7 +154,11 @@ fn sixteen_threads_of_a_port_that_compute_run_as_many_at_a_time_as_its_value() {
                 });
             }
             for token in 0..2 * HANDLERS {
-                port.post(Packet { token, ..Packet::default() }).expect("open");
+                port.post(Packet {
+                    token,
+                    ..Packet::default()
+                })
+                .expect("open");
             }
         });
         let most = at_work.most.load(SeqCst);
@@ -155,7 +177,8 @@ fn server_process() {
 fn idle_connections_take_no_processor_time() {
     let _alone = ALONE.lock();
     let connections = (5_000 * scale()).min(30_000);
-    let watched = Duration::from_secs(scale() as u64).clamp(Duration::from_secs(3), Duration::from_secs(10));
+    let watched =
+        Duration::from_secs(scale() as u64).clamp(Duration::from_secs(3), Duration::from_secs(10));
     let server = ServerProcess::start("server_process");
     let mut clients = Clients::new();
     clients.connect_up_to(connections, server.address);
@@ -165,5 +188,8 @@ fn idle_connections_take_no_processor_time() {
     thread::sleep(watched);
     let used = server.clock_ticks() - before;
     println!("{connections} idle connections used {used} clock ticks in {watched:?}");
-    assert!(used <= 1, "{used} clock ticks for {connections} idle connections in {watched:?}");
+    assert!(
+        used <= 1,
+        "{used} clock ticks for {connections} idle connections in {watched:?}"
+    );
 }

@@ -9,7 +9,7 @@ use std::env;
 use std::fs;
 use std::future::Future;
 use std::io::{self, BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -200,11 +200,26 @@ pub fn serve<F>(settings: runtime::Builder, handler: fn(Connection) -> F)
 where
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
+    serve_from(
+        TcpListener::bind("127.0.0.1:0").expect("bind"),
+        settings,
+        handler,
+    );
+}
+
+/// As [`serve`], from a listener that is set up already.
+pub fn serve_from<F>(
+    listener: TcpListener,
+    settings: runtime::Builder,
+    handler: fn(Connection) -> F,
+) where
+    F: Future<Output = io::Result<()>> + Send + 'static,
+{
     if env::var_os(ASKED).is_none() {
         return;
     }
     let runtime = settings.build().expect("a runtime");
-    let server = Server::bind("127.0.0.1:0").expect("bind");
+    let server = Server::from_std(listener).expect("an internet address");
     let handle = server.handle();
     println!("{PREFIX}{}", handle.local_addr());
     thread::scope(|scope| {
