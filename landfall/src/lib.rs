@@ -26,6 +26,7 @@ pub mod buffer;
 mod driver;
 pub mod net;
 pub mod port;
+mod rare_queue;
 pub mod runtime;
 pub mod server;
 

@@ -1,6 +1,5 @@
 //! What has arrived on a stream and has not been received by the program.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -10,6 +9,7 @@ use super::os::RESET;
 use super::socket::{Socket, register};
 use crate::buffer::Buffer;
 use crate::port::{Operation, OperationId, is_aborted};
+use crate::rare_queue::RareQueue;
 use crate::runtime::Event;
 
 /// Buffers and bytes that wait for a slow reader. Past either the stream of receives is ended, so
@@ -27,7 +27,7 @@ pub(super) const ONCE: usize = 1;
 pub(super) struct Inbox {
     /// The oldest buffer; apart, so that a stream whose reader keeps up needs no queue.
     first: Option<Buffer>,
-    rest: VecDeque<Buffer>,
+    rest: RareQueue<Buffer>,
     receiving: Receiving,
     id: Option<OperationId>,
     reader: Option<Waker>,
@@ -125,7 +125,7 @@ impl Inbox {
     }
 
     fn is_full(&self) -> bool {
-        let buffers = self.first.iter().chain(&self.rest);
+        let buffers = self.first.iter().chain(self.rest.iter());
         self.rest.len() + 1 >= MOST_BUFFERS
             || buffers.map(|buffer| buffer.len()).sum::<usize>() >= MOST_BYTES
     }
@@ -175,7 +175,7 @@ impl Inbox {
     }
 
     /// Gives up what has come and what will come. Returns the operation to cancel.
-    fn discard(&mut self) -> (Option<OperationId>, Option<Buffer>, VecDeque<Buffer>) {
+    fn discard(&mut self) -> (Option<OperationId>, Option<Buffer>, RareQueue<Buffer>) {
         self.unwanted = true;
         let id = match self.receiving {
             Receiving::Stream | Receiving::Once => self.id,

@@ -33,7 +33,7 @@ pub(crate) struct SocketState {
     pub(super) idle: OnceLock<Box<Idle>>,
     observer: OnceLock<(Arc<dyn Observer>, usize)>,
     /// Its number among the runtime's responders.
-    number: OnceLock<usize>,
+    number: OnceLock<u32>,
 }
 
 /// Told of what happens on many sockets, each under its own number.
@@ -56,7 +56,8 @@ impl Socket {
             number: OnceLock::new(),
         });
         let (handle, number) = state.shared.associate(source, state.clone())?;
-        state.number.get_or_init(|| number);
+        // A process has no room for 2^32 sockets.
+        state.number.get_or_init(|| number as u32);
         Ok(Socket { handle, state })
     }
 
@@ -208,7 +209,7 @@ impl Drop for SocketState {
             observer.closed(*socket);
         }
         if let Some(number) = self.number.get() {
-            self.shared.forget(*number);
+            self.shared.forget(*number as usize);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -65,8 +65,7 @@ struct Inner {
     key: usize,
     turn: Turn,
     context: Option<Arc<dyn Any + Send + Sync>>,
-    local: OnceLock<SocketAddr>,
-    peer: OnceLock<SocketAddr>,
+    peer: OnceLock<Address>,
 }
 
 impl Handle {
@@ -82,8 +81,10 @@ impl Handle {
             key: association.key,
             turn: Turn::new(association.serial),
             context: association.context,
-            local: OnceLock::new(),
-            peer: peer.map(OnceLock::from).unwrap_or_default(),
+            peer: peer
+                .map(Address::from)
+                .map(OnceLock::from)
+                .unwrap_or_default(),
         }))
     }
 
@@ -147,13 +148,9 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// What the system answers; asking costs a few system calls the first time.
+    /// What the system answers; asking costs a few system calls.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        if let Some(address) = self.0.local.get() {
-            return Ok(*address);
-        }
-        let address = super::os::local_addr(self.driver(), self.0.socket)?;
-        Ok(*self.0.local.get_or_init(|| address))
+        super::os::local_addr(self.driver(), self.0.socket)
     }
 
     /// The peer's address. It is kept from the accept or the first time it was asked for.
@@ -163,10 +160,10 @@ impl Handle {
     /// What the system answers, `NotConnected` for one.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         if let Some(address) = self.0.peer.get() {
-            return Ok(*address);
+            return Ok(address.get());
         }
         let address = super::os::peer_addr(self.driver(), self.0.socket)?;
-        Ok(*self.0.peer.get_or_init(|| address))
+        Ok(self.0.peer.get_or_init(|| address.into()).get())
     }
 
     pub(crate) fn driver(&self) -> &dyn Driver {
@@ -211,6 +208,30 @@ impl fmt::Debug for Handle {
             .field("key", &self.0.key)
             .field("socket", &self.0.socket)
             .finish_non_exhaustive()
+    }
+}
+
+/// An address in half the room of a [`SocketAddr`] for those that most have.
+enum Address {
+    V4(SocketAddrV4),
+    V6(Box<SocketAddrV6>),
+}
+
+impl Address {
+    fn get(&self) -> SocketAddr {
+        match self {
+            Address::V4(address) => (*address).into(),
+            Address::V6(address) => (**address).into(),
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(address) => Address::V4(address),
+            SocketAddr::V6(address) => Address::V6(Box::new(address)),
+        }
     }
 }
 

@@ -92,7 +92,7 @@ where
     F: Future<Output = crate::Result<()>> + Send + 'static,
 {
     let number = control.admit(&stream);
-    let ending = Ending {
+    let mut ending = Ending {
         control: control.clone(),
         number,
         outcome: Outcome::Cut,
@@ -101,11 +101,8 @@ where
     let connection = Connection(stream);
     let task = runtime::spawn(async move {
         // Reports the end also when the handler panics or is aborted.
-        let mut ending = ending;
-        ending.outcome = match handler(connection).await {
-            Ok(()) => Outcome::Done,
-            Err(_) => Outcome::Failed,
-        };
+        let result = handler(connection).await;
+        ending.returned(&result);
     });
     control.started(number, task);
 }
@@ -115,6 +112,15 @@ struct Ending {
     control: Arc<Control>,
     number: usize,
     outcome: Outcome,
+}
+
+impl Ending {
+    fn returned(&mut self, result: &crate::Result<()>) {
+        self.outcome = match result {
+            Ok(()) => Outcome::Done,
+            Err(_) => Outcome::Failed,
+        };
+    }
 }
 
 impl Drop for Ending {

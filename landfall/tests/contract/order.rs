@@ -1,16 +1,16 @@
 //! Order and exclusion where several workers share a connection.
 
-use std::collections::BTreeMap;
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use landfall::port::{Association, CompletionKind, CompletionPort, Handle, Operation};
+use landfall::port::{Association, Completion, CompletionKind, CompletionPort, Handle, Operation};
 
 use crate::support::{
-    PATIENCE, assert_quiet, compute_for, connected, eventually, for_each_driver, next, pair, post,
+    PATIENCE, assert_quiet, connected, eventually, for_each_driver, next, pair, post,
 };
 use crate::threads::Worker;
 
@@ -19,134 +19,151 @@ fn byte(at: usize) -> u8 {
     (at % 249) as u8
 }
 
-/// Sends `count` messages of different sizes, apart enough to be received apart.
-fn sender(mut peer: std::net::TcpStream, count: usize) -> Worker<usize> {
+/// Sends messages of different sizes, some of them apart enough to be received apart, until told
+/// to stop. Returns how many bytes that were.
+fn sender(mut peer: TcpStream, stop: impl Fn() -> bool + Send + 'static) -> Worker<usize> {
     Worker::start(move || {
+        let start = Instant::now();
         let mut at = 0;
-        for message in 0..count {
+        for message in 0.. {
             let size = 1 + message % 97;
             let bytes: Vec<u8> = (at..at + size).map(byte).collect();
             peer.write_all(&bytes).expect("the port goes on receiving");
             at += size;
-            if message % 16 == 0 {
+            if message % 8 == 0 {
                 thread::sleep(Duration::from_micros(100));
+                if stop() {
+                    break;
+                }
+                assert!(start.elapsed() < PATIENCE, "not every worker took its part");
             }
         }
         at
     })
 }
 
-#[test]
-fn the_sequence_puts_a_stream_in_order_whoever_took_what() {
-    for_each_driver(|driver| {
-        let port = driver.port(2);
-        let (connection, peer) = connected(&port, 1);
-        connection
-            .submit(Operation::ReceiveStream, 0)
-            .expect("submits");
-        let pieces = Arc::new(Mutex::new(BTreeMap::new()));
-        let workers: Vec<_> = (0..2)
-            .map(|_| {
-                let (port, pieces) = (port.clone(), pieces.clone());
-                Worker::start(move || {
-                    while let Ok(mut taken) = port.get(None) {
-                        compute_for(Duration::from_micros(20));
-                        let data = taken.take_buffer().map(|data| data.into_vec());
-                        let piece = (taken.is_final(), data.unwrap_or_default());
-                        let earlier = pieces
-                            .lock()
-                            .expect("not poisoned")
-                            .insert(taken.sequence(), piece);
-                        assert!(earlier.is_none(), "one place in the stream twice");
-                    }
-                })
-            })
-            .collect();
-        let sent = sender(peer, 600).join();
-        let whole = || {
-            let pieces = pieces.lock().expect("not poisoned");
-            let last = pieces.last_key_value().is_some_and(|(_, (last, _))| *last);
-            last && pieces.len() == pieces.last_key_value().map_or(0, |(at, _)| *at as usize) + 1
-        };
-        eventually("every place in the stream is filled", whole);
-        port.close();
-        workers.into_iter().for_each(Worker::join);
-        let pieces = pieces.lock().expect("not poisoned");
-        let bytes: Vec<u8> = pieces
-            .values()
-            .flat_map(|(_, data)| data)
-            .copied()
-            .collect();
-        assert!(
-            bytes == (0..sent).map(byte).collect::<Vec<_>>(),
-            "every byte, in order"
-        );
-    });
-}
-
-/// What four workers saw of one connection.
-#[derive(Default)]
+/// What several workers saw of one connection.
 struct Seen {
+    /// Completions handled by each worker.
+    handled: [AtomicUsize; WORKERS],
     inside: AtomicBool,
     overlaps: AtomicUsize,
-    bytes: Mutex<Vec<u8>>,
+    pieces: Mutex<Vec<Piece>>,
     ended: AtomicBool,
 }
 
+struct Piece {
+    sequence: u32,
+    data: Vec<u8>,
+}
+
+const WORKERS: usize = 4;
+
 impl Seen {
-    fn worker(self: &Arc<Self>, port: &CompletionPort) -> Worker<usize> {
-        let (port, seen) = (port.clone(), self.clone());
-        Worker::start(move || {
-            let mut handled = 0;
-            while let Ok(mut taken) = port.get(None) {
-                if seen.inside.swap(true, Ordering::AcqRel) {
-                    seen.overlaps.fetch_add(1, Ordering::Relaxed);
-                }
-                if handled % 8 == 0 {
-                    compute_for(Duration::from_micros(50));
-                }
-                if let Some(data) = taken.take_buffer() {
-                    seen.bytes
-                        .lock()
-                        .expect("not poisoned")
-                        .extend_from_slice(&data);
-                }
-                handled += 1;
-                seen.ended.fetch_or(taken.is_final(), Ordering::AcqRel);
-                seen.inside.store(false, Ordering::Release);
-                drop(taken);
-            }
-            handled
+    fn new() -> Arc<Self> {
+        Arc::new(Seen {
+            handled: std::array::from_fn(|_| AtomicUsize::new(0)),
+            inside: AtomicBool::new(false),
+            overlaps: AtomicUsize::new(0),
+            pieces: Mutex::new(Vec::new()),
+            ended: AtomicBool::new(false),
         })
     }
+
+    /// Whether every worker handled enough, so that they have met.
+    fn all_took_part(&self) -> bool {
+        self.handled
+            .iter()
+            .all(|handled| handled.load(Ordering::Relaxed) >= 20)
+    }
+
+    /// Lets workers share a connection until each has handled some of it and it has ended.
+    fn share(self: &Arc<Self>, port: &CompletionPort, association: Association) -> Vec<u8> {
+        let (ours, peer) = pair();
+        let connection = port.associate_with(ours, association).expect("associates");
+        connection
+            .submit(Operation::ReceiveStream, 0)
+            .expect("submits");
+        let workers: Vec<_> = (0..WORKERS).map(|name| self.worker(port, name)).collect();
+        let seen = self.clone();
+        let sent = sender(peer, move || seen.all_took_part()).join();
+        eventually("the stream ends", || self.ended.load(Ordering::Acquire));
+        port.close();
+        workers.into_iter().for_each(Worker::join);
+        (0..sent).map(byte).collect()
+    }
+
+    fn worker(self: &Arc<Self>, port: &CompletionPort, name: usize) -> Worker<()> {
+        let (port, seen) = (port.clone(), self.clone());
+        Worker::start(move || {
+            while let Ok(taken) = port.get(None) {
+                seen.handle(&seen.handled[name], taken);
+            }
+        })
+    }
+
+    fn handle(&self, handled: &AtomicUsize, mut taken: Completion) {
+        if self.inside.swap(true, Ordering::AcqRel) {
+            self.overlaps.fetch_add(1, Ordering::Relaxed);
+        }
+        // Blocks now and then, so that others come to help with what follows.
+        match handled.fetch_add(1, Ordering::Relaxed) {
+            0 => thread::sleep(Duration::from_millis(10)),
+            count if count % 8 == 0 => thread::sleep(Duration::from_micros(500)),
+            _ => {}
+        }
+        let data = taken
+            .take_buffer()
+            .map(|data| data.into_vec())
+            .unwrap_or_default();
+        let sequence = taken.sequence();
+        self.pieces
+            .lock()
+            .expect("not poisoned")
+            .push(Piece { sequence, data });
+        self.ended.fetch_or(taken.is_final(), Ordering::AcqRel);
+        self.inside.store(false, Ordering::Release);
+        drop(taken);
+    }
+}
+
+#[test]
+fn the_sequence_puts_a_stream_in_order_whoever_took_what() {
+    for_each_driver(|driver| {
+        let seen = Seen::new();
+        let sent = seen.share(&driver.port(WORKERS), Association::new(1));
+        let mut pieces = seen.pieces.lock().expect("not poisoned");
+        pieces.sort_by_key(|piece| piece.sequence);
+        assert!(
+            pieces
+                .iter()
+                .map(|piece| piece.sequence)
+                .eq(0..pieces.len() as u32),
+            "each once"
+        );
+        let bytes: Vec<u8> = pieces
+            .iter()
+            .flat_map(|piece| &piece.data)
+            .copied()
+            .collect();
+        assert!(bytes == sent, "every byte, in order");
+    });
 }
 
 #[test]
 fn a_serial_handle_has_one_completion_out_at_a_time_and_in_order() {
     for_each_driver(|driver| {
-        let port = driver.port(4);
-        let (ours, peer) = pair();
-        let association = Association::new(1).serial(true);
-        let connection = port.associate_with(ours, association).expect("associates");
-        let seen = Arc::new(Seen::default());
-        let workers: Vec<_> = (0..4).map(|_| seen.worker(&port)).collect();
-        connection
-            .submit(Operation::ReceiveStream, 0)
-            .expect("submits");
-        let sent = sender(peer, 1_500).join();
-        eventually("the stream ends", || seen.ended.load(Ordering::Acquire));
-        port.close();
-        let handled: Vec<_> = workers.into_iter().map(Worker::join).collect();
-        assert_eq!(
-            seen.overlaps.load(Ordering::Relaxed),
-            0,
-            "two at once; handled {handled:?}"
-        );
-        let bytes = seen.bytes.lock().expect("not poisoned");
-        assert!(
-            *bytes == (0..sent).map(byte).collect::<Vec<_>>(),
-            "every byte, in order"
-        );
+        let seen = Seen::new();
+        let sent = seen.share(&driver.port(WORKERS), Association::new(1).serial(true));
+        let overlaps = seen.overlaps.load(Ordering::Relaxed);
+        assert_eq!(overlaps, 0, "handled by {:?}", seen.handled);
+        let pieces = seen.pieces.lock().expect("not poisoned");
+        let bytes: Vec<u8> = pieces
+            .iter()
+            .flat_map(|piece| &piece.data)
+            .copied()
+            .collect();
+        assert!(bytes == sent, "every byte, in the order of handling");
     });
 }
 

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use landfall::port::{CompletionKind, GetError};
 
 use crate::support::{
-    PATIENCE, QUIET, assert_quiet, eventually, for_each_driver, for_each_driver_alone, next, post,
+    PATIENCE, QUIET, assert_quiet, compute_until_running, eventually, for_each_driver,
+    for_each_driver_alone, next, post,
 };
 use crate::threads::Worker;
 
@@ -142,6 +143,7 @@ fn a_timer_is_withheld_as_a_packet_is_while_the_value_is_running() {
             let port = port.clone();
             Worker::start(move || port.get(Some(Duration::from_millis(30))).map(drop))
         };
+        compute_until_running(&port, 1);
         port.timer(Instant::now(), 0, 1).expect("the port is open");
         eventually_computing(|| other.is_finished());
         assert_eq!(other.join(), Err(GetError::TimedOut));

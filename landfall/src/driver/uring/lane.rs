@@ -452,7 +452,7 @@ impl Lane {
         let mut state = self.state.lock();
         let mut undelivered = Vec::from(std::mem::take(&mut state.ready));
         for (_, socket) in &mut state.sockets {
-            undelivered.extend(socket.held.drain(..));
+            undelivered.extend(socket.held.take());
         }
         undelivered
     }

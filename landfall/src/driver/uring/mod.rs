@@ -481,7 +481,11 @@ fn cancel_one(lane: &Lane, state: &mut State, key: u32, worker: bool) {
 /// starts.
 fn cancel_operations(lane: &Lane, state: &mut State, socket: u32, worker: bool) -> usize {
     let entry = &state.sockets[socket as usize];
-    let waiting = entry.receives.waiting.iter().chain(&entry.sends.waiting);
+    let waiting = entry
+        .receives
+        .waiting
+        .iter()
+        .chain(entry.sends.waiting.iter());
     let current = entry.receives.current.iter().chain(&entry.sends.current);
     let keys: Vec<u32> = waiting.chain(current).copied().collect();
     for &key in &keys {

@@ -1,12 +1,12 @@
 //! What a lane keeps of each socket.
 
-use std::collections::VecDeque;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use io_uring::squeue::{Entry, Flags};
 
 use crate::port::Completion;
+use crate::rare_queue::RareQueue;
 
 /// Where a socket lives.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ impl Target {
 #[derive(Debug, Default)]
 pub(super) struct Direction {
     pub(super) current: Option<u32>,
-    pub(super) waiting: VecDeque<u32>,
+    pub(super) waiting: RareQueue<u32>,
 }
 
 #[derive(Debug)]
@@ -62,7 +62,7 @@ pub(super) struct Socket {
     /// Sends, and what must keep its order with them: connects and shutdowns.
     pub(super) sends: Direction,
     /// Completions of a serial handle that wait for their turn.
-    pub(super) held: VecDeque<Completion>,
+    pub(super) held: RareQueue<Completion>,
 }
 
 impl Socket {
@@ -75,7 +75,7 @@ impl Socket {
             in_kernel: 0,
             receives: Direction::default(),
             sends: Direction::default(),
-            held: VecDeque::new(),
+            held: RareQueue::default(),
         }
     }
 
