@@ -29,8 +29,7 @@ const MESSAGES: usize = 100_000;
 const MESSAGE: [u8; 64] = [b'm'; 64];
 
 /// What may happen to be allocated meanwhile that is not for messages: the table of a lock at the
-/// first contention, a list of workers when the port's watcher finds one that was preempted. Both
-/// are common on a busy machine only; an idle one counts 0.
+/// first contention, a queue that grows. Common on a busy machine only; an idle one counts 0.
 const OTHERS: usize = MESSAGES / 1000;
 
 /// The system's allocator, which counts while it is told to.

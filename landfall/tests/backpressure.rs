@@ -51,7 +51,10 @@ fn slow_process() {
             while let Some(data) = connection.receive().await? {
                 match data.first() {
                     Some(b'e') => connection.send(data).await?,
-                    _ => return Ok(sleep(Duration::from_secs(5)).await),
+                    _ => {
+                        sleep(Duration::from_secs(5)).await;
+                        break;
+                    }
                 }
             }
             Ok(())
