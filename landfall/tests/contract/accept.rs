@@ -313,6 +313,45 @@ fn c51_a_stream_of_accepts_can_be_cancelled_and_submitted_again() {
     });
 }
 
+/// A cancel that arrives while connections do: every stream still ends.
+#[test]
+fn c51_ending_streams_of_accepts_races_with_clients() {
+    for_each_driver(|driver| {
+        let port = driver.port(0);
+        for round in 0..20 {
+            let (std_listener, address) = listener();
+            let listener = port.associate(std_listener, 1).expect("associates");
+            for token in 0..2 {
+                listener
+                    .submit(Operation::Accept(Accept::stream()), token)
+                    .expect("submits");
+            }
+            let clients = Worker::start(move || {
+                (0..20)
+                    .filter_map(|_| TcpStream::connect(address).ok())
+                    .collect::<Vec<_>>()
+            });
+            (0..round % 5).for_each(|_| drop(next_accepted(&port)));
+            match round % 2 {
+                0 => listener.close(),
+                _ => assert_eq!(listener.cancel_all(), 2),
+            }
+            let mut ended = 0;
+            while ended < 2 {
+                let completion = next(&port);
+                ended += usize::from(completion.is_final());
+                assert_eq!(
+                    completion.result().is_err(),
+                    completion.is_final(),
+                    "{completion:?}"
+                );
+            }
+            drop(clients.join());
+            assert_quiet(&port);
+        }
+    });
+}
+
 #[test]
 fn several_streams_of_one_listener_share_its_connections() {
     for_each_driver(|driver| {

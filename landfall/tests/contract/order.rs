@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use landfall::port::{Association, Completion, CompletionKind, CompletionPort, Handle, Operation};
 
 use crate::support::{
-    PATIENCE, assert_quiet, connected, eventually, for_each_driver, next, pair, post,
+    PATIENCE, Variant, assert_quiet, connected, eventually, for_each_driver, next, pair, post,
 };
 use crate::threads::Worker;
 
@@ -35,20 +35,26 @@ fn sender(mut peer: TcpStream, stop: impl Fn() -> bool + Send + 'static) -> Work
                 if stop() {
                     break;
                 }
-                assert!(start.elapsed() < PATIENCE, "not every worker took its part");
+                assert!(
+                    start.elapsed() < PATIENCE,
+                    "it was not shared by several workers"
+                );
             }
         }
         at
     })
 }
 
-/// What several workers saw of one connection.
+const WORKERS: usize = 4;
+
+/// Several workers share a few connections, and this is what they see of one.
+#[derive(Default)]
 struct Seen {
-    /// Completions handled by each worker.
-    handled: [AtomicUsize; WORKERS],
     inside: AtomicBool,
     overlaps: AtomicUsize,
     pieces: Mutex<Vec<Piece>>,
+    /// The workers that handled something, as bits.
+    workers: AtomicUsize,
     ended: AtomicBool,
 }
 
@@ -57,113 +63,112 @@ struct Piece {
     data: Vec<u8>,
 }
 
-const WORKERS: usize = 4;
-
 impl Seen {
-    fn new() -> Arc<Self> {
-        Arc::new(Seen {
-            handled: std::array::from_fn(|_| AtomicUsize::new(0)),
-            inside: AtomicBool::new(false),
-            overlaps: AtomicUsize::new(0),
-            pieces: Mutex::new(Vec::new()),
-            ended: AtomicBool::new(false),
-        })
-    }
-
-    /// Whether every worker handled enough, so that they have met.
-    fn all_took_part(&self) -> bool {
-        self.handled
-            .iter()
-            .all(|handled| handled.load(Ordering::Relaxed) >= 20)
-    }
-
-    /// Lets workers share a connection until each has handled some of it and it has ended.
-    fn share(self: &Arc<Self>, port: &CompletionPort, association: Association) -> Vec<u8> {
-        let (ours, peer) = pair();
-        let connection = port.associate_with(ours, association).expect("associates");
-        connection
-            .submit(Operation::ReceiveStream, 0)
-            .expect("submits");
-        let workers: Vec<_> = (0..WORKERS).map(|name| self.worker(port, name)).collect();
-        let seen = self.clone();
-        let sent = sender(peer, move || seen.all_took_part()).join();
-        eventually("the stream ends", || self.ended.load(Ordering::Acquire));
-        port.close();
-        workers.into_iter().for_each(Worker::join);
-        (0..sent).map(byte).collect()
-    }
-
-    fn worker(self: &Arc<Self>, port: &CompletionPort, name: usize) -> Worker<()> {
-        let (port, seen) = (port.clone(), self.clone());
-        Worker::start(move || {
-            while let Ok(taken) = port.get(None) {
-                seen.handle(&seen.handled[name], taken);
-            }
-        })
-    }
-
-    fn handle(&self, handled: &AtomicUsize, mut taken: Completion) {
+    fn handle(&self, worker: usize, mut taken: Completion) {
         if self.inside.swap(true, Ordering::AcqRel) {
             self.overlaps.fetch_add(1, Ordering::Relaxed);
-        }
-        // Blocks now and then, so that others come to help with what follows.
-        match handled.fetch_add(1, Ordering::Relaxed) {
-            0 => thread::sleep(Duration::from_millis(10)),
-            count if count % 8 == 0 => thread::sleep(Duration::from_micros(500)),
-            _ => {}
         }
         let data = taken
             .take_buffer()
             .map(|data| data.into_vec())
             .unwrap_or_default();
         let sequence = taken.sequence();
-        self.pieces
-            .lock()
-            .expect("not poisoned")
-            .push(Piece { sequence, data });
+        let mut pieces = self.pieces.lock().expect("not poisoned");
+        pieces.push(Piece { sequence, data });
+        let count = pieces.len();
+        drop(pieces);
+        // Blocks now and then, so that others come to help: long at first, so that it is noticed.
+        match count {
+            1 => thread::sleep(Duration::from_millis(10)),
+            _ if count % 8 == 0 => thread::sleep(Duration::from_micros(500)),
+            _ => {}
+        }
+        self.workers.fetch_or(1 << worker, Ordering::Relaxed);
         self.ended.fetch_or(taken.is_final(), Ordering::AcqRel);
         self.inside.store(false, Ordering::Release);
         drop(taken);
     }
+
+    /// Whether more than one worker handled it, and enough to have met.
+    fn was_shared(&self) -> bool {
+        let pieces = self.pieces.lock().expect("not poisoned").len();
+        self.workers.load(Ordering::Relaxed).count_ones() > 1 && pieces > 60
+    }
+}
+
+/// Lets workers share connections until each was handled by several and has ended. Returns what
+/// was seen of each, and what was sent on it.
+fn share(driver: &Variant, serial: bool) -> Vec<(Arc<Seen>, Vec<u8>)> {
+    let port = driver.port(WORKERS);
+    let seen: Vec<Arc<Seen>> = (0..3).map(|_| Arc::default()).collect();
+    let workers: Vec<_> = (0..WORKERS)
+        .map(|worker| {
+            let (port, seen) = (port.clone(), seen.clone());
+            Worker::start(move || {
+                while let Ok(taken) = port.get(None) {
+                    seen[taken.key()].handle(worker, taken);
+                }
+            })
+        })
+        .collect();
+    let begin = |(key, seen): (usize, &Arc<Seen>)| {
+        let (ours, peer) = pair();
+        let association = Association::new(key).serial(serial);
+        let connection = port.associate_with(ours, association).expect("associates");
+        connection
+            .submit(Operation::ReceiveStream, 0)
+            .expect("submits");
+        let seen = seen.clone();
+        sender(peer, move || seen.was_shared())
+    };
+    let senders: Vec<_> = seen.iter().enumerate().map(begin).collect();
+    let sent = senders
+        .into_iter()
+        .map(|sender| (0..sender.join()).map(byte).collect());
+    let sent: Vec<Vec<u8>> = sent.collect();
+    for seen in &seen {
+        eventually("the stream ends", || seen.ended.load(Ordering::Acquire));
+    }
+    port.close();
+    workers.into_iter().for_each(Worker::join);
+    seen.into_iter().zip(sent).collect()
+}
+
+fn bytes(pieces: &[Piece]) -> Vec<u8> {
+    pieces
+        .iter()
+        .flat_map(|piece| &piece.data)
+        .copied()
+        .collect()
 }
 
 #[test]
 fn the_sequence_puts_a_stream_in_order_whoever_took_what() {
     for_each_driver(|driver| {
-        let seen = Seen::new();
-        let sent = seen.share(&driver.port(WORKERS), Association::new(1));
-        let mut pieces = seen.pieces.lock().expect("not poisoned");
-        pieces.sort_by_key(|piece| piece.sequence);
-        assert!(
-            pieces
-                .iter()
-                .map(|piece| piece.sequence)
-                .eq(0..pieces.len() as u32),
-            "each once"
-        );
-        let bytes: Vec<u8> = pieces
-            .iter()
-            .flat_map(|piece| &piece.data)
-            .copied()
-            .collect();
-        assert!(bytes == sent, "every byte, in order");
+        for (seen, sent) in share(driver, false) {
+            let mut pieces = seen.pieces.lock().expect("not poisoned");
+            pieces.sort_by_key(|piece| piece.sequence);
+            let places = pieces.iter().map(|piece| piece.sequence);
+            assert!(
+                places.eq(0..pieces.len() as u32),
+                "each place in the stream once"
+            );
+            assert!(bytes(&pieces) == sent, "every byte, in order");
+        }
     });
 }
 
 #[test]
 fn a_serial_handle_has_one_completion_out_at_a_time_and_in_order() {
     for_each_driver(|driver| {
-        let seen = Seen::new();
-        let sent = seen.share(&driver.port(WORKERS), Association::new(1).serial(true));
-        let overlaps = seen.overlaps.load(Ordering::Relaxed);
-        assert_eq!(overlaps, 0, "handled by {:?}", seen.handled);
-        let pieces = seen.pieces.lock().expect("not poisoned");
-        let bytes: Vec<u8> = pieces
-            .iter()
-            .flat_map(|piece| &piece.data)
-            .copied()
-            .collect();
-        assert!(bytes == sent, "every byte, in the order of handling");
+        for (seen, sent) in share(driver, true) {
+            assert_eq!(seen.overlaps.load(Ordering::Relaxed), 0, "two at once");
+            let pieces = seen.pieces.lock().expect("not poisoned");
+            assert!(
+                bytes(&pieces) == sent,
+                "every byte, in the order of handling"
+            );
+        }
     });
 }
 
