@@ -27,6 +27,7 @@
 mod accept;
 mod control;
 mod counter;
+mod handler;
 
 use std::fmt;
 use std::future::Future;
@@ -58,7 +59,7 @@ pub struct Server {
 
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    connections: usize,
+    connections: u64,
     idle: Option<Duration>,
     drain: Duration,
 }
@@ -98,7 +99,7 @@ impl Server {
             options: ListenOptions::new(),
             runtime: Runtime::builder(),
             limits: Limits {
-                connections: usize::MAX,
+                connections: u64::MAX,
                 idle: None,
                 drain: DRAIN_TIMEOUT,
             },
@@ -145,7 +146,7 @@ impl Server {
     /// How many connections are open at a time. More are not accepted until one of them has
     /// closed: they wait in the system's backlog, where clients see them as connected.
     pub fn max_connections(mut self, connections: usize) -> Self {
-        self.limits.connections = connections;
+        self.limits.connections = connections as u64;
         self
     }
 
@@ -306,7 +307,8 @@ impl fmt::Debug for ServerHandle {
 pub struct Stats {
     /// Connections that were given to the handler.
     pub accepted: u64,
-    /// Connections that are open, or whose handler runs.
+    /// Connections that are open. One whose handler has ended is open while it sends what is
+    /// queued.
     pub active: u64,
     /// Connections that had come when the server ended, and were closed without being served.
     pub refused: u64,
@@ -328,6 +330,6 @@ pub struct Stats {
 pub struct Report {
     /// The counts at the end.
     pub stats: Stats,
-    /// Connections that did not end in time and were cut.
+    /// Connections, or handlers without one, that did not end in time and were cut.
     pub cut_off: u64,
 }

@@ -17,7 +17,7 @@ use crate::runtime::Event;
 
 /// Unfinished operations, and bytes of theirs, past which a further send waits: what the sends of
 /// dropped futures may take of memory. One send alone may be of any size.
-const MOST_UNFINISHED: usize = 8;
+const MOST_UNFINISHED: u32 = 8;
 const MOST_BYTES: usize = 64 * 1024;
 
 /// The sending side of a socket.
@@ -25,12 +25,12 @@ const MOST_BYTES: usize = 64 * 1024;
 pub(super) struct Calls {
     /// Counts operations; the token of the next.
     next: u32,
-    unfinished: usize,
+    unfinished: u32,
     /// Bytes of unfinished sends.
     bytes: usize,
     /// The operation that somebody waits for.
     awaited: Option<u32>,
-    /// Its outcome.
+    /// It has ended, and given this back.
     done: Option<Done>,
     /// Waits for `done`, for room, or for everything to be finished.
     waiter: Option<Waker>,
@@ -43,7 +43,7 @@ pub(super) struct Calls {
 
 /// How an operation ended, and its buffer if it had one.
 pub(super) struct Done {
-    pub(super) result: io::Result<usize>,
+    pub(super) result: io::Result<()>,
     pub(super) buffer: Option<Buffer>,
 }
 
@@ -91,9 +91,7 @@ impl Calls {
             Some(awaited) if awaited != token => return None,
             Some(_) => {
                 self.awaited = None;
-                let result = failure.map_or(Ok(event.bytes), |code| {
-                    Err(io::Error::from_raw_os_error(code))
-                });
+                let result = failure.map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code)));
                 self.done = Some(Done {
                     result,
                     buffer: event.buffer.take(),
@@ -185,7 +183,6 @@ impl Socket {
         Call {
             socket: self,
             stage: Stage::Waiting(operation),
-            is_waiting: false,
         }
     }
 
@@ -214,7 +211,6 @@ impl Socket {
 pub(super) struct Call<'a> {
     socket: &'a Socket,
     stage: Stage,
-    is_waiting: bool,
 }
 
 enum Stage {
@@ -231,9 +227,8 @@ impl Future for Call<'_> {
         let polled = match std::mem::replace(&mut self.stage, Stage::Done) {
             Stage::Waiting(operation) => socket.poll_begin(operation, cx),
             Stage::Submitted => socket.poll_done(cx),
-            Stage::Done => panic!("polled after it gave its result"),
+            Stage::Done => panic!("{}", inbox::POLLED_AFTER_RESULT),
         };
-        self.is_waiting = polled.is_err();
         match polled {
             Ok(done) => Poll::Ready(done),
             Err(stage) => {
@@ -246,7 +241,7 @@ impl Future for Call<'_> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        if self.is_waiting {
+        if !matches!(self.stage, Stage::Done) {
             let mut calls = self.socket.state.calls.lock();
             calls.awaited = None;
             let leftover = (calls.done.take(), calls.stop_waiting());

@@ -117,7 +117,7 @@ impl ConnectOptions {
             socket.bind(&source.into())?;
         }
         // Dropped while it connects, the stream has nothing to send and closes at once.
-        let stream = TcpStream::new(Socket::associate(shared.clone(), socket)?);
+        let stream = TcpStream::new(Socket::associate(shared.clone(), socket, None)?);
         stream.connected(Operation::Connect(address)).await?;
         Ok(stream)
     }

@@ -29,13 +29,12 @@ pub(super) struct Inbox {
     first: Option<Buffer>,
     rest: RareQueue<Buffer>,
     receiving: Receiving,
-    id: Option<OperationId>,
     reader: Option<Waker>,
     end: Option<End>,
     /// A [`Read`] waits for its own vector to come back.
     reading: bool,
-    /// It has come back, and is `first`.
-    is_own: bool,
+    /// It has come back with so many bytes, and is `first`.
+    own: Option<u32>,
     /// Nobody will receive any more.
     unwanted: bool,
     timed_out: bool,
@@ -47,10 +46,22 @@ pub(super) struct Inbox {
 enum Receiving {
     #[default]
     Nothing,
-    Stream,
-    Once,
+    /// About to be submitted, or submitted just now.
+    Begun,
+    Stream(OperationId),
+    Once(OperationId),
     /// A cancel has been asked for.
     Ending,
+}
+
+impl Receiving {
+    /// The operation, if nobody has asked for its end.
+    fn id(self) -> Option<OperationId> {
+        match self {
+            Receiving::Stream(id) | Receiving::Once(id) => Some(id),
+            Receiving::Nothing | Receiving::Begun | Receiving::Ending => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -83,7 +94,6 @@ impl Inbox {
         let cancelled = self.receiving == Receiving::Ending;
         if event.is_final {
             self.receiving = Receiving::Nothing;
-            self.id = None;
         }
         match &event.result {
             Ok(0) if was_reset => self.end = Some(End::Failed(RESET)),
@@ -94,16 +104,21 @@ impl Inbox {
         }
         let bytes = event.result.as_ref().map_or(0, |bytes| *bytes);
         if let Some(mut buffer) = event.buffer.take() {
-            // Only a single receive has bytes of the program's own before those that came.
-            buffer.advance(buffer.len() - bytes);
-            self.is_own = self.reading && event.token == ONCE;
-            if self.unwanted || (bytes == 0 && !self.is_own) {
+            if self.reading && event.token == ONCE {
+                // The system receives less than 2 GiB at a time.
+                self.own = Some(bytes as u32);
+                self.push(buffer);
+            } else if self.unwanted || bytes == 0 {
                 arrival._unwanted = Some(buffer);
             } else {
+                // Only a single receive has bytes of the program's own before those that came.
+                buffer.advance(buffer.len() - bytes);
                 self.push(buffer);
             }
         }
-        if self.is_full() && self.receiving == Receiving::Stream {
+        // The completion may be here before the call that submitted the operation has returned.
+        let is_stream = matches!(self.receiving, Receiving::Begun | Receiving::Stream(_));
+        if is_stream && event.token == STREAM && self.is_full() {
             self.receiving = Receiving::Ending;
             arrival.cancel = Some(event.id);
         }
@@ -122,6 +137,12 @@ impl Inbox {
         let first = self.first.take();
         self.first = self.rest.pop_front();
         first
+    }
+
+    fn put_back(&mut self, buffer: Buffer) {
+        if let Some(second) = self.first.replace(buffer) {
+            self.rest.push_front(second);
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -154,11 +175,14 @@ impl Inbox {
     /// nothing did, it is nobody's.
     fn disown(&mut self) -> Option<Buffer> {
         self.reading = false;
-        let is_empty = self.first.as_ref().is_some_and(|first| first.is_empty());
-        match std::mem::take(&mut self.is_own) && is_empty {
-            true => self.pop(),
-            false => None,
+        let bytes = self.own.take()? as usize;
+        if bytes == 0 {
+            return self.pop();
         }
+        if let Some(first) = &mut self.first {
+            first.advance(first.len() - bytes);
+        }
+        None
     }
 
     /// Tells a reader that waits that it has waited for too long.
@@ -174,19 +198,24 @@ impl Inbox {
         self.reader.take()
     }
 
-    /// Gives up what has come and what will come. Returns the operation to cancel.
-    fn discard(&mut self) -> (Option<OperationId>, Option<Buffer>, RareQueue<Buffer>) {
+    /// Gives up what has come and what will come. Returns the operation to cancel, and what is to
+    /// be dropped.
+    fn discard(&mut self) -> (Option<OperationId>, Vec<Buffer>) {
         self.unwanted = true;
-        let id = match self.receiving {
-            Receiving::Stream | Receiving::Once => self.id,
-            Receiving::Nothing | Receiving::Ending => None,
-        };
+        (self.end(), std::iter::from_fn(|| self.pop()).collect())
+    }
+
+    /// Ends what the port is doing. Returns the operation to cancel.
+    fn end(&mut self) -> Option<OperationId> {
+        let id = self.receiving.id();
         if id.is_some() {
             self.receiving = Receiving::Ending;
         }
-        (id, self.first.take(), std::mem::take(&mut self.rest))
+        id
     }
 }
+
+pub(super) const POLLED_AFTER_RESULT: &str = "polled after it gave its result";
 
 pub(super) fn timed_out() -> io::Error {
     io::Error::new(
@@ -208,7 +237,7 @@ impl Socket {
         let outdated = register(&mut inbox.reader, cx);
         let begin = inbox.receiving == Receiving::Nothing;
         if begin {
-            inbox.receiving = Receiving::Stream;
+            inbox.receiving = Receiving::Begun;
         }
         drop(inbox);
         drop(outdated);
@@ -231,10 +260,14 @@ impl Socket {
         let mut inbox = self.state.inbox.lock();
         match submitted {
             Ok(id) => {
-                // It may have completed by now, and the next may not have begun: one reader at a
-                // time polls.
-                if inbox.receiving != Receiving::Nothing {
-                    inbox.id = Some(id);
+                // It may have completed by now, or have been asked to end. Only one reader at a
+                // time polls, so this is not yet the next one.
+                if inbox.receiving == Receiving::Begun {
+                    inbox.receiving = if token == STREAM {
+                        Receiving::Stream(id)
+                    } else {
+                        Receiving::Once(id)
+                    };
                 }
                 Ok(())
             }
@@ -248,8 +281,8 @@ impl Socket {
 
     /// Drops what has come, and ends the stream of receives.
     pub(super) fn stop_receiving(&self) {
-        let (id, first, rest) = self.state.inbox.lock().discard();
-        drop((first, rest));
+        let (id, discarded) = self.state.inbox.lock().discard();
+        drop(discarded);
         if let Some(id) = id {
             self.handle.cancel(id);
         }
@@ -259,21 +292,10 @@ impl Socket {
     /// comes.
     pub(super) fn poll_detach(&self, cx: &Context<'_>) -> Poll<Vec<Buffer>> {
         let mut inbox = self.state.inbox.lock();
-        let id = match inbox.receiving {
-            _ if self.abandoned().is_some() => return Poll::Ready(Vec::new()),
-            Receiving::Nothing => {
-                let mut received = Vec::new();
-                while let Some(buffer) = inbox.pop() {
-                    received.push(buffer);
-                }
-                return Poll::Ready(received);
-            }
-            Receiving::Ending => None,
-            Receiving::Stream | Receiving::Once => {
-                inbox.receiving = Receiving::Ending;
-                inbox.id
-            }
-        };
+        if inbox.receiving == Receiving::Nothing || self.abandoned().is_some() {
+            return Poll::Ready(std::iter::from_fn(|| inbox.pop()).collect());
+        }
+        let id = inbox.end();
         let outdated = register(&mut inbox.reader, cx);
         drop(inbox);
         drop(outdated);
@@ -285,10 +307,7 @@ impl Socket {
 
     /// Waits for the next buffer.
     pub(super) fn receive(&self) -> Receive<'_> {
-        Receive {
-            socket: self,
-            is_waiting: false,
-        }
+        Receive { socket: Some(self) }
     }
 
     /// Waits for bytes in the program's own vector.
@@ -296,31 +315,33 @@ impl Socket {
         Read {
             socket: self,
             stage: Stage::Waiting(vec),
-            is_waiting: false,
         }
     }
 }
 
 /// What [`Socket::receive`] returns.
 pub(super) struct Receive<'a> {
-    socket: &'a Socket,
-    is_waiting: bool,
+    /// Taken when it gives its result.
+    socket: Option<&'a Socket>,
 }
 
 impl Future for Receive<'_> {
     type Output = io::Result<Option<Buffer>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let polled = self.socket.poll_receive(cx);
-        self.is_waiting = polled.is_pending();
+        let socket = self.socket.expect(POLLED_AFTER_RESULT);
+        let polled = socket.poll_receive(cx);
+        if polled.is_ready() {
+            self.socket = None;
+        }
         polled
     }
 }
 
 impl Drop for Receive<'_> {
     fn drop(&mut self) {
-        if self.is_waiting {
-            let outdated = self.socket.state.inbox.lock().stop_waiting();
+        if let Some(socket) = self.socket {
+            let outdated = socket.state.inbox.lock().stop_waiting();
             drop(outdated);
         }
     }
@@ -330,7 +351,6 @@ impl Drop for Receive<'_> {
 pub(super) struct Read<'a> {
     socket: &'a Socket,
     stage: Stage,
-    is_waiting: bool,
 }
 
 enum Stage {
@@ -355,9 +375,8 @@ impl Future for Read<'_> {
             }
             Stage::Waiting(vec) => socket.poll_read(vec, cx),
             Stage::Submitted => socket.poll_submitted_read(cx),
-            Stage::Done => panic!("polled after it gave its result"),
+            Stage::Done => panic!("{POLLED_AFTER_RESULT}"),
         };
-        self.is_waiting = polled.is_err();
         match polled {
             Ok(done) => Poll::Ready(done),
             Err(stage) => {
@@ -370,7 +389,7 @@ impl Future for Read<'_> {
 
 impl Drop for Read<'_> {
     fn drop(&mut self) {
-        if self.is_waiting {
+        if !matches!(self.stage, Stage::Done) {
             let mut inbox = self.socket.state.inbox.lock();
             let leftover = (inbox.stop_waiting(), inbox.disown());
             drop(inbox);
@@ -393,10 +412,7 @@ impl Socket {
                 vec.extend_from_slice(&buffer[..count]);
                 buffer.advance(count);
                 if !buffer.is_empty() {
-                    let second = inbox.first.replace(buffer);
-                    second
-                        .into_iter()
-                        .for_each(|second| inbox.rest.push_front(second));
+                    inbox.put_back(buffer);
                 }
                 return Ok((Ok(count), vec));
             }
@@ -410,7 +426,7 @@ impl Socket {
         let outdated = register(&mut inbox.reader, cx);
         let begin = inbox.receiving == Receiving::Nothing;
         if begin {
-            inbox.receiving = Receiving::Once;
+            inbox.receiving = Receiving::Begun;
             inbox.reading = true;
         }
         drop(inbox);
@@ -432,31 +448,27 @@ impl Socket {
     /// Takes the vector back when it has come.
     fn poll_submitted_read(&self, cx: &Context<'_>) -> Result<(io::Result<usize>, Vec<u8>), Stage> {
         let mut inbox = self.state.inbox.lock();
-        if std::mem::take(&mut inbox.is_own) {
+        if let Some(bytes) = inbox.own.take() {
             inbox.reading = false;
-            let (vec, start) = match inbox.pop() {
-                Some(Buffer::Rest(vec, start)) => (vec, start),
-                other => (other.map(Buffer::into_vec).unwrap_or_default(), 0),
-            };
-            let bytes = vec.len() - start;
             let result = match (bytes, inbox.end, std::mem::take(&mut inbox.timed_out)) {
                 (0, Some(end), _) => end.report().map(|()| 0),
                 (0, None, true) => Err(timed_out()),
                 // None at all: the server drains.
-                (bytes, _, _) => Ok(bytes),
+                (bytes, _, _) => Ok(bytes as usize),
             };
-            return Ok((result, vec));
+            let vec = inbox.pop().map(Buffer::into_vec);
+            return Ok((result, vec.unwrap_or_default()));
         }
         if let Some(error) = self.abandoned() {
             // The vector went with the port.
             return Ok((Err(error), Vec::new()));
         }
         // The vector comes back only when the operation has ended.
-        let cut_short = (inbox.timed_out || inbox.draining) && inbox.receiving == Receiving::Once;
-        let id = if cut_short { inbox.id } else { None };
-        if id.is_some() {
-            inbox.receiving = Receiving::Ending;
-        }
+        let id = if inbox.timed_out || inbox.draining {
+            inbox.end()
+        } else {
+            None
+        };
         let outdated = register(&mut inbox.reader, cx);
         drop(inbox);
         drop(outdated);

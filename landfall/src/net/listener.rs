@@ -13,10 +13,10 @@ use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::os;
-use super::socket::{abandoned, refused};
+use super::socket::{self, abandoned, refused};
 use super::stream::TcpStream;
 use crate::port::{self, Accepted, Handle, Operation, OperationId, Source, is_aborted};
-use crate::runtime::{self, Event, Respond, Shared};
+use crate::runtime::{self, Event, Observer, Respond, Shared};
 
 /// Connections kept for the next accepts. Past it the stream of accepts is ended, so that others
 /// wait in the system's backlog, and begun again when these have been taken.
@@ -36,6 +36,8 @@ pub struct TcpListener {
     state: Arc<ListenerState>,
     /// Its number among the runtime's responders.
     number: usize,
+    /// Told of what happens on the connections.
+    observer: Option<Arc<dyn Observer>>,
 }
 
 /// How to listen.
@@ -155,6 +157,7 @@ impl TcpListener {
             handle,
             state,
             number,
+            observer: None,
         })
     }
 
@@ -178,6 +181,17 @@ impl TcpListener {
     /// What the system answers.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.handle.local_addr()
+    }
+
+    fn open(&self, accepted: Accepted) -> io::Result<TcpStream> {
+        let socket =
+            socket::Socket::associate(self.shared.clone(), accepted, self.observer.clone())?;
+        Ok(TcpStream::new(socket))
+    }
+
+    /// Has an observer told of what happens on the connections accepted from now on.
+    pub(crate) fn observe(&mut self, observer: Arc<dyn Observer>) {
+        self.observer = Some(observer);
     }
 
     /// Leaves further connections in the system's backlog until the next accept.
@@ -306,9 +320,7 @@ impl Future for Accept<'_> {
         if let Some(ready) = queue.ready.pop_front() {
             drop(queue);
             self.leave();
-            return Poll::Ready(
-                ready.and_then(|accepted| TcpStream::associate(listener.shared.clone(), accepted)),
-            );
+            return Poll::Ready(ready.and_then(|accepted| listener.open(accepted)));
         }
         if let Some(error) = abandoned(&listener.shared) {
             return Poll::Ready(Err(error));

@@ -43,5 +43,4 @@ mod stream;
 pub use connect::ConnectOptions;
 pub use halves::{ReadHalf, ReuniteError, WriteHalf};
 pub use listener::{ListenOptions, TcpListener};
-pub(crate) use socket::{Observer, SocketState};
 pub use stream::TcpStream;

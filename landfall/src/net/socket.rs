@@ -14,7 +14,7 @@ use super::idle::Idle;
 use super::inbox::Inbox;
 use crate::port::{CompletionKind, Handle, Operation, SocketOption, Source};
 use crate::runtime::time::timeout;
-use crate::runtime::{self, Event, Respond, Shared};
+use crate::runtime::{self, Event, Observer, Respond, Shared};
 
 /// A connected socket, or one that is being connected.
 pub(super) struct Socket {
@@ -31,28 +31,27 @@ pub(crate) struct SocketState {
     /// A reset has been reported to one direction; the other may see only an end.
     was_reset: AtomicBool,
     pub(super) idle: OnceLock<Box<Idle>>,
-    observer: OnceLock<(Arc<dyn Observer>, usize)>,
+    observer: Option<Arc<dyn Observer>>,
     /// Its number among the runtime's responders.
     number: OnceLock<u32>,
 }
 
-/// Told of what happens on many sockets, each under its own number.
-pub(crate) trait Observer: Send + Sync {
-    fn received(&self, socket: usize, bytes: usize);
-    fn sent(&self, socket: usize, bytes: usize);
-    /// Neither the program nor the port refers to the socket any more.
-    fn closed(&self, socket: usize);
-}
-
 impl Socket {
-    pub(super) fn associate(shared: Arc<Shared>, source: impl Into<Source>) -> io::Result<Self> {
+    pub(super) fn associate(
+        shared: Arc<Shared>,
+        source: impl Into<Source>,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> io::Result<Self> {
+        if let Some(observer) = &observer {
+            observer.opened();
+        }
         let state = Arc::new(SocketState {
             shared,
             inbox: Mutex::default(),
             calls: Mutex::default(),
             was_reset: AtomicBool::new(false),
             idle: OnceLock::new(),
-            observer: OnceLock::new(),
+            observer,
             number: OnceLock::new(),
         });
         let (handle, number) = state.shared.associate(source, state.clone())?;
@@ -142,19 +141,6 @@ impl SocketState {
         }
     }
 
-    pub(crate) fn observe(&self, observer: Arc<dyn Observer>, socket: usize) {
-        // Set once, by the server that accepted the connection.
-        let _ = self.observer.set((observer, socket));
-    }
-
-    /// Makes receives that find nothing end the stream.
-    pub(crate) fn drain(&self) {
-        let reader = self.inbox.lock().drain();
-        if let Some(reader) = reader {
-            reader.wake();
-        }
-    }
-
     fn respond_to_receive(&self, handle: &Handle, mut event: Event) {
         let was_reset = self.was_reset.load(Ordering::Relaxed);
         let arrival = self.inbox.lock().arrive(&mut event, was_reset);
@@ -164,8 +150,8 @@ impl SocketState {
         if let Some(id) = arrival.cancel {
             handle.cancel(id);
         }
-        if let Some((observer, socket)) = self.observer.get() {
-            observer.received(*socket, event.bytes);
+        if let Some(observer) = &self.observer {
+            observer.received(event.bytes);
         }
         if let Some(reader) = arrival.reader {
             reader.wake();
@@ -175,9 +161,9 @@ impl SocketState {
     fn respond_to_call(&self, mut event: Event) {
         let waiter = self.finish_call(&mut event);
         if event.kind == CompletionKind::Send
-            && let Some((observer, socket)) = self.observer.get()
+            && let Some(observer) = &self.observer
         {
-            observer.sent(*socket, event.bytes);
+            observer.sent(event.bytes);
         }
         if let Some(waiter) = waiter {
             waiter.wake();
@@ -201,15 +187,29 @@ impl Respond for SocketState {
             waker.wake();
         }
     }
+
+    fn drain(&self, observer: &Arc<dyn Observer>) {
+        if !self
+            .observer
+            .as_ref()
+            .is_some_and(|own| Arc::ptr_eq(own, observer))
+        {
+            return;
+        }
+        let reader = self.inbox.lock().drain();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
 }
 
 impl Drop for SocketState {
     fn drop(&mut self) {
-        if let Some((observer, socket)) = self.observer.get() {
-            observer.closed(*socket);
-        }
         if let Some(number) = self.number.get() {
             self.shared.forget(*number as usize);
+        }
+        if let Some(observer) = &self.observer {
+            observer.closed();
         }
     }
 }

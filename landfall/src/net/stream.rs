@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::calls::Call;
 use super::connect::ConnectOptions;
 use super::halves::{self, ReadHalf, WriteHalf};
-use super::socket::{Owned, Socket, SocketState};
+use super::socket::{Owned, Socket};
 use crate::buffer::Buffer;
 use crate::port::{Operation, SocketOption, Source};
 use crate::runtime::{self, Shared};
@@ -51,8 +51,8 @@ impl TcpStream {
         Self::associate(runtime::current_or_error()?, stream)
     }
 
-    pub(super) fn associate(shared: Arc<Shared>, source: impl Into<Source>) -> io::Result<Self> {
-        Ok(Self::new(Socket::associate(shared, source)?))
+    fn associate(shared: Arc<Shared>, source: impl Into<Source>) -> io::Result<Self> {
+        Ok(Self::new(Socket::associate(shared, source, None)?))
     }
 
     pub(super) fn new(socket: Socket) -> Self {
@@ -63,7 +63,7 @@ impl TcpStream {
 
     /// Waits for the connection that a new socket was made for.
     pub(super) async fn connected(&self, connect: Operation) -> io::Result<()> {
-        self.socket.call(connect).await.result.map(drop)
+        self.socket.call(connect).await.result
     }
 
     pub(super) fn from_owned(socket: Owned) -> Self {
@@ -243,10 +243,6 @@ impl TcpStream {
     pub fn split(self) -> (ReadHalf, WriteHalf) {
         halves::split(self.socket)
     }
-
-    pub(crate) fn state(&self) -> &Arc<SocketState> {
-        &self.socket.state
-    }
 }
 
 impl fmt::Debug for TcpStream {
@@ -265,7 +261,7 @@ impl Future for SendAll<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let done = ready!(Pin::new(&mut self.0).poll(cx));
-        Poll::Ready(done.result.map(drop))
+        Poll::Ready(done.result)
     }
 }
 
@@ -277,6 +273,6 @@ impl Future for SendOwned<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let done = ready!(Pin::new(&mut self.0).poll(cx));
-        Poll::Ready((done.result.map(drop), done.buffer.unwrap_or_default()))
+        Poll::Ready((done.result, done.buffer.unwrap_or_default()))
     }
 }

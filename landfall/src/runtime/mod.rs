@@ -55,7 +55,7 @@ use parking_lot::Mutex;
 pub(crate) use alarm::Alarm;
 pub use builder::Builder;
 pub use join::{JoinError, JoinHandle};
-pub(crate) use respond::{Event, Respond};
+pub(crate) use respond::{Event, Observer, Respond};
 pub(crate) use worker::worker_index;
 
 use crate::port::CompletionPort;
@@ -187,6 +187,11 @@ impl Shared {
             .lock()
             .iter()
             .any(|thread| thread.thread().id() == this)
+    }
+
+    /// Has every task polled, for one that is to look at something that has changed.
+    pub(crate) fn wake_all_tasks(&self) {
+        self.tasks.wake_all();
     }
 
     fn begin_shut_down(&self) {

@@ -124,6 +124,15 @@ impl Tasks {
         self.0.lock().as_ref().map_or(0, Slab::len)
     }
 
+    /// Has every task polled.
+    pub(super) fn wake_all(&self) {
+        let tasks: Vec<Waker> = match &*self.0.lock() {
+            Some(tasks) => tasks.iter().map(|(_, waker)| waker.clone()).collect(),
+            None => return,
+        };
+        tasks.into_iter().for_each(Waker::wake);
+    }
+
     /// Drops every task, once no worker runs any more. Later ones are refused.
     pub(super) fn close(&self, ready: &Ready) {
         let tasks = self.0.lock().take();

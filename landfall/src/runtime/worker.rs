@@ -6,7 +6,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
-use super::respond::{Event, Respond};
 use super::task::Runnable;
 use super::{Shared, enter, ready};
 use crate::port::{Completion, CompletionKind};
@@ -64,17 +63,7 @@ impl Shared {
             CompletionKind::Timer => ready::collect(self, || {
                 self.alarms.ring(completion.key(), completion.token())
             }),
-            _ => ready::collect(self, || {
-                let event = Event::take_from(&mut completion);
-                if let Some(handle) = completion.handle() {
-                    let context = handle
-                        .context()
-                        .and_then(|c| c.downcast_ref::<Arc<dyn Respond>>());
-                    if let Some(source) = context {
-                        source.respond(handle, event);
-                    }
-                }
-            }),
+            _ => ready::collect(self, || self.responders.dispatch(&mut completion)),
         }
     }
 }

@@ -2,17 +2,17 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::control::{Control, Outcome, Phase};
+use super::control::{Control, Phase};
+use super::handler::Serving;
 use super::{Connection, Limits, Report, Server};
 use crate::net::{TcpListener, TcpStream};
 use crate::port::is_aborted;
-use crate::runtime;
 use crate::runtime::time::{sleep, timeout};
+use crate::runtime::{self, Observer, Shared};
 
 /// The pause after an accept that failed for want of something.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(50);
@@ -22,23 +22,51 @@ where
     H: Fn(Connection) -> F + Send + Sync + 'static,
     F: Future<Output = crate::Result<()>> + Send + 'static,
 {
+    let shared = runtime::current_or_error()?;
     let Server {
         listeners,
         limits,
         control,
         ..
     } = server;
-    let listeners = listeners
+    let mut listeners = listeners
         .into_iter()
         .map(TcpListener::from_std)
         .collect::<io::Result<Vec<_>>>()?;
-    let handler = Arc::new(handler);
+    for listener in &mut listeners {
+        listener.observe(control.clone());
+    }
     control.set_limit(limits.connections);
-    while let Some(accepted) = next_connection(&listeners, &limits, &control).await {
+    accept_all(&listeners, limits, &control, Arc::new(handler)).await?;
+    control.refused(listeners.iter().map(TcpListener::close).sum());
+    let cut_off = drain(&shared, limits, &control).await;
+    Ok(Report {
+        stats: control.stats(),
+        cut_off,
+    })
+}
+
+/// Accepts, and starts handlers, until the server is to end.
+async fn accept_all<H, F>(
+    listeners: &[TcpListener],
+    limits: Limits,
+    control: &Arc<Control>,
+    handler: Arc<H>,
+) -> io::Result<()>
+where
+    H: Fn(Connection) -> F + Send + Sync + 'static,
+    F: Future<Output = crate::Result<()>> + Send + 'static,
+{
+    while let Some(accepted) = next_connection(listeners, control).await {
         match accepted {
             Ok(mut stream) => {
                 stream.set_idle_timeout(limits.idle);
-                start(&control, &handler, stream);
+                control.started();
+                drop(runtime::spawn(Serving::new(
+                    control.clone(),
+                    handler.clone(),
+                    Connection(stream),
+                )));
             }
             Err(error) if is_aborted(&error) => return Err(error),
             Err(_) => {
@@ -47,19 +75,12 @@ where
             }
         }
     }
-    let unserved = listeners.iter().map(TcpListener::close).sum();
-    control.refused(unserved);
-    let cut_off = drain(&limits, &control).await;
-    Ok(Report {
-        stats: control.stats(),
-        cut_off,
-    })
+    Ok(())
 }
 
-/// The next connection that may be served; nothing when the server ends.
+/// The next connection that may be served; nothing when the server is to end.
 async fn next_connection(
     listeners: &[TcpListener],
-    limits: &Limits,
     control: &Control,
 ) -> Option<io::Result<TcpStream>> {
     let mut accepts: Vec<_> = listeners
@@ -67,11 +88,11 @@ async fn next_connection(
         .map(|listener| Box::pin(listener.accept()))
         .collect();
     poll_fn(|cx| {
-        let (phase, open) = control.look(cx);
+        let (phase, room, _) = control.look(cx);
         if phase != Phase::Serving {
             return Poll::Ready(None);
         }
-        if open >= limits.connections {
+        if room == 0 {
             listeners.iter().for_each(TcpListener::pause);
             return Poll::Pending;
         }
@@ -85,61 +106,23 @@ async fn next_connection(
     .await
 }
 
-/// Starts the handler of a connection.
-fn start<H, F>(control: &Arc<Control>, handler: &Arc<H>, stream: TcpStream)
-where
-    H: Fn(Connection) -> F + Send + Sync + 'static,
-    F: Future<Output = crate::Result<()>> + Send + 'static,
-{
-    let number = control.admit(&stream);
-    let mut ending = Ending {
-        control: control.clone(),
-        number,
-        outcome: Outcome::Cut,
-    };
-    let handler = handler.clone();
-    let connection = Connection(stream);
-    let task = runtime::spawn(async move {
-        // Reports the end also when the handler panics or is aborted.
-        let result = handler(connection).await;
-        ending.returned(&result);
-    });
-    control.started(number, task);
-}
-
-/// Reports the end of a handler when it is dropped.
-struct Ending {
-    control: Arc<Control>,
-    number: usize,
-    outcome: Outcome,
-}
-
-impl Ending {
-    fn returned(&mut self, result: &crate::Result<()>) {
-        self.outcome = match result {
-            Ok(()) => Outcome::Done,
-            Err(_) => Outcome::Failed,
-        };
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.outcome = Outcome::Panicked;
-        }
-        self.control.ended(self.number, &self.outcome);
-    }
-}
-
 /// Waits for the connections to end, and cuts those that do not. Returns how many those were.
-async fn drain(limits: &Limits, control: &Control) -> u64 {
-    control.drain_connections();
-    let ended = pin!(poll_fn(|cx| match control.look(cx) {
-        (Phase::Stopped, _) | (_, 0) => Poll::Ready(()),
-        _ => Poll::Pending,
-    }));
-    // Either way what is left is cut.
-    let _ = timeout(limits.drain, ended).await;
-    control.cut_connections()
+async fn drain(shared: &Shared, limits: Limits, control: &Arc<Control>) -> u64 {
+    let observer: Arc<dyn Observer> = control.clone();
+    shared.drain(&observer);
+    let mut left = 0;
+    let ended = poll_fn(|cx| {
+        let (phase, _, now) = control.look(cx);
+        left = now;
+        if phase == Phase::Stopped || left == 0 {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    });
+    if timeout(limits.drain, ended).await.is_err() || left > 0 {
+        control.cut();
+        shared.wake_all_tasks();
+    }
+    left
 }

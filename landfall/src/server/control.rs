@@ -1,20 +1,20 @@
 //! What a server, its handles and its connections share.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 
 use parking_lot::Mutex;
-use slab::Slab;
 
 use super::Stats;
 use super::counter::Counter;
-use crate::net::{Observer, SocketState, TcpStream};
-use crate::runtime::JoinHandle;
+use crate::runtime::Observer;
 
 pub(super) struct Control {
     local: SocketAddr,
     state: Mutex<State>,
+    /// Handlers that have not ended are to be dropped.
+    is_cut: AtomicBool,
     received: Counter,
     sent: Counter,
 }
@@ -23,26 +23,13 @@ pub(super) struct Control {
 struct State {
     phase: Phase,
     /// Connections that may be open at a time.
-    limit: usize,
-    /// Connections that are open, or whose handler runs.
-    connections: Slab<Entry>,
+    limit: u64,
+    /// Handlers that have not ended.
+    running: u64,
     /// The server's own task, waiting for another phase or for a connection to end.
     waiter: Option<Waker>,
-    /// All counts but those of bytes and of what is active.
+    /// All counts but those of bytes. Active connections are those that are open.
     counts: Stats,
-}
-
-struct Entry {
-    socket: Weak<SocketState>,
-    is_open: bool,
-    handler: Handler,
-}
-
-enum Handler {
-    /// About to be started.
-    New,
-    Running(JoinHandle<()>),
-    Ended,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug, Default)]
@@ -54,11 +41,12 @@ pub(super) enum Phase {
 }
 
 /// How a handler ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
     Done,
     Failed,
     Panicked,
-    /// It was aborted.
+    /// It was dropped before its end.
     Cut,
 }
 
@@ -67,6 +55,7 @@ impl Control {
         Control {
             local,
             state: Mutex::default(),
+            is_cut: AtomicBool::new(false),
             received: Counter::default(),
             sent: Counter::default(),
         }
@@ -77,12 +66,10 @@ impl Control {
     }
 
     pub(super) fn stats(&self) -> Stats {
-        let state = self.state.lock();
         Stats {
-            active: state.connections.len() as u64,
             received_bytes: self.received.sum(),
             sent_bytes: self.sent.sum(),
-            ..state.counts
+            ..self.state.lock().counts
         }
     }
 
@@ -95,99 +82,68 @@ impl Control {
     }
 
     fn enter(&self, phase: Phase) {
-        let waiter = {
-            let mut state = self.state.lock();
+        self.change(|state| {
             // A server that was stopped does not drain any more.
             if state.phase < phase {
                 state.phase = phase;
             }
-            state.waiter.take()
+            true
+        });
+    }
+
+    /// Changes the state, and wakes the server's task if `change` says that it is concerned.
+    fn change(&self, change: impl FnOnce(&mut State) -> bool) {
+        let waiter = {
+            let mut state = self.state.lock();
+            if change(&mut state) {
+                state.waiter.take()
+            } else {
+                None
+            }
         };
-        wake(waiter);
+        if let Some(waiter) = waiter {
+            waiter.wake();
+        }
     }
 
     /// How many connections may be open at a time.
-    pub(super) fn set_limit(&self, connections: usize) {
+    pub(super) fn set_limit(&self, connections: u64) {
         self.state.lock().limit = connections;
     }
 
-    /// The phase and the number of connections. Wakes the context's task at the next phase, and
-    /// when a connection ends that others wait for.
-    pub(super) fn look(&self, cx: &Context<'_>) -> (Phase, usize) {
+    /// The phase, how many more connections may be opened, and how many handlers or connections
+    /// are left, whichever are more. Wakes the context's task when the phase changes, and when
+    /// something ends that others wait for.
+    pub(super) fn look(&self, cx: &Context<'_>) -> (Phase, u64, u64) {
         let mut state = self.state.lock();
         let last = state.waiter.replace(cx.waker().clone());
-        let seen = (state.phase, state.connections.len());
+        let open = state.counts.active;
+        let seen = (
+            state.phase,
+            state.limit.saturating_sub(open),
+            open.max(state.running),
+        );
         drop(state);
         drop(last);
         seen
     }
 
-    /// Counts a new connection. Returns its number.
-    pub(super) fn admit(self: &Arc<Self>, stream: &TcpStream) -> usize {
+    pub(super) fn started(&self) {
         let mut state = self.state.lock();
         state.counts.accepted += 1;
-        let socket = Arc::downgrade(stream.state());
-        let number = state.connections.insert(Entry {
-            socket,
-            is_open: true,
-            handler: Handler::New,
-        });
-        drop(state);
-        stream.state().observe(self.clone(), number);
-        number
+        state.running += 1;
     }
 
-    /// Keeps the handler of a new connection, to be able to abort it.
-    pub(super) fn started(&self, number: usize, handler: JoinHandle<()>) {
-        let mut handler = Some(handler);
-        let mut state = self.state.lock();
-        // Nobody admits another connection meanwhile, so the number is this one's or nobody's.
-        if let Some(entry) = state.connections.get_mut(number)
-            && let Handler::New = entry.handler
-            && let Some(handler) = handler.take()
-        {
-            entry.handler = Handler::Running(handler);
-        }
-        drop(state);
-        drop(handler);
-    }
-
-    pub(super) fn ended(&self, number: usize, outcome: &Outcome) {
-        self.update(number, |counts, entry| {
+    pub(super) fn ended(&self, outcome: Outcome) {
+        self.change(|state| {
             match outcome {
                 Outcome::Done | Outcome::Cut => {}
-                Outcome::Failed => counts.failed += 1,
-                Outcome::Panicked => counts.panicked += 1,
+                Outcome::Failed => state.counts.failed += 1,
+                Outcome::Panicked => state.counts.panicked += 1,
             }
-            std::mem::replace(&mut entry.handler, Handler::Ended)
+            state.running -= 1;
+            state.phase != Phase::Serving
         });
-    }
-
-    /// Changes an entry, and removes it if nothing is left of the connection. What `change`
-    /// returns is dropped without the lock.
-    fn update<T>(&self, number: usize, change: impl FnOnce(&mut Stats, &mut Entry) -> T) {
-        let mut state = self.state.lock();
-        let State {
-            phase,
-            limit,
-            connections,
-            waiter,
-            counts,
-        } = &mut *state;
-        let Some(entry) = connections.get_mut(number) else {
-            return;
-        };
-        let changed = change(counts, entry);
-        let mut concerned = None;
-        if !entry.is_open && matches!(entry.handler, Handler::Ended) {
-            if connections.len() >= *limit || *phase != Phase::Serving {
-                concerned = waiter.take();
-            }
-            connections.remove(number);
-        }
-        drop(state);
-        drop(changed);
-        wake(concerned);
     }
 
     pub(super) fn accept_failed(&self) {
@@ -198,68 +154,34 @@ impl Control {
         self.state.lock().counts.refused += connections as u64;
     }
 
-    /// Tells every connection that the server drains.
-    pub(super) fn drain_connections(&self) {
-        let sockets: Vec<_> = {
-            let state = self.state.lock();
-            state
-                .connections
-                .iter()
-                .filter_map(|(_, entry)| entry.socket.upgrade())
-                .collect()
-        };
-        for socket in sockets {
-            socket.drain();
-        }
+    /// Has handlers dropped where they wait, once they are polled.
+    pub(super) fn cut(&self) {
+        self.is_cut.store(true, Ordering::Release);
     }
 
-    /// Aborts every handler that has not ended. Returns how many connections there still were.
-    pub(super) fn cut_connections(&self) -> u64 {
-        let (count, handlers) = {
-            let mut state = self.state.lock();
-            let handlers: Vec<_> = state
-                .connections
-                .iter_mut()
-                .filter_map(|(_, entry)| entry.take_handler())
-                .collect();
-            (state.connections.len() as u64, handlers)
-        };
-        for mut handler in handlers {
-            handler.abort();
-        }
-        count
-    }
-}
-
-impl Entry {
-    /// The running handler. It counts as running until it says that it has ended.
-    fn take_handler(&mut self) -> Option<JoinHandle<()>> {
-        match std::mem::replace(&mut self.handler, Handler::New) {
-            Handler::Running(handler) => Some(handler),
-            other => {
-                self.handler = other;
-                None
-            }
-        }
-    }
-}
-
-fn wake(waiter: Option<Waker>) {
-    if let Some(waiter) = waiter {
-        waiter.wake();
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Acquire)
     }
 }
 
 impl Observer for Control {
-    fn received(&self, _: usize, bytes: usize) {
+    fn opened(&self) {
+        self.state.lock().counts.active += 1;
+    }
+
+    fn received(&self, bytes: usize) {
         self.received.add(bytes as u64);
     }
 
-    fn sent(&self, _: usize, bytes: usize) {
+    fn sent(&self, bytes: usize) {
         self.sent.add(bytes as u64);
     }
 
-    fn closed(&self, number: usize) {
-        self.update(number, |_, entry| entry.is_open = false);
+    fn closed(&self) {
+        self.change(|state| {
+            let was_full = state.counts.active >= state.limit;
+            state.counts.active -= 1;
+            was_full || state.phase != Phase::Serving
+        });
     }
 }
