@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use landfall::port::{Association, Completion, CompletionKind, CompletionPort, Handle, Operation};
+use landfall::port::{Association, Completion, CompletionKind, Handle, Operation};
 
 use crate::support::{
     PATIENCE, Variant, assert_quiet, connected, eventually, for_each_driver, next, pair, post,

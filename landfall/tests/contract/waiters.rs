@@ -7,7 +7,7 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use landfall::port::{Completion, CompletionPort, GetError, Operation};
+use landfall::port::{CompletionPort, GetError, Operation};
 
 use crate::support::{
     PATIENCE, assert_quiet, compute_for, compute_until, compute_until_running, connected,
@@ -30,45 +30,60 @@ fn waiter(port: &CompletionPort) -> Worker<usize> {
 struct Computing {
     worker: Worker<()>,
     stop: Arc<AtomicBool>,
-    taken: Arc<AtomicUsize>,
+    at_work: Arc<AtomicBool>,
 }
 
 impl Computing {
     /// Starts it waiting.
     fn start(port: &CompletionPort) -> Self {
-        Self::start_then(port, |_, _| {})
+        Self::start_around(port, |_| {}, |_| {})
     }
 
-    /// As `start`, and when told to stop it does something else.
+    /// As `start`; when it has its completion, it does something before it computes.
+    fn start_with(
+        port: &CompletionPort,
+        before: impl FnOnce(&CompletionPort) + Send + 'static,
+    ) -> Self {
+        Self::start_around(port, before, |_| {})
+    }
+
+    /// As `start`; when told to stop, it does something else.
     fn start_then(
         port: &CompletionPort,
-        then: impl FnOnce(&CompletionPort, Completion) + Send + 'static,
+        then: impl FnOnce(&CompletionPort) + Send + 'static,
+    ) -> Self {
+        Self::start_around(port, |_| {}, then)
+    }
+
+    fn start_around(
+        port: &CompletionPort,
+        before: impl FnOnce(&CompletionPort) + Send + 'static,
+        then: impl FnOnce(&CompletionPort) + Send + 'static,
     ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let taken = Arc::new(AtomicUsize::new(0));
+        let at_work = Arc::new(AtomicBool::new(false));
         let worker = {
-            let (port, stop, taken) = (port.clone(), stop.clone(), taken.clone());
+            let (port, stop, at_work) = (port.clone(), stop.clone(), at_work.clone());
             Worker::start(move || {
-                let completion = port.get(Some(PATIENCE)).expect("something to work on");
-                taken.fetch_add(1, Ordering::Release);
+                next(&port);
+                before(&port);
+                at_work.store(true, Ordering::Release);
                 compute_until(&stop);
-                then(&port, completion);
+                then(&port);
             })
         };
         worker.wait_until_asleep();
         Computing {
             worker,
             stop,
-            taken,
+            at_work,
         }
     }
 
-    fn is_at_work(&self) -> bool {
-        self.taken.load(Ordering::Acquire) > 0
-    }
-
     fn wait_until_at_work(&self) {
-        eventually("the worker has its packet", || self.is_at_work());
+        eventually("the worker has its packet", || {
+            self.at_work.load(Ordering::Acquire)
+        });
     }
 
     fn stop(self) {
@@ -249,8 +264,7 @@ fn c23_the_running_thread_takes_the_backlog_itself() {
     for_each_driver_alone(|driver| {
         let port = driver.port(1);
         let idle = waiter(&port);
-        let busy = Computing::start_then(&port, |port, first| {
-            assert_eq!(first.token(), 0);
+        let busy = Computing::start_then(&port, |port| {
             assert_eq!(next(port).token(), 1, "it never gave its place up");
         });
         post(&port, 0);
@@ -400,7 +414,7 @@ fn c25_a_resumed_worker_exceeds_the_value_and_releases_are_withheld() {
         post(&port, 0);
         eventually("the blocked worker stops counting", || port.running() == 0);
 
-        let cover = Computing::start_then(&port, |port, _| {
+        let cover = Computing::start_then(&port, |port| {
             let withheld = port
                 .get(Some(A_WHILE))
                 .expect_err("the resumed worker computes");
@@ -513,41 +527,29 @@ fn c27_twice_the_value_of_workers_keep_it_running_when_half_of_them_block() {
     });
 }
 
-/// A worker arms receives, goes through `get` once or not at all, and computes; meanwhile their
-/// data comes and other workers must take it.
-fn neighbours_wait(port: &CompletionPort, through_get: bool) -> Duration {
+/// The first worker of a port, at home in one of its lanes, arms receives, takes another packet or
+/// not, and computes. Meanwhile their data comes, and workers that came later must take it.
+/// Returns the longest time that an echo took.
+fn longest_echo_beside_a_computation(port: &CompletionPort, through_get: bool) -> Duration {
     const NEIGHBOURS: usize = 8;
     let connections: Vec<_> = (0..NEIGHBOURS).map(|key| connected(port, key)).collect();
     let handles: Vec<_> = connections
         .iter()
         .map(|(handle, _)| handle.clone())
         .collect();
-    let others: Vec<_> = (0..3).map(|_| echoing(port)).collect();
-    let stop = Arc::new(AtomicBool::new(false));
-    let is_armed = Arc::new(AtomicBool::new(false));
-    let computing = {
-        let (port, stop, armed) = (port.clone(), stop.clone(), is_armed.clone());
-        Worker::start(move || {
-            next(&port);
-            for handle in handles {
-                handle
-                    .submit(Operation::ReceiveOnce, ECHO)
-                    .expect("submits");
-            }
-            if through_get {
-                port.get(Some(Duration::ZERO))
-                    .expect_err("no data was sent yet");
-            }
-            armed.store(true, Ordering::Release);
-            compute_until(&stop);
-        })
-    };
-    computing.wait_until_asleep();
-    // The newest waiter takes it, and that is the one that computes.
-    post(port, 0);
-    eventually("the receives are armed", || {
-        is_armed.load(Ordering::Acquire)
+    let computing = Computing::start_with(port, move |port| {
+        for handle in handles {
+            handle
+                .submit(Operation::ReceiveOnce, ECHO)
+                .expect("submits");
+        }
+        if through_get {
+            next(port);
+        }
     });
+    (0..2).for_each(|token| post(port, token));
+    computing.wait_until_at_work();
+    let others: Vec<_> = (0..3).map(|_| echoing(port)).collect();
     let mut longest = Duration::ZERO;
     for (_, mut peer) in connections {
         let start = Instant::now();
@@ -556,8 +558,7 @@ fn neighbours_wait(port: &CompletionPort, through_get: bool) -> Duration {
             .expect("it is echoed while the neighbour computes");
         longest = longest.max(start.elapsed());
     }
-    stop.store(true, Ordering::Release);
-    computing.join();
+    computing.stop();
     port.close();
     others.into_iter().for_each(Worker::join);
     longest
@@ -586,7 +587,7 @@ fn echoing(port: &CompletionPort) -> Worker<()> {
 fn a_worker_that_computes_does_not_hide_its_neighbours_completions() {
     for_each_driver_alone(|driver| {
         for through_get in [false, true] {
-            let longest = neighbours_wait(&driver.port(2), through_get);
+            let longest = longest_echo_beside_a_computation(&driver.port(2), through_get);
             // Hidden, it would not come at all: the neighbour computes until all have theirs.
             let limit = Duration::from_secs(2);
             assert!(
