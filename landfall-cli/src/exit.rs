@@ -1,7 +1,10 @@
 //! How a run of the tool ends: exit codes, and the sentence that goes with a bad one.
 
 use std::fmt;
+use std::io;
 use std::process::ExitCode;
+
+use crate::system::errno;
 
 /// The exit codes of the tool, documented in the README.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,18 @@ impl Exit {
     }
 }
 
+impl Exit {
+    /// How a run ends to which the system refused something.
+    pub fn of_system(error: &io::Error) -> Self {
+        let is_limit = error.raw_os_error().is_some_and(errno::is_local_limit);
+        if is_limit {
+            Self::LocalLimit
+        } else {
+            Self::Failed
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.code())
@@ -60,11 +75,27 @@ impl Failure {
         }
     }
 
+    /// A run that ends like this.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            message: message.into(),
+        }
+    }
+
     /// The command line asks for something impossible.
     pub fn usage(message: impl Into<String>) -> Self {
         Self {
             exit: Exit::Usage,
             message: message.into(),
+        }
+    }
+
+    /// The system refused something the run needed, perhaps for a limit of this machine.
+    pub fn of_system(what: &str, error: &io::Error) -> Self {
+        Self {
+            exit: Exit::of_system(error),
+            message: format!("{what}: {error}"),
         }
     }
 

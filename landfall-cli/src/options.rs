@@ -48,7 +48,7 @@ impl RuntimeOptions {
             .concurrency(self.concurrency as usize)
             .driver(self.driver.choice()?)
             .build()
-            .map_err(|error| Failure::failed(format!("cannot create the completion port: {error}")))
+            .map_err(|error| Failure::of_system("cannot create the completion port", &error))
     }
 
     /// How many sockets such a port can hold: each of its lanes, one for every thread that may run
@@ -68,7 +68,7 @@ impl RuntimeOptions {
             return Ok(());
         }
         set_parent_process_death_signal(Some(Signal::TERM))
-            .map_err(|error| Failure::failed(format!("cannot follow the parent process: {error}")))
+            .map_err(|error| Failure::of_system("cannot follow the parent process", &error.into()))
     }
 }
 

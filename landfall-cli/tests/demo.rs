@@ -173,3 +173,22 @@ fn impossible_runs_are_refused() {
         .expect_code(2)
         .expect_message(&["no driver `poll`"]);
 }
+
+#[test]
+fn every_key_of_the_results_is_documented() {
+    let readme = include_str!("../README.md");
+    let is_documented = |key: &str| {
+        let family = ["latency", "send_delay", "connect"]
+            .iter()
+            .any(|times| key.ends_with("_us") && key.starts_with(&format!("{times}_")));
+        family || readme.contains(&format!("`{key}`"))
+    };
+    let json = run(&["demo", "-c", "5", "--interval", "10ms", "--json", "-q"])
+        .expect_code(0)
+        .json();
+    for result in [&json, &json["load"], &json["serve"]] {
+        for key in result.as_object().unwrap().keys() {
+            assert!(is_documented(key), "{key} is not in README.md");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use support::{PATIENCE, Running, landfall, run, serve};
+use support::{PATIENCE, Running, landfall, landfall_after, run, serve};
 
 /// Sends a text with some program's own client and returns what came back.
 fn say(program: &str, args: &[&str], text: &str) -> String {
@@ -286,4 +286,48 @@ fn a_handler_that_sleeps_does_not_hold_up_the_others() {
         began.elapsed() > Duration::from_millis(1500),
         "the slow one did not sleep"
     );
+}
+
+#[test]
+fn a_handler_that_computes_uses_the_processor() {
+    let (server, address) = serve(&["--busy", "20ms", "--slow", "100%"]);
+    let args = [
+        "load",
+        &address,
+        "-c",
+        "1",
+        "--messages",
+        "10",
+        "--interval",
+        "0s",
+    ];
+    run(&args).expect_code(0);
+    server.signal(Signal::TERM);
+    let outcome = server.finish().expect_code(0);
+    let line = outcome
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("processor"))
+        .unwrap();
+    let seconds: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(seconds >= 10.0 * 0.02, "{outcome:#?}");
+}
+
+#[test]
+fn too_few_descriptors_to_serve_are_exit_4() {
+    let command = landfall_after(
+        "ulimit -n 100",
+        &["serve", "127.0.0.1:0", "--max-conns", "1M"],
+    );
+    let outcome = Running::start(command).finish().expect_code(4);
+    outcome.expect_message(&[
+        "--max-conns",
+        "sockets: 1,000,000 needed",
+        "descriptor limit 100",
+    ]);
+    let command = landfall_after("ulimit -n 5", &["serve", "127.0.0.1:0"]);
+    Running::start(command)
+        .finish()
+        .expect_code(4)
+        .expect_message(&["Too many open files"]);
 }

@@ -29,8 +29,9 @@ impl Subcommand {
         name: &'static str,
         args: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Result<Self, Failure> {
-        let cannot =
-            |error: io::Error| Failure::failed(format!("cannot start `landfall {name}`: {error}"));
+        let cannot = |error: io::Error| {
+            Failure::of_system(&format!("cannot start `landfall {name}`"), &error)
+        };
         let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
         command.arg(name).args(args).arg("--end-with-parent");
         command.stdin(Stdio::null()).stdout(Stdio::piped());

@@ -54,7 +54,7 @@ pub fn run(args: &DemoArgs) -> Result<Exit, Failure> {
     let serve: ServeResult = parse("serve", &server.line(SERVER_PATIENCE)?)?;
     server
         .wait(SERVER_PATIENCE)
-        .map_err(|error| Failure::failed(format!("cannot wait for the server: {error}")))?;
+        .map_err(|error| Failure::of_system("cannot wait for the server", &error))?;
 
     let report = DemoReport::new(args, load, serve, &samples);
     sink.write(&report)?;
@@ -96,7 +96,7 @@ fn attend(
 }
 
 fn cannot_sample(error: io::Error) -> Failure {
-    Failure::failed(format!("cannot see what the server uses: {error}"))
+    Failure::of_system("cannot see what the server uses", &error)
 }
 
 fn parse<T: DeserializeOwned>(name: &str, line: &str) -> Result<T, Failure> {

@@ -348,7 +348,7 @@ impl DemoReport {
     fn footnotes(&self) -> String {
         let Self { client, server, .. } = self;
         let difference = match self.mode {
-            "echo" => "echoes every byte, and the client checks it; --discard is like for like",
+            "echo" => "echoes,\nand the client checks every byte; --discard is like for like",
             _ => "does the same",
         };
         let build = if cfg!(debug_assertions) {
@@ -375,9 +375,9 @@ impl DemoReport {
                 server.server_cpu_seconds
             ),
             String::from(
-                "Memory per connection is the growth of the server's proportional set size;",
+                "Memory per connection is the growth of the server's own memory (Pss_Anon):",
             ),
-            String::from("the kernel's sockets are not in it."),
+            String::from("buffers in use are in it, the kernel's sockets are not."),
             String::from("Latency counts from the moment a message was planned to be sent."),
             format!("Driver: {} ({}).", server.driver, server.driver_reason),
         ] {

@@ -21,7 +21,7 @@ use run::Run;
 use crate::exit::{Exit, Failure};
 use crate::output::{Messages, Progress, Sink, Stage};
 use crate::system::limits;
-use crate::system::ports::LocalPorts;
+use crate::system::ports::{LocalPorts, Sources};
 use crate::system::signals::StopRequest;
 use crate::units::grouped;
 use plan::Plan;
@@ -103,6 +103,16 @@ fn check_limits(
     )
 }
 
+/// Says so when connections come from more addresses than one might expect.
+fn tell_sources(sources: &Sources, ports: &LocalPorts, messages: Messages) {
+    if let Sources::Loopback(count @ 2..) = sources {
+        let ports = grouped(u64::from(ports.per_source()));
+        messages.note(format_args!(
+            "connecting from {count} addresses of 127.0.0.0/8, as each has {ports} ports"
+        ));
+    }
+}
+
 /// The target as it was named, with the address that stands for unless that is the same.
 fn named(target: &str, plan: &Plan) -> String {
     let address = plan.target.to_string();
@@ -128,18 +138,12 @@ fn watch(run: &Arc<Run>, planned: Option<u64>) -> impl FnMut() -> Stage + Send +
                 detail,
             };
         }
+        let errors = format!("{} errors", grouped(faults));
         let detail = match run.plan.mode {
-            Mode::Discard => format!(
-                "{} connected, {} errors",
-                grouped(counts.connected),
-                grouped(faults)
-            ),
-            Mode::Echo | Mode::EchoUnverified => format!(
-                "{} answered, {} connected, {} errors",
-                grouped(counts.answered),
-                grouped(counts.connected),
-                grouped(faults)
-            ),
+            Mode::Discard => errors,
+            Mode::Echo | Mode::EchoUnverified => {
+                format!("{} answered, {errors}", grouped(counts.answered))
+            }
         };
         Stage {
             name: "sending",

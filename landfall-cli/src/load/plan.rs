@@ -124,7 +124,9 @@ fn resolve(target: &str, timeout: Duration) -> Result<SocketAddr, Failure> {
     }
     let addresses: Vec<SocketAddr> = target
         .to_socket_addrs()
-        .map_err(|error| Failure::failed(format!("cannot find the address of {target}: {error}")))?
+        .map_err(|error| {
+            Failure::of_system(&format!("cannot find the address of {target}"), &error)
+        })?
         .collect();
     let answers = |address: &&SocketAddr| TcpStream::connect_timeout(address, timeout).is_ok();
     let chosen = match addresses.as_slice() {

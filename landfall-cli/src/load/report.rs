@@ -167,6 +167,7 @@ pub struct LoadReport {
     planned: u64,
     unsent: u64,
     lost: u64,
+    connects_over_1s: u64,
     #[serde(flatten)]
     counts: Counts,
     #[serde(flatten)]
@@ -185,6 +186,10 @@ pub struct LoadReport {
     #[serde(skip)]
     exit: Exit,
 }
+
+/// A connect request that finds the target's queue full is dropped, and sent again after a second
+/// (RFC 6298, 2.1): so a connect that takes longer says something of the queue, not of the target.
+const FIRST_SYN_RETRY_MICROS: u64 = 1_000_000;
 
 /// The statistics of one kind of time; its keys read `latency_p99_us`.
 #[derive(Debug)]
@@ -305,6 +310,7 @@ impl LoadReport {
             planned: figures.planned,
             unsent: figures.unsent(),
             lost: figures.lost(),
+            connects_over_1s: figures.tally.connect.count_from(FIRST_SYN_RETRY_MICROS),
             counts: figures.tally.counts,
             latency: Summary::new("latency", figures, Measured::Latency),
             connect: Summary::new("connect", figures, Measured::Connect),
@@ -475,6 +481,11 @@ impl LoadReport {
         ];
         if counts.refused > 0 {
             rows.push(("refused", grouped(counts.refused)));
+        }
+        if self.connects_over_1s > 0 {
+            let slow = grouped(self.connects_over_1s);
+            let advice = "the target's accept queue was full, try a lower --max-connecting";
+            rows.push(("slow connects", format!("{slow} took over 1 s: {advice}")));
         }
         rows.push((
             "sent",

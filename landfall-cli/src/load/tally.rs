@@ -207,6 +207,11 @@ impl Times {
         (!self.0.is_empty()).then(|| self.0.value_at_percentile(percentile))
     }
 
+    /// How many of the counted times are at least this long.
+    pub fn count_from(&self, micros: u64) -> u64 {
+        self.0.count_between(micros, u64::MAX)
+    }
+
     /// The longest.
     pub fn max(&self) -> Option<u64> {
         (!self.0.is_empty()).then(|| self.0.max())

@@ -84,18 +84,17 @@ fn next(stopped: &mpsc::Receiver<()>, period: Duration) -> bool {
 }
 
 fn show_bar(stopped: &mpsc::Receiver<()>, mut sample: impl FnMut() -> Stage) {
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-    // No colours: the bar tells nothing by them.
-    if let Ok(style) =
-        ProgressStyle::with_template("{prefix:>10} [{bar:30}] {human_pos}/{human_len}  {msg}")
-    {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    // No colours: the bar tells nothing by them. The message is cut where the line ends.
+    let template = "{prefix:>10} [{bar:25}] {human_pos}/{human_len}  {wide_msg}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
     }
     loop {
         let stage = sample();
-        bar.set_prefix(stage.name);
         bar.set_length(stage.total);
         bar.set_position(stage.done);
+        bar.set_prefix(stage.name);
         bar.set_message(stage.detail);
         if !next(stopped, BAR_PERIOD) {
             bar.finish_and_clear();

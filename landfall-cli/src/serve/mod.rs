@@ -55,7 +55,7 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     let serve = move |connection| Arc::clone(&service).serve(connection);
     let served = server
         .serve_on(&runtime, serve)
-        .map_err(|error| Failure::failed(format!("cannot serve: {error}")))?;
+        .map_err(|error| Failure::of_system("cannot serve", &error))?;
 
     let exit = stop.now().map_or(Exit::Done, Exit::Stopped);
     sink.write(&ServeReport::new(setting, &served, exit))?;
@@ -101,11 +101,13 @@ fn cannot_listen(address: &str, error: &io::Error) -> Failure {
         _ => "",
     };
     let message = format!("cannot listen on {address}: {error}{advice}");
-    if error.kind() == io::ErrorKind::InvalidInput {
-        Failure::usage(message)
-    } else {
-        Failure::failed(message)
-    }
+    let exit = match error.kind() {
+        io::ErrorKind::InvalidInput => Exit::Usage,
+        // Here it is the address that is wrong, and no port that is missing.
+        io::ErrorKind::AddrNotAvailable => Exit::Failed,
+        _ => Exit::of_system(error),
+    };
+    Failure::new(exit, message)
 }
 
 /// Says where the server listens, on standard output, for clients and scripts that wait for it.
@@ -120,7 +122,7 @@ fn announce(announcement: &Announcement, json: bool) -> Result<(), Failure> {
             .collect()
     };
     write_stdout(&text)
-        .map_err(|error| Failure::failed(format!("cannot write to standard output: {error}")))
+        .map_err(|error| Failure::of_system("cannot write to standard output", &error))
 }
 
 /// Passes signals on to the server: the first drains it, the second stops it.
@@ -145,7 +147,7 @@ fn obey(
         .spawn(watch);
     thread
         .map(drop)
-        .map_err(|error| Failure::failed(format!("cannot start a thread: {error}")))
+        .map_err(|error| Failure::of_system("cannot start a thread", &error))
 }
 
 fn service_of(args: &ServeArgs) -> Service {

@@ -24,9 +24,9 @@ pub struct Announcement {
 impl Announcement {
     /// What is to be said of a server that listens.
     pub fn new(server: &Server, driver: &str) -> Result<Self, Failure> {
-        let addresses = server.local_addrs().map_err(|error| {
-            Failure::failed(format!("cannot tell where the server listens: {error}"))
-        })?;
+        let addresses = server
+            .local_addrs()
+            .map_err(|error| Failure::of_system("cannot tell where the server listens", &error))?;
         let listening = addresses.iter().map(ToString::to_string).collect();
         Ok(Self {
             listening,

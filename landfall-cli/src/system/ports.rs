@@ -20,9 +20,10 @@ impl LocalPorts {
     /// Reads the range given out to connections, and what is set apart from it.
     pub fn read() -> Result<Self, Failure> {
         let range = fs::read_to_string(RANGE).map_err(|error| {
-            Failure::failed(format!(
-                "cannot read the range of local ports from {RANGE}: {error}"
-            ))
+            Failure::of_system(
+                &format!("cannot read the range of local ports from {RANGE}"),
+                &error,
+            )
         })?;
         let reserved =
             fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();

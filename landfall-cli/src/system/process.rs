@@ -51,10 +51,11 @@ pub fn own_peak_memory() -> io::Result<u64> {
     kib_field("/proc/self/status", "VmHWM:")
 }
 
-/// A process's proportional share of the memory it maps, in bytes: pages shared by n processes
-/// count an nth each.
+/// A process's proportional share of memory that is no file's, in bytes: heap, stacks and buffers,
+/// a page shared by n processes counting an nth. Without the program's own pages, whose share
+/// shrinks whenever another process starts the same program.
 pub fn proportional_memory(pid: u32) -> io::Result<u64> {
-    kib_field(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+    kib_field(&format!("/proc/{pid}/smaps_rollup"), "Pss_Anon:")
 }
 
 /// How many descriptors this process has open. Walks them, so not for every frame of a display.

@@ -29,8 +29,7 @@ struct Shared {
 impl StopRequest {
     /// Starts to listen for the signals, on a thread of its own.
     pub fn listen() -> Result<Self, Failure> {
-        Self::try_listen()
-            .map_err(|error| Failure::failed(format!("cannot listen for signals: {error}")))
+        Self::try_listen().map_err(|error| Failure::of_system("cannot listen for signals", &error))
     }
 
     fn try_listen() -> io::Result<Self> {
