@@ -24,13 +24,25 @@ pub enum Buffer {
     /// A vector.
     Vec(Vec<u8>),
     /// A vector whose first bytes have been used.
-    Rest(Vec<u8>, usize),
+    Rest(VecRest),
     /// Shared bytes.
     Bytes(Bytes),
     /// A buffer of a port's pool.
     Pooled(PooledBuffer),
     /// Bytes that live as long as the program.
     Static(&'static [u8]),
+}
+
+/// A vector whose first bytes have been used; made by [`Buffer::advance`].
+pub struct VecRest {
+    vec: Vec<u8>,
+    start: usize,
+}
+
+impl fmt::Debug for VecRest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VecRest({} bytes)", self.vec.len() - self.start)
+    }
 }
 
 impl Buffer {
@@ -46,8 +58,13 @@ impl Buffer {
             self.len()
         );
         match self {
-            Buffer::Vec(vec) => *self = Buffer::Rest(std::mem::take(vec), count),
-            Buffer::Rest(_, start) => *start += count,
+            Buffer::Vec(vec) => {
+                *self = Buffer::Rest(VecRest {
+                    vec: std::mem::take(vec),
+                    start: count,
+                });
+            }
+            Buffer::Rest(rest) => rest.start += count,
             Buffer::Bytes(bytes) => *bytes = bytes.split_off(count),
             Buffer::Pooled(pooled) => pooled.advance(count),
             Buffer::Static(bytes) => *bytes = &bytes[count..],
@@ -61,7 +78,7 @@ impl Buffer {
         }
         match self {
             Buffer::Vec(vec) => vec.truncate(length),
-            Buffer::Rest(vec, start) => vec.truncate(*start + length),
+            Buffer::Rest(rest) => rest.vec.truncate(rest.start + length),
             Buffer::Bytes(bytes) => bytes.truncate(length),
             Buffer::Pooled(pooled) => pooled.truncate(length),
             Buffer::Static(bytes) => *bytes = &bytes[..length],
@@ -72,9 +89,9 @@ impl Buffer {
     pub fn into_vec(self) -> Vec<u8> {
         match self {
             Buffer::Vec(vec) => vec,
-            Buffer::Rest(mut vec, start) => {
-                vec.drain(..start);
-                vec
+            Buffer::Rest(mut rest) => {
+                rest.vec.drain(..rest.start);
+                rest.vec
             }
             Buffer::Bytes(bytes) => bytes.into(),
             other => other.to_vec(),
@@ -85,7 +102,7 @@ impl Buffer {
     pub fn into_bytes(self) -> Bytes {
         match self {
             Buffer::Vec(vec) => vec.into(),
-            Buffer::Rest(vec, start) => Bytes::from(vec).split_off(start),
+            Buffer::Rest(rest) => Bytes::from(rest.vec).split_off(rest.start),
             Buffer::Bytes(bytes) => bytes,
             Buffer::Static(bytes) => Bytes::from_static(bytes),
             Buffer::Pooled(pooled) => Bytes::copy_from_slice(&pooled),
@@ -99,7 +116,7 @@ impl Deref for Buffer {
     fn deref(&self) -> &[u8] {
         match self {
             Buffer::Vec(vec) => vec,
-            Buffer::Rest(vec, start) => &vec[*start..],
+            Buffer::Rest(rest) => &rest.vec[rest.start..],
             Buffer::Bytes(bytes) => bytes,
             Buffer::Pooled(pooled) => pooled,
             Buffer::Static(bytes) => bytes,
@@ -122,7 +139,7 @@ impl Default for Buffer {
 impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self {
-            Buffer::Vec(_) | Buffer::Rest(..) => "Vec",
+            Buffer::Vec(_) | Buffer::Rest(_) => "Vec",
             Buffer::Bytes(_) => "Bytes",
             Buffer::Pooled(_) => "Pooled",
             Buffer::Static(_) => "Static",

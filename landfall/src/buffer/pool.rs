@@ -1,6 +1,6 @@
 //! Memory that a port hands to the system in pieces, and gets back when the program is done.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -20,8 +20,12 @@ pub(crate) trait Home: Send + Sync {
 /// A piece belongs either to the pool's home (the system may write to it) or to exactly one
 /// [`PooledBuffer`]. The block is freed when neither the home nor a buffer refers to it.
 pub(crate) struct Pool {
-    memory: NonNull<u8>,
+    allocation: NonNull<u8>,
     layout: Layout,
+    /// The block, within the allocation.
+    memory: NonNull<u8>,
+    /// Bytes of the block.
+    bytes: usize,
     size: usize,
     home: Box<dyn Home>,
 }
@@ -50,22 +54,30 @@ impl Pool {
             )
         };
         let bytes = size.checked_mul(count).ok_or_else(too_large)?;
-        let layout = Layout::from_size_align(bytes, ALIGNMENT).map_err(|_| too_large())?;
         assert!(bytes > 0, "a pool of no bytes");
+        // Asked for without an alignment above malloc's, zeroed memory comes from the system page
+        // by page as it is used; with one, all of it would be written at once.
+        let padded = bytes.checked_add(ALIGNMENT).ok_or_else(too_large)?;
+        let layout = Layout::from_size_align(padded, 1).map_err(|_| too_large())?;
         // SAFETY: the layout has a size above zero.
-        let Some(memory) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
-            handle_alloc_error(layout);
+        let Some(allocation) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
+            return Err(std::io::ErrorKind::OutOfMemory.into());
         };
+        let skip = allocation.as_ptr().align_offset(ALIGNMENT);
+        // SAFETY: less than ALIGNMENT bytes are skipped, and as many more were allocated.
+        let memory = unsafe { allocation.add(skip) };
         match home(memory.as_ptr()) {
             Ok(home) => Ok(Arc::new(Pool {
-                memory,
+                allocation,
                 layout,
+                memory,
+                bytes,
                 size,
                 home: Box::new(home),
             })),
             Err(error) => {
                 // SAFETY: allocated above with this layout, and nothing refers to it.
-                unsafe { dealloc(memory.as_ptr(), layout) };
+                unsafe { dealloc(allocation.as_ptr(), layout) };
                 Err(error)
             }
         }
@@ -94,7 +106,7 @@ impl Pool {
             self.size
         );
         assert!(
-            (usize::from(id) + 1) * self.size <= self.layout.size(),
+            (usize::from(id) + 1) * self.size <= self.bytes,
             "no piece {id}"
         );
         PooledBuffer {
@@ -110,18 +122,13 @@ impl Drop for Pool {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout. Buffers keep the pool alive, and the
         // driver keeps it until the system has let go of the pieces, so nobody refers to it.
-        unsafe { dealloc(self.memory.as_ptr(), self.layout) };
+        unsafe { dealloc(self.allocation.as_ptr(), self.layout) };
     }
 }
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Pool({} bytes in pieces of {})",
-            self.layout.size(),
-            self.size
-        )
+        write!(f, "Pool({} bytes in pieces of {})", self.bytes, self.size)
     }
 }
 

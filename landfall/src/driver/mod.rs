@@ -71,8 +71,8 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     fn attach(&self, socket: Socket) -> Result<SocketRef, (io::Error, Socket)>;
 
     /// Accepts an operation or gives it back. From a worker it may rest in the lane until that
-    /// worker's next `flush` or `wait`; other threads' operations always wait for a worker, so
-    /// that none dies with the thread that asked for it.
+    /// worker's next `flush` or `wait`; other threads' operations wait for a worker or the
+    /// watcher, since the system may tie an operation to the thread that hands it over.
     fn submit(
         &self,
         handle: &Handle,
@@ -81,9 +81,9 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
         worker: bool,
     ) -> Result<Submitted, SubmitError>;
 
-    /// Asks for the end of one operation. Returns the lanes to flush, or `None` when there is no
+    /// Asks for the end of one operation of a socket. Returns the lanes to flush, or `None` when there is no
     /// such operation.
-    fn cancel(&self, id: OperationId, worker: bool) -> Option<u64>;
+    fn cancel(&self, socket: SocketRef, id: OperationId, worker: bool) -> Option<u64>;
 
     /// Asks for the end of a socket's operations. Returns how many, and the lanes to flush.
     fn cancel_all(&self, socket: SocketRef, worker: bool) -> (usize, u64);

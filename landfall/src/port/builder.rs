@@ -69,6 +69,9 @@ impl Default for Facilities {
     }
 }
 
+/// What Linux moves in one operation at most: a page less than 2 GiB (`MAX_RW_COUNT`).
+const MOST_BUFFER_BYTES: usize = 0x7fff_f000;
+
 /// Builds a [`CompletionPort`].
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
@@ -123,11 +126,13 @@ impl Builder {
     /// Settings out of range ([`InvalidInput`](io::ErrorKind::InvalidInput)), or the system
     /// refuses the driver's set-up.
     pub fn build(self) -> io::Result<CompletionPort> {
-        if self.buffers.size == 0 || self.buffers.count == 0 || self.buffers.count > 32_768 {
+        let sizes = 1..=MOST_BUFFER_BYTES;
+        let counts = 1..=32_768;
+        if !sizes.contains(&self.buffers.size) || !counts.contains(&self.buffers.count) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!(
-                    "{} buffers of {} bytes: a lane needs 1 to 32,768 buffers of at least 1 byte",
+                    "{} buffers of {} bytes: a lane needs 1 to 32,768 buffers of 1 to {MOST_BUFFER_BYTES} bytes",
                     self.buffers.count, self.buffers.size
                 ),
             ));

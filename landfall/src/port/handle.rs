@@ -111,7 +111,7 @@ impl Handle {
     /// completes exactly once, as aborted or as whatever it had come to. `false`: there is no such
     /// operation any more.
     pub fn cancel(&self, id: OperationId) -> bool {
-        self.0.shared.cancel(id)
+        self.0.shared.cancel(self.0.socket, id)
     }
 
     /// Asks for an end of every operation of this handle, whichever thread submitted it, and

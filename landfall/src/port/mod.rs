@@ -344,9 +344,9 @@ impl Shared {
         Ok(submitted.id)
     }
 
-    fn cancel(&self, id: OperationId) -> bool {
+    fn cancel(&self, socket: SocketRef, id: OperationId) -> bool {
         let worker = self.scheduler.is_worker();
-        let lanes = self.driver.cancel(id, worker);
+        let lanes = self.driver.cancel(socket, id, worker);
         self.touched(lanes.unwrap_or(0), worker);
         lanes.is_some()
     }

@@ -232,7 +232,7 @@ impl Scheduler {
     pub(super) fn is_worker(&self) -> bool {
         let is_running = |membership: &Membership| {
             let phase = membership.worker.phase.load(Ordering::Relaxed);
-            std::ptr::eq(membership.scheduler, self) && matches!(phase & STATE, RUNNING | BLOCKED)
+            std::ptr::eq(membership.scheduler, self) && phase & STATE == RUNNING
         };
         MEMBERSHIP
             .try_with(|m| m.borrow().as_ref().is_some_and(is_running))
@@ -835,6 +835,11 @@ impl Scheduler {
 
     pub(super) fn set_watcher(&self, thread: Thread) {
         self.watcher.get_or_init(|| thread);
+    }
+
+    /// Announces a long pause of the watcher, which a worker that takes something cuts short.
+    pub(super) fn watcher_naps(&self) {
+        self.watcher_asleep.store(true, Ordering::SeqCst);
     }
 
     pub(super) fn wake_watcher(&self) {

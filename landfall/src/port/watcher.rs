@@ -110,6 +110,9 @@ impl Watch {
             .look(shared.driver.as_ref(), &mut self.suspects);
         self.adapt(&looked, now);
         let asleep = self.quiet >= QUIET_LOOKS && shared.scheduler.watcher_may_sleep();
+        if self.period > CALM {
+            shared.scheduler.watcher_naps();
+        }
         let due = due.map(|due| due.saturating_duration_since(now));
         Some(match (asleep, due) {
             (true, None) => Pause::UntilWoken,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use slab::Slab;
@@ -24,11 +24,17 @@ pub(super) const STREAM_LANE: u64 = 0xff;
 
 /// The streams of all lanes, by name.
 #[derive(Default)]
-pub(super) struct Streams(Mutex<(Slab<Arc<AcceptStream>>, u32)>);
+pub(super) struct Streams {
+    /// With a count of streams ever made, for their names.
+    named: Mutex<(Slab<Arc<AcceptStream>>, u32)>,
+    /// Streams that failed on a lane and are to be ended on the others.
+    failed: Mutex<Vec<Arc<AcceptStream>>>,
+    any_failed: AtomicBool,
+}
 
 impl Streams {
     pub(super) fn insert(&self, make: impl FnOnce(u64) -> AcceptStream) -> Arc<AcceptStream> {
-        let (streams, generation) = &mut *self.0.lock();
+        let (streams, generation) = &mut *self.named.lock();
         *generation = (*generation + 1) & 0xff_ffff;
         let entry = streams.vacant_entry();
         let id = STREAM_LANE << 56 | u64::from(*generation) << 32 | entry.key() as u64;
@@ -36,7 +42,7 @@ impl Streams {
     }
 
     pub(super) fn get(&self, id: u64) -> Option<Arc<AcceptStream>> {
-        let (streams, _) = &*self.0.lock();
+        let (streams, _) = &*self.named.lock();
         streams
             .get(id as u32 as usize)
             .filter(|stream| stream.id == id)
@@ -45,7 +51,7 @@ impl Streams {
 
     /// The streams of a listener.
     pub(super) fn of(&self, socket: SocketRef) -> Vec<Arc<AcceptStream>> {
-        let (streams, _) = &*self.0.lock();
+        let (streams, _) = &*self.named.lock();
         let of_socket = |stream: &&Arc<AcceptStream>| stream.socket == socket;
         streams
             .iter()
@@ -55,14 +61,36 @@ impl Streams {
             .collect()
     }
 
+    fn fail(&self, stream: &Arc<AcceptStream>) {
+        self.failed.lock().push(stream.clone());
+        self.any_failed.store(true, Ordering::Release);
+    }
+
+    /// Streams that failed since the last call. Cheap while none does.
+    pub(super) fn take_failed(&self) -> Vec<Arc<AcceptStream>> {
+        match self.any_failed.load(Ordering::Relaxed) {
+            false => Vec::new(),
+            true => {
+                let mut failed = self.failed.lock();
+                self.any_failed.store(false, Ordering::Relaxed);
+                std::mem::take(&mut failed)
+            }
+        }
+    }
+
     fn remove(&self, id: u64) -> Option<Arc<AcceptStream>> {
-        let (streams, _) = &mut *self.0.lock();
+        let (streams, _) = &mut *self.named.lock();
         streams.try_remove(id as u32 as usize)
     }
 }
 
 /// Posts what a lane is to carry of a stream.
 pub(super) fn post(lane: &Lane, state: &mut State, stream: &Arc<AcceptStream>, worker: bool) {
+    // Whoever cancels or closes visits the lane later, and finds what is posted here, or came
+    // before.
+    if state.closed || stream.cancelled.load(Ordering::Acquire) {
+        return;
+    }
     let multishot =
         lane.facilities.multishot_accept && !lane.facilities.direct_descriptors && !stream.once;
     let count = if multishot || stream.once { 1 } else { POSTED };
@@ -77,11 +105,16 @@ pub(super) fn post(lane: &Lane, state: &mut State, stream: &Arc<AcceptStream>, w
     }
 }
 
-/// All lanes have their part of a stream; every part may be over already.
-pub(super) fn posted(lane: &Lane, state: &mut State, stream: &Arc<AcceptStream>) {
-    if let Some(last) = one_less(lane, stream, None) {
-        state.ready.push_back(last);
+/// All lanes have their part of a stream; every part may be over already. Returns a completion
+/// that nobody will take.
+pub(super) fn posted(lane: &Lane, stream: &Arc<AcceptStream>) -> Option<Completion> {
+    let mut state = lane.state.lock();
+    let last = one_less(lane, stream)?;
+    if state.closed {
+        return Some(last);
     }
+    state.ready.push_back(last);
+    None
 }
 
 /// Ends what a lane carries of a stream.
@@ -135,16 +168,24 @@ pub(super) fn accepted(
             post_again(lane, state, key);
             return completion;
         }
-        *stream.error.lock() = Some(-result);
+        stream.error.lock().get_or_insert(-result);
+        lane.streams.fail(&stream);
     }
     forget(lane, state, key);
-    let last = one_less(lane, &stream, completion.as_mut());
-    if let Some(last) = last {
-        match completion {
-            Some(_) => state.ready.push_back(last),
-            None => return Some(last),
-        }
+    let last = one_less(lane, &stream);
+    one_after_the_other(state, completion, last)
+}
+
+/// Two completions of a stream, either of which may not be: one is handed out, the other follows.
+fn one_after_the_other(
+    state: &mut State,
+    completion: Option<Completion>,
+    last: Option<Completion>,
+) -> Option<Completion> {
+    if completion.is_none() {
+        return last;
     }
+    state.ready.extend(last);
     completion
 }
 
@@ -224,7 +265,12 @@ fn completion(
     peer: Option<SocketAddr>,
     first_data: Option<Buffer>,
 ) -> Option<Completion> {
-    let handle = stream.handle.lock().clone()?;
+    // A single accept's completion is its last one, and takes the handle along.
+    let handle = match stream.once {
+        true => stream.handle.lock().take()?,
+        false => stream.handle.lock().clone()?,
+    };
+    stream.delivered.store(stream.once, Ordering::Release);
     let bytes = first_data.as_ref().map_or(0, |data| data.len());
     let accepted = Accepted {
         shared: handle.shared().clone(),
@@ -237,7 +283,7 @@ fn completion(
     };
     Some(Completion {
         kind: CompletionKind::Accept,
-        last: false,
+        last: stream.once,
         code: 0,
         sequence: 0,
         bytes,
@@ -290,10 +336,10 @@ pub(super) fn first_data(
         lane.cancel_in_kernel(state, deadline, true);
     }
     forget(lane, state, key);
-    let mut completion = match data {
+    let completion = match data {
         Some(data) => completion(lane, &stream, socket, peer, Some(data)),
         None => {
-            // Silent too long, or broken before its first word: the client is never seen.
+            // Silent too long, or reset before its first word: the client is never seen.
             discard(lane, state, socket);
             if stream.once && !stream.cancelled.load(Ordering::Acquire) && !state.closed {
                 post(lane, state, &stream, true);
@@ -301,15 +347,8 @@ pub(super) fn first_data(
             None
         }
     };
-    match (
-        one_less(lane, &stream, completion.as_mut()),
-        completion.is_some(),
-    ) {
-        (Some(last), true) => state.ready.push_back(last),
-        (last, false) => return last,
-        (None, true) => {}
-    }
-    completion
+    let last = one_less(lane, &stream);
+    one_after_the_other(state, completion, last)
 }
 
 /// The time for first data is over, or the wait for it was cancelled.
@@ -341,22 +380,17 @@ fn forget(lane: &Lane, state: &mut State, key: u32) {
     remove(lane, state, key);
 }
 
-/// One part of a stream is over. If it was the last one, ends the stream: a single accept's
-/// completion is then final, a stream gets a final one of its own.
-fn one_less(
-    lane: &Lane,
-    stream: &Arc<AcceptStream>,
-    completion: Option<&mut Completion>,
-) -> Option<Completion> {
+/// One part of a stream is over. If it was the last one, ends the stream, with a final completion
+/// unless it was a single accept that has had its own.
+fn one_less(lane: &Lane, stream: &Arc<AcceptStream>) -> Option<Completion> {
     if stream.live.fetch_sub(1, Ordering::AcqRel) != 1 {
         return None;
     }
     lane.streams.remove(stream.id);
-    let handle = stream.handle.lock().take();
-    if let Some(completion) = completion.filter(|_| stream.once) {
-        completion.last = true;
+    if stream.delivered.load(Ordering::Acquire) {
         return None;
     }
+    let handle = stream.handle.lock().take();
     Some(Completion {
         kind: CompletionKind::Accept,
         last: true,

@@ -22,6 +22,12 @@ pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Op
             state.slots.give_back(user_data::index(data));
             return None;
         }
+        user_data::CANCEL => {
+            if cqe.result() < 0 {
+                cancel_again(lane, state, data);
+            }
+            return None;
+        }
         _ => return None,
     }
     let Some(key) = Lane::find(state, data) else {
@@ -40,15 +46,7 @@ pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Op
             pooled(lane, state, key, result, more, buffer)
         }
         Kind::Send(_) | Kind::SendVectored(..) => sent(lane, state, key, result),
-        Kind::SendZeroCopy(_, known) => {
-            // The first report brings the result, a later one says that the memory is free.
-            let result = *known.get_or_insert(result);
-            if more {
-                return None;
-            }
-            *known = None;
-            sent(lane, state, key, result)
-        }
+        Kind::SendZeroCopy(..) => sent_without_copying(lane, state, key, result, more),
         Kind::Receive(_) => received(lane, state, key, result, false),
         Kind::ReceiveDatagram(_, message) => {
             let truncated = message.truncated();
@@ -63,8 +61,7 @@ pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Op
         }
         Kind::SetOption(options) => {
             if result >= 0 && options.next() {
-                lane.start(state, key, true);
-                return None;
+                return again_or_abort(lane, state, key, more);
             }
             end(lane, state, key, (-result).max(0), 0)
         }
@@ -87,6 +84,20 @@ pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Op
     }
 }
 
+/// A cancel found nothing, or found its operation at work. If the operation went back to waiting
+/// since, as an accept does whose connection another one took, it is still to be ended.
+fn cancel_again(lane: &Lane, state: &mut State, data: u64) {
+    let Some(key) = Lane::find(state, data) else {
+        return;
+    };
+    let op = &state.ops[key as usize];
+    // A notification cannot be cancelled.
+    let waits = op.in_kernel && !matches!(op.kind, Kind::SendZeroCopy(_, Some(_)));
+    if waits && (op.cancelled || op.paused) {
+        lane.push_cancel(state, key, true);
+    }
+}
+
 /// The buffer that the kernel picked, if it did.
 fn selected(state: &State, cqe: &cqueue::Entry) -> Option<Buffer> {
     let id = cqueue::buffer_select(cqe.flags())?;
@@ -102,22 +113,31 @@ fn selected(state: &State, cqe: &cqueue::Entry) -> Option<Buffer> {
 /// The kernel is done with the operation, at least for now.
 fn left_kernel(state: &mut State, key: u32) {
     let op = &mut state.ops[key as usize];
-    if std::mem::take(&mut op.in_kernel) {
+    let counted = !matches!(op.kind, Kind::SendZeroCopy(_, Some(_)));
+    if std::mem::take(&mut op.in_kernel) && counted {
         if let Some(socket) = state.sockets.get_mut(op.socket as usize) {
             socket.in_kernel -= 1;
         }
     }
 }
 
+/// Attempts in vain before an error is taken for what it says: a bad address, for one, may be the
+/// program's own memory, of a file that has been cut short.
+const MOST_RETRIES: u8 = 3;
+
 /// Submits an operation again that failed for no reason of its own: interrupted, or ended by the
 /// kernel because the thread that submitted it is gone (io_uring_prep_cancel(3) names ECANCELED;
 /// a retry on behalf of such a thread fails with EFAULT, liburing #1595).
 pub(super) fn retried(lane: &Lane, state: &mut State, key: u32, result: i32) -> bool {
-    let spurious = matches!(
-        -result,
-        libc::ECANCELED | libc::EINTR | libc::EAGAIN | libc::EFAULT
-    );
     let op = &mut state.ops[key as usize];
+    let spurious = match -result {
+        libc::ECANCELED | libc::EINTR => true,
+        libc::EFAULT | libc::EAGAIN => {
+            op.retries += 1;
+            op.retries <= MOST_RETRIES
+        }
+        _ => false,
+    };
     let again = spurious && !op.cancelled && !state.closed;
     if again {
         lane.start(state, key, true);
@@ -244,9 +264,7 @@ const MOST_HELD: usize = 8;
 fn pause(lane: &Lane, state: &mut State, key: u32) {
     let op = &mut state.ops[key as usize];
     if !std::mem::replace(&mut op.paused, true) && op.in_kernel && !op.cancelled {
-        lane.cancel_in_kernel(state, key, true);
-        // It is to go on later.
-        state.ops[key as usize].cancelled = false;
+        lane.push_cancel(state, key, true);
     }
 }
 
@@ -291,6 +309,44 @@ fn received(
     )
 }
 
+/// The first report brings the result; when more follow, a later one says that the memory is free.
+fn sent_without_copying(
+    lane: &Lane,
+    state: &mut State,
+    key: u32,
+    result: i32,
+    more: bool,
+) -> Option<Completion> {
+    let op = &mut state.ops[key as usize];
+    let Kind::SendZeroCopy(buffer, known) = &mut op.kind else {
+        return None;
+    };
+    if more {
+        if known.replace(result).is_none() {
+            // What is left depends on the peer, and must not keep the socket from being closed.
+            state.sockets[op.socket as usize].in_kernel -= 1;
+            close_if_due(lane, state, key);
+        }
+        return None;
+    }
+    let result = known.take().unwrap_or(result);
+    if result == -libc::EOPNOTSUPP && !op.cancelled && !state.closed {
+        op.kind = Kind::Send(std::mem::take(buffer));
+        lane.start(state, key, true);
+        return None;
+    }
+    sent(lane, state, key, result)
+}
+
+/// Closes the operation's socket if that was waited for.
+fn close_if_due(lane: &Lane, state: &mut State, key: u32) {
+    let index = state.ops[key as usize].socket;
+    let socket = &state.sockets[index as usize];
+    if socket.closing && socket.in_kernel == 0 {
+        lane.close_now(state, index, true);
+    }
+}
+
 fn sent(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Completion> {
     let op = &mut state.ops[key as usize];
     if result < 0 {
@@ -301,6 +357,7 @@ fn sent(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Complet
         let (code, done) = (code(op, result), op.done);
         return end(lane, state, key, code, done);
     }
+    op.retries = 0;
     op.done += result as usize;
     let (done, length) = (op.done, op.length());
     if done >= length || result == 0 {
@@ -318,18 +375,17 @@ fn connected(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Co
     let Kind::Connect(connect) = &mut op.kind else {
         return None;
     };
+    let ending = op.cancelled || state.closed;
     match -result {
         // The wait for an earlier attempt is over: ask for its outcome.
         ..=0 if connect.again => {
             connect.again = false;
-            lane.start(state, key, true);
-            None
+            again_or_abort(lane, state, key, false)
         }
-        libc::EISCONN => end(lane, state, key, 0, 0),
-        libc::ECANCELED | libc::EINTR | libc::EALREADY | libc::EFAULT
-            if !op.cancelled && !state.closed =>
-        {
+        libc::EISCONN if connect.retried => end(lane, state, key, 0, 0),
+        libc::ECANCELED | libc::EINTR | libc::EALREADY if !ending => {
             connect.again = true;
+            connect.retried = true;
             lane.start(state, key, true);
             None
         }
@@ -375,6 +431,21 @@ pub(super) fn finish(lane: &Lane, state: &mut State, key: u32, code: i32) {
     if let Some(completion) = end(lane, state, key, code, done) {
         state.ready.push_back(completion);
     }
+}
+
+/// Takes all operations of a socket back that wait for their turn. Returns how many.
+pub(super) fn withdraw_all(lane: &Lane, state: &mut State, socket: u32) -> usize {
+    let entry = &mut state.sockets[socket as usize];
+    let waiting: Vec<u32> = entry
+        .receives
+        .waiting
+        .take()
+        .chain(entry.sends.waiting.take())
+        .collect();
+    for &key in &waiting {
+        finish(lane, state, key, ABORTED);
+    }
+    waiting.len()
 }
 
 /// Takes an operation back that waits for its turn: it completes as aborted.
@@ -450,19 +521,21 @@ pub(super) fn deliver(state: &mut State, completion: Completion) -> Option<Compl
     None
 }
 
-/// Lets the next held-back completion of a socket out.
-pub(super) fn next_turn(lane: &Lane, state: &mut State, socket: u32) {
-    let Some(entry) = state.sockets.get_mut(socket as usize) else {
-        return;
-    };
-    if let Some(completion) = entry.held.pop_front() {
-        let left = entry.held.len();
-        if let Some(handle) = &completion.handle {
-            handle.keep_turn(left > 0);
-        }
-        state.ready.push_back(completion);
-        if left == 0 {
-            resume(lane, state, socket);
-        }
+/// Lets the next held-back completion of a socket out. On a closed lane nobody will take it: it
+/// comes back, to be dropped once the lane is unlocked.
+pub(super) fn next_turn(lane: &Lane, state: &mut State, socket: u32) -> Option<Completion> {
+    let entry = state.sockets.get_mut(socket as usize)?;
+    let completion = entry.held.pop_front()?;
+    let left = entry.held.len();
+    if let Some(handle) = &completion.handle {
+        handle.keep_turn(left > 0);
     }
+    if state.closed {
+        return Some(completion);
+    }
+    state.ready.push_back(completion);
+    if left == 0 {
+        resume(lane, state, socket);
+    }
+    None
 }

@@ -29,8 +29,15 @@ pub(super) mod user_data {
     pub(in super::super) const OPERATION: u64 = 0;
     pub(in super::super) const WAKE: u64 = 1;
     pub(in super::super) const IGNORE: u64 = 2;
+    /// The answer to a cancel of the operation that the low bits name.
+    pub(in super::super) const CANCEL: u64 = 4;
     /// The low bits are a place of the ring's table that is free now.
     pub(in super::super) const CLOSED: u64 = 3;
+
+    /// What follows the tag.
+    pub(in super::super) fn rest(data: u64) -> u64 {
+        data & (u64::MAX >> 8)
+    }
 
     pub(in super::super) fn tagged(tag: u64, rest: u64) -> u64 {
         tag << 56 | rest
@@ -49,7 +56,7 @@ pub(super) mod user_data {
     }
 }
 
-/// Entries of the submission queue. A worker that fills it flushes early.
+/// Entries of the submission queue. What does not fit waits in the lane's backlog.
 const SUBMISSIONS: u32 = 1024;
 /// Entries of the completion queue. Should it run over, the kernel keeps the rest.
 const COMPLETIONS: u32 = 8192;
@@ -96,11 +103,11 @@ impl Lane {
             ring => ring?,
         };
         let table = match facilities.direct_descriptors {
-            true => register_table(&ring),
+            true => register_table(&ring)?,
             false => 0,
         };
         let pool = match facilities.provided_buffers {
-            true => buffers::register(&ring, buffers).ok(),
+            true => unless_unsupported(buffers::register(&ring, buffers))?,
             false => None,
         };
         let provided = pool.is_some();
@@ -215,10 +222,37 @@ impl Lane {
     /// Asks the kernel to end an operation that it has.
     pub(super) fn cancel_in_kernel(&self, state: &mut State, key: u32, worker: bool) {
         state.ops[key as usize].cancelled = true;
+        self.push_cancel(state, key, worker);
+    }
+
+    /// Sends the kernel after an operation.
+    pub(super) fn push_cancel(&self, state: &mut State, key: u32, worker: bool) {
         let name = Self::name(state, key);
         let entry = opcode::AsyncCancel::new(name).build();
-        let entry = entry.user_data(user_data::tagged(user_data::IGNORE, 0));
-        self.push(state, entry, worker);
+        let answer = user_data::tagged(user_data::CANCEL, user_data::rest(name));
+        self.push(state, entry.user_data(answer), worker);
+    }
+
+    /// Makes the close to come a reset if a zero-copy send waits for its acknowledgement: only then
+    /// does the kernel let go of the memory without the peer's help.
+    pub(super) fn reset_if_unacknowledged(&self, state: &mut State, socket: u32, worker: bool) {
+        static RESET: libc::linger = libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        let entry = &state.sockets[socket as usize];
+        let sending = entry.sends.current.map(|key| &state.ops[key as usize].kind);
+        let (Some(Kind::SendZeroCopy(_, Some(_))), Some(target)) = (sending, entry.target()) else {
+            return;
+        };
+        let (level, name) = (libc::SOL_SOCKET as u32, libc::SO_LINGER as u32);
+        let length = size_of::<libc::linger>() as u32;
+        let fd = types::Fd(target.number);
+        let value = (&raw const RESET).cast();
+        let entry = opcode::SetSockOpt::new(fd, level, name, value, length).build();
+        let entry = target.apply(entry);
+        let data = user_data::tagged(user_data::IGNORE, 0);
+        self.push(state, entry.user_data(data), worker);
     }
 
     /// Closes a socket that the kernel has no operation of.
@@ -339,7 +373,14 @@ impl Lane {
     /// Flushes and waits for a completion, a wake, or the end of the time.
     pub(super) fn wait(&self, timeout: Option<Duration>, released: &AtomicBool) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        self.move_backlog(&mut self.state.lock());
+        let more_than_fits = {
+            let mut state = self.state.lock();
+            self.move_backlog(&mut state);
+            !state.backlog.is_empty()
+        };
+        if more_than_fits {
+            self.flush();
+        }
         let awaited = usize::from(!released.load(Ordering::SeqCst) && !self.has_ready());
         let result = match timeout {
             None => self.ring.submitter().submit_and_wait(awaited),
@@ -396,13 +437,14 @@ impl Lane {
     fn post_wake(&self) {
         let entry = opcode::Nop::new().build();
         let entry = entry.user_data(user_data::tagged(user_data::WAKE, 0));
+        let mut pushed = false;
         loop {
-            let pushed = {
+            if !pushed {
                 let _state = self.state.lock();
-                self.push_to_ring(&entry)
-            };
-            let submitted = self.ring.submit();
-            if pushed && submitted.is_ok() {
+                pushed = self.push_to_ring(&entry);
+            }
+            // Fails while the kernel is out of memory.
+            if self.ring.submit().is_ok() && pushed {
                 return;
             }
             std::thread::yield_now();
@@ -416,8 +458,10 @@ impl Lane {
             let mut state = self.state.lock();
             while let Some(cqe) = self.next_cqe(&mut state) {
                 woken |= user_data::tag(cqe.user_data()) == user_data::WAKE;
+                // What follows it is ready by then.
+                let place = state.ready.len();
                 if let Some(completion) = complete::process(self, &mut state, &cqe) {
-                    state.ready.push_back(completion);
+                    state.ready.insert(place, completion);
                 }
             }
             !state.ready.is_empty()
@@ -434,10 +478,10 @@ impl Lane {
             self.flush();
             self.drain();
             // Frees handles, which lock the lane, and may let held-back completions out.
-            let dropped = self.take_undelivered();
+            let (dropped, some_left) = self.take_undelivered();
             let nothing_dropped = dropped.is_empty();
             drop(dropped);
-            if !self.state.lock().ops.is_empty() {
+            if some_left {
                 poke();
                 self.await_one(Duration::from_millis(1));
             } else if nothing_dropped {
@@ -447,14 +491,14 @@ impl Lane {
         self.flush();
     }
 
-    /// Completions that nobody will take.
-    fn take_undelivered(&self) -> Vec<Completion> {
+    /// Completions that nobody will take, and whether operations are left.
+    fn take_undelivered(&self) -> (Vec<Completion>, bool) {
         let mut state = self.state.lock();
         let mut undelivered = Vec::from(std::mem::take(&mut state.ready));
         for (_, socket) in &mut state.sockets {
             undelivered.extend(socket.held.take());
         }
-        undelivered
+        (undelivered, !state.ops.is_empty())
     }
 
     /// Lets the kernel post what it has, for so long at most. Nobody is told to wake this.
@@ -476,6 +520,14 @@ impl Lane {
             match state.ops[key as usize].in_kernel {
                 true => self.cancel_in_kernel(&mut state, key, true),
                 false => complete::withdraw(self, &mut state, key),
+            }
+            let Some(op) = state.ops.get(key as usize) else {
+                continue;
+            };
+            if matches!(op.kind, Kind::SendZeroCopy(_, Some(_))) {
+                let socket = op.socket;
+                self.reset_if_unacknowledged(&mut state, socket, true);
+                self.close_now(&mut state, socket, true);
             }
         }
     }
@@ -499,13 +551,23 @@ fn build_ring(direct_queue: bool) -> io::Result<IoUring> {
 
 /// Registers an empty table as large as the process's limit allows, and returns its size; 0 when
 /// the kernel has no such tables.
-fn register_table(ring: &IoUring) -> u32 {
+fn register_table(ring: &IoUring) -> io::Result<u32> {
     // Linux bounds each table by RLIMIT_NOFILE, and all by 2^20 (IORING_MAX_FIXED_FILES).
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let size = limit.current.unwrap_or(1 << 20).min(1 << 20) as u32;
-    match ring.submitter().register_files_sparse(size) {
-        Ok(()) => size,
-        Err(_) => 0,
+    let registered = unless_unsupported(ring.submitter().register_files_sparse(size))?;
+    Ok(registered.map_or(0, |()| size))
+}
+
+/// A facility that this kernel does not have is done without; anything else that goes wrong, a
+/// lack of memory above all, is an error.
+fn unless_unsupported<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(facility) => Ok(Some(facility)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP) => Ok(None),
+            _ => Err(error),
+        },
     }
 }
 

@@ -78,34 +78,10 @@ impl Uring {
             operation: Operation::Accept(accept),
         };
         let socket = handle.socket();
-        let listener = {
-            let state = self.lane(socket).state.lock();
-            let entry = &state.sockets[socket.index as usize];
-            match &entry.place {
-                _ if state.closed || entry.closing => return Err(refuse(closed())),
-                Place::Plain(fd) => fd.clone(),
-                Place::Direct(_) | Place::Closed => return Err(refuse(not_listening())),
-            }
+        let stream = match self.open_stream(handle, accept, token) {
+            Ok(stream) => stream,
+            Err(error) => return Err(refuse(error)),
         };
-        let listening = socket2::SockRef::from(&listener)
-            .is_listener()
-            .unwrap_or(true);
-        if !listening {
-            return Err(refuse(not_listening()));
-        }
-        let stream = self.streams.insert(|id| AcceptStream {
-            id,
-            socket,
-            listener,
-            token,
-            once: accept.once,
-            first_data: accept.first_data.map(types::Timespec::from),
-            cancelled: AtomicBool::new(false),
-            // One for this call, so that a stream does not end while it is being posted.
-            live: AtomicUsize::new(usize::from(!accept.once)),
-            error: Mutex::new(None),
-            handle: Mutex::new(Some(handle.clone())),
-        });
         let lanes = match accept.once {
             true => 1 << socket.lane,
             false => self.all_lanes(),
@@ -117,14 +93,52 @@ impl Uring {
         {
             accept::post(lane, &mut lane.state.lock(), &stream, worker);
         }
-        if !accept.once {
-            let lane = self.lane(socket);
-            accept::posted(lane, &mut lane.state.lock(), &stream);
-        }
+        // Dropped unlocked where nobody will take it.
+        let undelivered = accept::posted(self.lane(socket), &stream);
+        drop(undelivered);
         Ok(Submitted {
             id: OperationId(stream.id),
             lanes,
         })
+    }
+
+    /// Enters a stream under its listener. Whoever closes the listener or the port afterwards
+    /// finds it there.
+    fn open_stream(
+        &self,
+        handle: &Handle,
+        accept: crate::port::Accept,
+        token: usize,
+    ) -> io::Result<Arc<AcceptStream>> {
+        let socket = handle.socket();
+        let state = self.lane(socket).state.lock();
+        let entry = &state.sockets[socket.index as usize];
+        if state.closed || entry.closing {
+            return Err(closed());
+        }
+        let Place::Plain(listener) = &entry.place else {
+            return Err(not_listening());
+        };
+        if !socket2::SockRef::from(listener)
+            .is_listener()
+            .unwrap_or(true)
+        {
+            return Err(not_listening());
+        }
+        Ok(self.streams.insert(|id| AcceptStream {
+            id,
+            socket,
+            listener: listener.clone(),
+            token,
+            once: accept.once,
+            first_data: accept.first_data.map(types::Timespec::from),
+            cancelled: AtomicBool::new(false),
+            delivered: AtomicBool::new(false),
+            // One for the caller, so that the stream does not end while it is being posted.
+            live: AtomicUsize::new(1),
+            error: Mutex::new(None),
+            handle: Mutex::new(Some(handle.clone())),
+        }))
     }
 
     fn cancel_stream(&self, stream: &Arc<AcceptStream>, worker: bool) -> u64 {
@@ -253,15 +267,22 @@ impl Driver for Uring {
         })
     }
 
-    fn cancel(&self, id: OperationId, worker: bool) -> Option<u64> {
+    fn cancel(&self, socket: SocketRef, id: OperationId, worker: bool) -> Option<u64> {
         let place = id.0 >> 56;
         if place == accept::STREAM_LANE {
-            let stream = self.streams.get(id.0)?;
+            let stream = self
+                .streams
+                .get(id.0)
+                .filter(|stream| stream.socket == socket)?;
             return Some(self.cancel_stream(&stream, worker));
         }
-        let lane = self.lanes.get(place as usize)?;
+        let lane = self
+            .lanes
+            .get(place as usize)
+            .filter(|_| place == u64::from(socket.lane))?;
         let mut state = lane.state.lock();
-        let key = Lane::find(&state, id.0)?;
+        let key = Lane::find(&state, id.0)
+            .filter(|&key| state.ops[key as usize].socket == socket.index)?;
         cancel_one(lane, &mut state, key, worker);
         Some(1 << lane.index)
     }
@@ -284,6 +305,7 @@ impl Driver for Uring {
         }
         let (_, lanes) = self.cancel_streams_of(socket, worker);
         let mut state = lane.state.lock();
+        lane.reset_if_unacknowledged(&mut state, socket.index, worker);
         cancel_operations(lane, &mut state, socket.index, worker);
         if state.sockets[socket.index as usize].in_kernel == 0 {
             lane.close_now(&mut state, socket.index, worker);
@@ -312,7 +334,8 @@ impl Driver for Uring {
 
     fn next_turn(&self, socket: SocketRef) {
         let lane = self.lane(socket);
-        complete::next_turn(lane, &mut lane.state.lock(), socket.index);
+        let dropped = complete::next_turn(lane, &mut lane.state.lock(), socket.index);
+        drop(dropped);
         lane.rouse();
     }
 
@@ -346,7 +369,13 @@ impl Driver for Uring {
     }
 
     fn reap(&self, lane: usize, max: usize, sink: &mut dyn Sink) -> usize {
-        self.lanes[lane].reap(max, sink)
+        let taken = self.lanes[lane].reap(max, sink);
+        // A stream that failed on one lane ends on all.
+        for stream in self.streams.take_failed() {
+            self.cancel_stream(&stream, false);
+            self.lanes.iter().for_each(Lane::rouse);
+        }
+        taken
     }
 
     fn pending(&self, lane: usize) -> bool {
@@ -417,8 +446,9 @@ impl fmt::Debug for Uring {
 /// Readies a socket: the ring waits on the program's behalf, which the flag `O_NONBLOCK` would
 /// forbid it.
 fn prepare(socket: &SystemSocket) -> io::Result<Type> {
+    let kind = socket.r#type()?;
     socket.set_nonblocking(false)?;
-    socket.r#type()
+    Ok(kind)
 }
 
 /// Pairs an operation with the memory it needs, or gives it back.
@@ -480,18 +510,13 @@ fn cancel_one(lane: &Lane, state: &mut State, key: u32, worker: bool) {
 /// Ends a socket's receives and sends; those that wait for their turn first, so that none of them
 /// starts.
 fn cancel_operations(lane: &Lane, state: &mut State, socket: u32, worker: bool) -> usize {
+    let withdrawn = complete::withdraw_all(lane, state, socket);
     let entry = &state.sockets[socket as usize];
-    let waiting = entry
-        .receives
-        .waiting
-        .iter()
-        .chain(entry.sends.waiting.iter());
-    let current = entry.receives.current.iter().chain(&entry.sends.current);
-    let keys: Vec<u32> = waiting.chain(current).copied().collect();
-    for &key in &keys {
+    let current = [entry.receives.current, entry.sends.current];
+    for key in current.into_iter().flatten() {
         cancel_one(lane, state, key, worker);
     }
-    keys.len()
+    withdrawn + current.into_iter().flatten().count()
 }
 
 fn wait_for_any<'a>(lanes: impl Iterator<Item = &'a Lane>, timeout: Option<Duration>) {

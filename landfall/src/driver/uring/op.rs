@@ -29,6 +29,8 @@ pub(super) struct Op {
     pub(super) in_kernel: bool,
     /// A stream that does not go on until the program has taken what is held back.
     pub(super) paused: bool,
+    /// Attempts that failed for no reason of the operation's own, since it last got on.
+    pub(super) retries: u8,
     /// Completions given out so far.
     pub(super) sequence: u32,
     /// Bytes sent so far.
@@ -82,6 +84,8 @@ pub(super) struct Connect {
     address: SockAddr,
     /// A first attempt died with the thread that submitted it: wait for its outcome.
     pub(super) again: bool,
+    /// That has happened, so that the socket may be found connected.
+    pub(super) retried: bool,
 }
 
 impl Connect {
@@ -89,6 +93,7 @@ impl Connect {
         Box::new(Connect {
             address: address.into(),
             again: false,
+            retried: false,
         })
     }
 }
@@ -238,6 +243,8 @@ pub(super) struct AcceptStream {
     pub(super) once: bool,
     pub(super) first_data: Option<types::Timespec>,
     pub(super) cancelled: AtomicBool,
+    /// A single accept has completed: its completion was the final one.
+    pub(super) delivered: AtomicBool,
     /// Posted accepts, and connections whose first data is awaited.
     pub(super) live: AtomicUsize,
     /// Why it ends, if not by a cancel.
@@ -339,6 +346,7 @@ impl Op {
             cancelled: false,
             in_kernel: false,
             paused: false,
+            retries: 0,
             sequence: 0,
             done: 0,
             token,
