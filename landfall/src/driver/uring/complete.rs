@@ -342,7 +342,8 @@ fn sent_without_copying(
 fn close_if_due(lane: &Lane, state: &mut State, key: u32) {
     let index = state.ops[key as usize].socket;
     let socket = &state.sockets[index as usize];
-    if socket.closing && socket.in_kernel == 0 {
+    if (socket.closing || state.closed) && socket.in_kernel == 0 {
+        lane.reset_if_unacknowledged(state, index, true);
         lane.close_now(state, index, true);
     }
 }
