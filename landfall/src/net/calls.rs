@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::inbox;
 use super::os::{BROKEN_PIPE, RESET};
-use super::socket::{Socket, SocketState, register};
+use super::socket::{Socket, SocketState, error_code, register};
 use crate::buffer::Buffer;
 use crate::port::{CompletionKind, Operation};
 use crate::runtime::Event;
@@ -73,20 +73,20 @@ impl Calls {
     }
 
     /// Takes a completion in. Returns whom to wake.
-    fn finish(&mut self, event: &mut Event, failure: Option<i32>) -> Option<Waker> {
+    fn finish(&mut self, event: &mut Event<'_>, failure: Option<i32>) -> Option<Waker> {
         self.unfinished = self.unfinished.saturating_sub(1);
         match failure {
             // Nothing of what is queued will go any more.
-            Some(code) if event.kind == CompletionKind::Send => {
+            Some(code) if event.completion.kind() == CompletionKind::Send => {
                 self.broken = Some(code);
                 self.bytes = 0;
             }
-            _ if event.kind == CompletionKind::Send => {
-                self.bytes = self.bytes.saturating_sub(event.bytes)
+            _ if event.completion.kind() == CompletionKind::Send => {
+                self.bytes = self.bytes.saturating_sub(event.completion.bytes())
             }
             _ => {}
         }
-        let token = event.token as u32;
+        let token = event.completion.token() as u32;
         match self.awaited {
             Some(awaited) if awaited != token => return None,
             Some(_) => {
@@ -157,15 +157,13 @@ fn buffer_of(operation: Operation) -> Option<Buffer> {
 
 impl SocketState {
     /// Takes the completion of a call in. Returns whom to wake.
-    pub(super) fn finish_call(&self, event: &mut Event) -> Option<Waker> {
-        let code = event
-            .result
-            .as_ref()
-            .err()
-            .map(|error| error.raw_os_error().unwrap_or(RESET));
+    pub(super) fn finish_call(&self, event: &mut Event<'_>) -> Option<Waker> {
+        let code = error_code(event);
         let mut calls = self.calls.lock();
         let failure = match code {
-            Some(BROKEN_PIPE) if event.kind == CompletionKind::Send && !calls.is_shut => {
+            Some(BROKEN_PIPE)
+                if event.completion.kind() == CompletionKind::Send && !calls.is_shut =>
+            {
                 Some(RESET)
             }
             code => code,

@@ -89,22 +89,23 @@ pub(super) struct Arrival {
 
 impl Inbox {
     /// Takes a receive completion in.
-    pub(super) fn arrive(&mut self, event: &mut Event, was_reset: bool) -> Arrival {
+    pub(super) fn arrive(&mut self, event: &mut Event<'_>, was_reset: bool) -> Arrival {
         let mut arrival = Arrival::default();
         let cancelled = self.receiving == Receiving::Ending;
-        if event.is_final {
+        if event.completion.is_final() {
             self.receiving = Receiving::Nothing;
         }
-        match &event.result {
+        let result = event.completion.result();
+        match &result {
             Ok(0) if was_reset => self.end = Some(End::Failed(RESET)),
             Ok(0) => self.end = Some(End::Closed),
             Ok(_) => {}
             Err(error) if cancelled && is_aborted(error) => {}
             Err(error) => self.end = Some(End::Failed(error.raw_os_error().unwrap_or(RESET))),
         }
-        let bytes = event.result.as_ref().map_or(0, |bytes| *bytes);
+        let bytes = result.unwrap_or(0);
         if let Some(mut buffer) = event.buffer.take() {
-            if self.reading && event.token == ONCE {
+            if self.reading && event.completion.token() == ONCE {
                 // The system receives less than 2 GiB at a time.
                 self.own = Some(bytes as u32);
                 self.push(buffer);
@@ -118,9 +119,9 @@ impl Inbox {
         }
         // The completion may be here before the call that submitted the operation has returned.
         let is_stream = matches!(self.receiving, Receiving::Begun | Receiving::Stream(_));
-        if is_stream && event.token == STREAM && self.is_full() {
+        if is_stream && event.completion.token() == STREAM && self.is_full() {
             self.receiving = Receiving::Ending;
-            arrival.cancel = Some(event.id);
+            arrival.cancel = Some(event.completion.id());
         }
         arrival.reader = self.reader.take();
         arrival

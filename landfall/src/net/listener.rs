@@ -258,15 +258,15 @@ impl Queue {
     }
 
     /// Takes an accept completion in. Returns the task to wake and the operation to cancel.
-    fn arrive(&mut self, event: &mut Event) -> (Option<Waker>, Option<OperationId>) {
+    fn arrive(&mut self, event: &mut Event<'_>) -> (Option<Waker>, Option<OperationId>) {
         let cancelled = self.accepting == Accepting::Ending;
-        if event.is_final {
+        if event.completion.is_final() {
             self.accepting = Accepting::Nothing;
             self.id = None;
         }
         if let Some(accepted) = event.accepted.take() {
-            self.ready.push_back(Ok(accepted));
-        } else if let Err(error) = std::mem::replace(&mut event.result, Ok(0)) {
+            self.ready.push_back(Ok(*accepted));
+        } else if let Err(error) = event.completion.result() {
             if !(cancelled && is_aborted(&error)) {
                 self.ready.push_back(Err(error));
             }
@@ -274,7 +274,7 @@ impl Queue {
         let id = match self.ready.len() >= MOST_READY && self.accepting == Accepting::Stream {
             true => {
                 self.accepting = Accepting::Ending;
-                Some(event.id)
+                Some(event.completion.id())
             }
             false => None,
         };
@@ -288,7 +288,7 @@ impl Queue {
 }
 
 impl Respond for ListenerState {
-    fn respond(&self, handle: &Handle, mut event: Event) {
+    fn respond(&self, handle: &Handle, mut event: Event<'_>) {
         let (waker, id) = self.0.lock().arrive(&mut event);
         if let Some(id) = id {
             handle.cancel(id);

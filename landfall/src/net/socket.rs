@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::calls::Calls;
 use super::idle::Idle;
 use super::inbox::Inbox;
+use super::os::RESET;
 use crate::port::{CompletionKind, Handle, Operation, SocketOption, Source};
 use crate::runtime::time::timeout;
 use crate::runtime::{self, Event, Observer, Respond, Shared};
@@ -120,6 +121,13 @@ pub(super) fn abandoned(shared: &Shared) -> Option<io::Error> {
     })
 }
 
+/// The system's code, if the operation failed.
+pub(super) fn error_code(event: &Event<'_>) -> Option<i32> {
+    let error = event.completion.result().err()?;
+    // Every failure of the system has one.
+    Some(error.raw_os_error().unwrap_or(RESET))
+}
+
 /// Makes the context's task the one to wake. Returns the waker it replaces, to be dropped without
 /// a lock held.
 pub(super) fn register(slot: &mut Option<Waker>, cx: &Context<'_>) -> Option<Waker> {
@@ -141,29 +149,29 @@ impl SocketState {
         }
     }
 
-    fn respond_to_receive(&self, handle: &Handle, mut event: Event) {
+    fn respond_to_receive(&self, handle: &Handle, mut event: Event<'_>) {
         let was_reset = self.was_reset.load(Ordering::Relaxed);
         let arrival = self.inbox.lock().arrive(&mut event, was_reset);
-        if matches!(&event.result, Err(error) if error.kind() == io::ErrorKind::ConnectionReset) {
+        if error_code(&event) == Some(RESET) {
             self.set_reset();
         }
         if let Some(id) = arrival.cancel {
             handle.cancel(id);
         }
         if let Some(observer) = &self.observer {
-            observer.received(event.bytes);
+            observer.received(event.completion.bytes());
         }
         if let Some(reader) = arrival.reader {
             reader.wake();
         }
     }
 
-    fn respond_to_call(&self, mut event: Event) {
+    fn respond_to_call(&self, mut event: Event<'_>) {
         let waiter = self.finish_call(&mut event);
-        if event.kind == CompletionKind::Send
+        if event.completion.kind() == CompletionKind::Send
             && let Some(observer) = &self.observer
         {
-            observer.sent(event.bytes);
+            observer.sent(event.completion.bytes());
         }
         if let Some(waiter) = waiter {
             waiter.wake();
@@ -172,9 +180,9 @@ impl SocketState {
 }
 
 impl Respond for SocketState {
-    fn respond(&self, handle: &Handle, event: Event) {
+    fn respond(&self, handle: &Handle, event: Event<'_>) {
         self.touch();
-        match event.kind {
+        match event.completion.kind() {
             CompletionKind::Receive => self.respond_to_receive(handle, event),
             _ => self.respond_to_call(event),
         }

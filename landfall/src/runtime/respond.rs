@@ -9,13 +9,13 @@ use slab::Slab;
 
 use super::Shared;
 use crate::buffer::Buffer;
-use crate::port::{Accepted, Association, Completion, CompletionKind, Handle, OperationId, Source};
+use crate::port::{Accepted, Association, Completion, Handle, Source};
 
 /// What sockets do with their completions.
 pub(crate) trait Respond: Send + Sync {
     /// Stores what came and wakes whoever waits. Called by one worker at a time and in order, as
     /// the handle is serial. Must not block: the task that it wakes runs only afterwards.
-    fn respond(&self, handle: &Handle, event: Event);
+    fn respond(&self, handle: &Handle, event: Event<'_>);
 
     /// The runtime has been dropped, and nothing more will come: wakes whoever still waits, which
     /// can only be code that other runtimes run.
@@ -37,43 +37,24 @@ pub(crate) trait Observer: Send + Sync {
     fn closed(&self);
 }
 
-/// A completion, taken apart.
-pub(crate) struct Event {
-    pub(crate) kind: CompletionKind,
-    pub(crate) token: usize,
-    pub(crate) id: OperationId,
-    pub(crate) is_final: bool,
-    pub(crate) bytes: usize,
-    pub(crate) result: io::Result<usize>,
+/// A completion, and what it brought, taken out of it.
+pub(crate) struct Event<'a> {
+    pub(crate) completion: &'a Completion,
     pub(crate) buffer: Option<Buffer>,
-    pub(crate) accepted: Option<Accepted>,
-}
-
-impl Event {
-    pub(super) fn take_from(completion: &mut Completion) -> Self {
-        Event {
-            kind: completion.kind(),
-            token: completion.token(),
-            id: completion.id(),
-            is_final: completion.is_final(),
-            bytes: completion.bytes(),
-            result: completion.result(),
-            buffer: completion.take_buffer(),
-            accepted: completion.take_accepted(),
-        }
-    }
+    /// Boxed, as it is rare and large.
+    pub(crate) accepted: Option<Box<Accepted>>,
 }
 
 /// Types of responders that a runtime can have.
 const MOST_KINDS: usize = 8;
 
 /// Calls the responder that a handle has as its context.
-type Dispatch = fn(&(dyn Any + Send + Sync), &Handle, Event);
+type Dispatch = fn(&(dyn Any + Send + Sync), &Handle, Event<'_>);
 
 fn dispatch<R: Respond + 'static>(
     context: &(dyn Any + Send + Sync),
     handle: &Handle,
-    event: Event,
+    event: Event<'_>,
 ) {
     if let Some(responder) = context.downcast_ref::<R>() {
         responder.respond(handle, event);
@@ -109,13 +90,19 @@ impl Responders {
     }
 
     /// Hands a completion to whoever is to respond to it; does nothing if nobody is.
-    pub(super) fn dispatch(&self, completion: &mut Completion) {
-        let event = Event::take_from(completion);
+    pub(super) fn dispatch(&self, mut completion: Completion) {
+        let buffer = completion.take_buffer();
+        let accepted = completion.take_accepted().map(Box::new);
         let kind = self.kinds.get(completion.key()).and_then(OnceLock::get);
         let Some((handle, (_, dispatch))) = completion.handle().zip(kind) else {
             return;
         };
         if let Some(context) = handle.context() {
+            let event = Event {
+                completion: &completion,
+                buffer,
+                accepted,
+            };
             dispatch(&**context, handle, event);
         }
     }

@@ -57,13 +57,13 @@ impl Shared {
     }
 
     /// Tells whoever waits for a completion, lets it go, and returns the task to run.
-    fn dispatch(self: &Arc<Self>, mut completion: Completion) -> Option<Runnable> {
+    fn dispatch(self: &Arc<Self>, completion: Completion) -> Option<Runnable> {
         match completion.kind() {
             CompletionKind::Packet => self.ready.pop(),
             CompletionKind::Timer => ready::collect(self, || {
                 self.alarms.ring(completion.key(), completion.token())
             }),
-            _ => ready::collect(self, || self.responders.dispatch(&mut completion)),
+            _ => ready::collect(self, || self.responders.dispatch(completion)),
         }
     }
 }
