@@ -39,12 +39,9 @@ pub fn run(args: &LoadArgs) -> Result<Exit, Failure> {
     let ports = LocalPorts::read()?;
     let descriptor_limit = limits::raise_descriptor_limit();
     let plan = Plan::new(args, &ports)?;
-    check_limits(
-        &plan,
-        &ports,
-        args.runtime.socket_capacity(descriptor_limit),
-        descriptor_limit,
-    )?;
+    let sockets = args.runtime.socket_capacity(descriptor_limit);
+    check_limits(&plan, &ports, sockets, descriptor_limit)?;
+    tell_sources(&plan.sources, &ports, messages);
     let runtime = args.runtime.build()?;
     let setting = Setting {
         target: named(&args.target, &plan),
@@ -66,13 +63,8 @@ pub fn run(args: &LoadArgs) -> Result<Exit, Failure> {
     drop(progress);
 
     let figures = Figures::new(run.recorder.total(), setting.mode, planned);
-    let report = LoadReport::new(
-        setting,
-        course,
-        &figures,
-        run.first_mismatch.get().copied(),
-        &args.fail_if,
-    );
+    let mismatch = run.first_mismatch.get().copied();
+    let report = LoadReport::new(setting, course, &figures, mismatch, &args.fail_if);
     sink.write(&report)?;
     for complaint in report.complaints() {
         Messages::error(complaint);
