@@ -347,14 +347,14 @@ impl Shared {
     fn cancel(&self, socket: SocketRef, id: OperationId) -> bool {
         let worker = self.scheduler.is_worker();
         let lanes = self.driver.cancel(socket, id, worker);
-        self.touched(lanes.unwrap_or(0), worker);
+        self.touched_at_once(lanes.unwrap_or(0), worker);
         lanes.is_some()
     }
 
     fn cancel_all(&self, socket: SocketRef) -> usize {
         let worker = self.scheduler.is_worker();
         let (count, lanes) = self.driver.cancel_all(socket, worker);
-        self.touched(lanes, worker);
+        self.touched_at_once(lanes, worker);
         count
     }
 
@@ -383,6 +383,15 @@ impl Shared {
         } else {
             self.scheduler.nudge(self.driver.as_ref(), lanes);
         }
+    }
+
+    /// As `touched`, for what is not to wait until a worker is done: until a receive is cancelled,
+    /// it goes on to take data in.
+    fn touched_at_once(&self, lanes: u64, worker: bool) {
+        if worker {
+            self.scheduler.flush_lanes(self.driver.as_ref(), lanes);
+        }
+        self.touched(lanes, worker);
     }
 
     fn close(&self) {

@@ -59,6 +59,9 @@ pub(super) struct Scheduler {
 
 struct State {
     posted: VecDeque<Posted>,
+    /// Packets ever taken, and how many that were at the watcher's last look.
+    taken: u64,
+    taken_before: u64,
     workers: Slab<Slot>,
     /// Indices of waiting workers, the newest last.
     waiting: Vec<usize>,
@@ -209,6 +212,8 @@ impl Scheduler {
             closed: AtomicBool::new(false),
             state: Mutex::new(State {
                 posted: VecDeque::with_capacity(64),
+                taken: 0,
+                taken_before: 0,
                 workers: Slab::new(),
                 waiting: Vec::new(),
                 arrivals: 0,
@@ -248,6 +253,13 @@ impl Scheduler {
             if let Some(membership) = &*m.borrow() {
                 membership.worker.touch(lanes);
             }
+        });
+    }
+
+    /// Flushes these lanes now.
+    pub(super) fn flush_lanes(&self, driver: &dyn Driver, lanes: u64) {
+        bits(lanes).for_each(|lane| {
+            driver.flush(lane);
         });
     }
 
@@ -791,6 +803,7 @@ impl Scheduler {
 
     fn pop_posted(&self, state: &mut State) -> Option<Posted> {
         let item = state.posted.pop_front();
+        state.taken += u64::from(item.is_some());
         self.queued.store(state.posted.len(), Ordering::Relaxed);
         item
     }
@@ -873,9 +886,9 @@ impl Scheduler {
         bits(self.to_flush.swap(0, Ordering::AcqRel)).for_each(|lane| {
             driver.flush(lane);
         });
-        self.find_suspects(suspects, &mut looked);
+        let stale = self.find_suspects(suspects, &mut looked);
         let Suspects(suspects) = suspects;
-        if suspects.is_empty() && self.queued.load(Ordering::Relaxed) == 0 {
+        if suspects.is_empty() && !stale {
             return looked;
         }
         // Read outside the lock: it takes microseconds.
@@ -906,9 +919,9 @@ impl Scheduler {
         looked
     }
 
-    /// Workers in user code since the last look.
-    fn find_suspects(&self, suspects: &mut Suspects, looked: &mut Looked) {
-        let mut state = self.state.lock();
+    /// Workers in user code since the last look. Returns whether a packet has waited as long.
+    fn find_suspects(&self, suspects: &mut Suspects, looked: &mut Looked) -> bool {
+        let state = &mut *self.state.lock();
         for (_, slot) in state.workers.iter_mut() {
             let phase = slot.worker.phase.load(Ordering::Relaxed);
             let stayed = std::mem::replace(&mut slot.seen, phase) == phase;
@@ -922,6 +935,8 @@ impl Scheduler {
                 suspects.0.push(suspect);
             }
         }
+        let none_taken = std::mem::replace(&mut state.taken_before, state.taken) == state.taken;
+        none_taken && !state.posted.is_empty()
     }
 
     /// Acts on what a suspect was found doing; returns whether that is news.

@@ -2,7 +2,8 @@
 
 use std::net::{SocketAddr, UdpSocket};
 
-use landfall::port::{CompletionPort, Handle, Operation};
+use landfall::port::{BufferPolicy, CompletionPort, Handle, Operation};
+use rustix::io::Errno;
 
 use crate::support::{assert_quiet, for_each_driver, next};
 
@@ -18,31 +19,51 @@ fn receiver(port: &CompletionPort) -> (Handle, SocketAddr, UdpSocket) {
     )
 }
 
+/// Two datagrams come to receives with room for ten bytes; the first is longer.
+fn cuts_the_first(port: &CompletionPort, receive: fn() -> Operation) {
+    let (socket, address, sender) = receiver(port);
+    sender
+        .send_to(b"a datagram of thirty characters", address)
+        .expect("sends");
+    sender.send_to(b"the next", address).expect("sends");
+    for token in 0..2 {
+        socket.submit(receive(), token).expect("submits");
+    }
+    let mut cut = next(port);
+    assert_eq!((cut.key(), cut.token()), (45, 0));
+    let error = cut.result().expect_err("the datagram did not fit");
+    assert_eq!(
+        error.raw_os_error(),
+        Some(Errno::MSGSIZE.raw_os_error()),
+        "{error}"
+    );
+    assert_eq!(cut.bytes(), 10, "the count is still meaningful");
+    assert_eq!(&cut.take_buffer().expect("the buffer")[..], b"a datagram");
+    let mut whole = next(port);
+    assert_eq!(whole.result().expect("received"), 8);
+    assert_eq!(&whole.take_buffer().expect("the buffer")[..], b"the next");
+    assert_quiet(port);
+}
+
 #[test]
 fn c45_a_datagram_larger_than_the_buffer_fills_it_and_the_rest_is_lost() {
     for_each_driver(|driver| {
-        let port = driver.port(0);
-        let (socket, address, sender) = receiver(&port);
-        sender
-            .send_to(b"a datagram of thirty characters", address)
-            .expect("sends");
-        sender.send_to(b"the next", address).expect("sends");
-        for _ in 0..2 {
-            socket
-                .submit(Operation::Receive(Vec::with_capacity(10)), 0)
-                .expect("submits");
-        }
-        let mut cut = next(&port);
-        assert_eq!(
-            (cut.key(), cut.bytes()),
-            (45, 10),
-            "the count is meaningful"
-        );
-        assert_eq!(&cut.take_buffer().expect("the buffer")[..], b"a datagram");
-        let mut whole = next(&port);
-        assert_eq!(whole.result().expect("received"), 8);
-        assert_eq!(&whole.take_buffer().expect("the buffer")[..], b"the next");
-        assert_quiet(&port);
+        cuts_the_first(&driver.port(0), || {
+            Operation::Receive(Vec::with_capacity(10))
+        });
+    });
+}
+
+#[test]
+fn c45_a_datagram_larger_than_a_pooled_buffer_is_told_of_too() {
+    for_each_driver(|driver| {
+        let ten = BufferPolicy { size: 10, count: 4 };
+        let port = driver
+            .builder(0)
+            .buffers(ten)
+            .build()
+            .expect("the driver can be set up");
+        cuts_the_first(&port, || Operation::ReceiveOnce);
     });
 }
 

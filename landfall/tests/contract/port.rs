@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use landfall::buffer::{Buffer, PooledBuffer};
 use landfall::port::{
-    Accept, Association, CompletionKind, CompletionPort, Operation, SocketOption,
+    Accept, Accepted, AssociateError, Association, Completion, CompletionKind, CompletionPort,
+    GetError, Handle, Operation, PostError, SocketOption, SubmitError,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -310,4 +312,30 @@ fn a_handle_finds_its_port() {
             "every clone of the port is gone"
         );
     });
+}
+
+#[test]
+fn a_port_says_which_driver_runs_and_why() {
+    for_each_driver(|driver| {
+        let port = driver.port(0);
+        assert_eq!(port.driver(), "uring");
+        assert!(!port.driver_reason().is_empty());
+        assert!(format!("{port:?}").contains("concurrency"));
+    });
+}
+
+#[test]
+fn what_belongs_to_a_port_may_go_to_any_thread() {
+    fn any_thread<T: Send + Sync>() {}
+    any_thread::<CompletionPort>();
+    any_thread::<Handle>();
+    any_thread::<Completion>();
+    any_thread::<Accepted>();
+    any_thread::<Operation>();
+    any_thread::<SubmitError>();
+    any_thread::<AssociateError>();
+    any_thread::<PostError>();
+    any_thread::<GetError>();
+    any_thread::<Buffer>();
+    any_thread::<PooledBuffer>();
 }

@@ -1,8 +1,8 @@
 //! Who is released, and how many run: statements 21 to 27.
 
 use std::io::{Read, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use landfall::port::{CompletionPort, GetError, Operation};
 
 use crate::support::{
     PATIENCE, assert_quiet, compute_for, compute_until, compute_until_running, connected,
-    eventually, for_each_driver, for_each_driver_alone, next, pair, post,
+    eventually, for_each_driver, for_each_driver_alone, next, packet, pair, post,
 };
 use crate::threads::{Worker, own_times_slept};
 
@@ -114,7 +114,20 @@ fn c21_waiters_are_released_last_in_first_out() {
 fn c21_last_in_first_out_holds_among_many_waiters() {
     for_each_driver_alone(|driver| {
         let port = driver.port(6);
-        let waiters: Vec<_> = (0..6).map(|_| waiter(&port)).collect();
+        // They stay until all have theirs: one that ends makes the others look for its place.
+        let all = Arc::new(Barrier::new(6));
+        let waiters: Vec<_> = (0..6)
+            .map(|_| {
+                let (port, all) = (port.clone(), all.clone());
+                let waiter = Worker::start(move || {
+                    let token = next(&port).token();
+                    all.wait();
+                    token
+                });
+                waiter.wait_until_asleep();
+                waiter
+            })
+            .collect();
         (0..6).for_each(|token| post(&port, token));
         let taken: Vec<_> = waiters.into_iter().map(Worker::join).collect();
         assert_eq!(taken, [5, 4, 3, 2, 1, 0]);
@@ -524,6 +537,90 @@ fn c27_twice_the_value_of_workers_keep_it_running_when_half_of_them_block() {
         drop(wake);
         blocked.into_iter().for_each(Worker::join);
         computing.into_iter().for_each(Computing::stop);
+    });
+}
+
+/// Nobody, but for the port's own look at who does not come back, which may fall in between.
+#[test]
+fn a_packet_posted_for_later_wakes_nobody_while_its_worker_comes_back() {
+    for_each_driver_alone(|driver| {
+        const PACKETS: usize = 200;
+        let port = driver.port(2);
+        let idle = {
+            let port = port.clone();
+            Worker::start(move || while port.get(None).is_ok() {})
+        };
+        idle.wait_until_asleep();
+        let times_idle_slept = idle.sleep_counter();
+        let poster = {
+            let port = port.clone();
+            Worker::start(move || {
+                next(&port);
+                let before = times_idle_slept();
+                for token in 0..PACKETS {
+                    port.post_later(packet(token)).expect("the port is open");
+                    let _ = port.get(Some(Duration::from_millis(1)));
+                }
+                times_idle_slept() - before
+            })
+        };
+        poster.wait_until_asleep();
+        post(&port, PACKETS);
+        let woken = poster.join();
+        assert!(
+            woken <= 10,
+            "{woken} times for {PACKETS} packets of another worker"
+        );
+        port.close();
+        idle.join();
+    });
+}
+
+#[test]
+fn a_packet_posted_for_later_is_taken_by_another_if_its_worker_does_not_come_back() {
+    for_each_driver_alone(|driver| {
+        let port = driver.port(2);
+        let idle = waiter(&port);
+        let computing = Computing::start_with(&port, |port| {
+            port.post_later(packet(1)).expect("the port is open");
+        });
+        post(&port, 0);
+        assert_eq!(idle.join(), 1, "while the one that posted it computes");
+        computing.stop();
+
+        let idle = waiter(&port);
+        let (wake, sleep) = mpsc::channel::<()>();
+        let sleeping = {
+            let port = port.clone();
+            Worker::start(move || {
+                next(&port);
+                port.post_later(packet(3)).expect("the port is open");
+                let _ = sleep.recv();
+            })
+        };
+        sleeping.wait_until_asleep();
+        post(&port, 2);
+        assert_eq!(idle.join(), 3, "while the one that posted it is blocked");
+        drop(wake);
+        sleeping.join();
+    });
+}
+
+/// A packet posted behind another one is a backlog, for which another one is released.
+#[test]
+fn a_second_packet_posted_for_later_releases_another_worker() {
+    for_each_driver_alone(|driver| {
+        let port = driver.port(2);
+        let idle = waiter(&port);
+        let computing = Computing::start_with(&port, |port| {
+            for token in 1..3 {
+                port.post_later(packet(token)).expect("the port is open");
+            }
+        });
+        post(&port, 0);
+        assert_eq!(idle.join(), 1, "the oldest of the two");
+        computing.stop();
+        assert_eq!(next(&port).token(), 2);
     });
 }
 

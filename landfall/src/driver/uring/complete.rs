@@ -6,7 +6,7 @@ use io_uring::cqueue;
 
 use super::accept;
 use super::lane::{Lane, State, user_data};
-use super::op::{Kind, Op, Stage};
+use super::op::{Form, Kind, Op, Stage};
 use super::socket::Socket;
 use crate::buffer::{Buffer, Pool};
 use crate::driver::ABORTED;
@@ -162,10 +162,10 @@ fn pooled(
     buffer: Option<Buffer>,
 ) -> Option<Completion> {
     let op = &mut state.ops[key as usize];
-    let Kind::Pooled { stream, stage } = &mut op.kind else {
+    let Kind::Pooled { form, stage } = &mut op.kind else {
         return None;
     };
-    let stream = *stream;
+    let form = *form;
     match (&mut *stage, result) {
         (Stage::Select, result) if result == -libc::ENOBUFS => {
             // Nobody starves: the pool's users may keep its buffers for ever.
@@ -189,7 +189,10 @@ fn pooled(
         let code = code(&state.ops[key as usize], result);
         return end(lane, state, key, code, 0);
     }
-    let bytes = result as usize;
+    // Of a datagram the system tells how long it was, not how much of it there was room for.
+    let size = lane.means.buffer_size as usize;
+    let truncated = form == Form::Datagram && result as usize > size;
+    let bytes = (result as usize).min(size);
     let data = match std::mem::replace(stage, first_stage(lane)) {
         Stage::Own(vec) => Some(Buffer::Vec(filled(vec, bytes))),
         Stage::Select | Stage::Poll => buffer,
@@ -203,8 +206,9 @@ fn pooled(
             end(lane, state, key, 0, 0)
         };
     }
-    if !stream {
-        let mut completion = finished(lane, state, key, 0, bytes);
+    if form != Form::Stream {
+        let code = if truncated { libc::EMSGSIZE } else { 0 };
+        let mut completion = finished(lane, state, key, code, bytes);
         completion.payload = data.map_or(Payload::None, Payload::Buffer);
         return deliver(state, completion);
     }
@@ -265,6 +269,7 @@ fn pause(lane: &Lane, state: &mut State, key: u32) {
     let op = &mut state.ops[key as usize];
     if !std::mem::replace(&mut op.paused, true) && op.in_kernel && !op.cancelled {
         lane.push_cancel(state, key, true);
+        state.urgent = true;
     }
 }
 

@@ -88,6 +88,8 @@ pub(super) struct State {
     /// Entries that found no room, or come from threads that may not submit themselves.
     backlog: VecDeque<Entry>,
     pub(super) closed: bool,
+    /// Something was pushed that is not to wait for the next flush.
+    pub(super) urgent: bool,
     generation: u32,
 }
 
@@ -134,6 +136,7 @@ impl Lane {
                 ready: VecDeque::with_capacity(64),
                 backlog: VecDeque::new(),
                 closed: false,
+                urgent: false,
                 generation: 0,
             }),
             population: AtomicUsize::new(0),
@@ -285,7 +288,7 @@ impl Lane {
     pub(super) fn reap(&self, max: usize, sink: &mut dyn Sink) -> usize {
         let mut taken = 0;
         let mut woken = false;
-        let left = {
+        let (left, urgent) = {
             let mut state = self.state.lock();
             while taken < max {
                 if let Some(completion) = state.ready.pop_front() {
@@ -302,8 +305,11 @@ impl Lane {
                     taken += 1;
                 }
             }
-            !state.ready.is_empty()
+            (!state.ready.is_empty(), std::mem::take(&mut state.urgent))
         };
+        if urgent {
+            self.flush();
+        }
         // A thread that waits here sees what the ring holds, not what was taken out of it: neither
         // a wake meant for it nor completions beyond `max`.
         if left || woken && self.wakes.load(Ordering::SeqCst) > 0 {

@@ -30,7 +30,7 @@ use super::{Driver, Sink, SocketRef, Submitted};
 use crate::port::{BufferPolicy, Facilities, Handle, Operation, OperationId, SubmitError};
 use accept::Streams;
 use lane::{Lane, State};
-use op::{AcceptStream, Connect, Installed, Kind, Message, Op, Options};
+use op::{AcceptStream, Connect, Form, Installed, Kind, Message, Op, Options};
 use socket::{Place, Socket};
 
 pub(crate) struct Uring {
@@ -473,11 +473,14 @@ fn kind_of(lane: &Lane, socket: &Socket, operation: Operation) -> Result<Kind, S
         }
         Operation::Receive(buffer) => Kind::Receive(buffer),
         Operation::ReceiveStream => Kind::Pooled {
-            stream: true,
+            form: Form::Stream,
             stage: complete::first_stage(lane),
         },
         Operation::ReceiveOnce => Kind::Pooled {
-            stream: false,
+            form: match socket.datagram {
+                true => Form::Datagram,
+                false => Form::Once,
+            },
             stage: complete::first_stage(lane),
         },
         Operation::WaitReadable => Kind::Readable,

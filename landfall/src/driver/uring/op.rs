@@ -49,7 +49,7 @@ pub(super) enum Kind {
     ReceiveDatagram(Vec<u8>, Box<Message>),
     /// Into pooled buffers.
     Pooled {
-        stream: bool,
+        form: Form,
         stage: Stage,
     },
     Readable,
@@ -68,6 +68,17 @@ pub(super) enum Kind {
     Deadline(Arc<AcceptStream>, u64),
     /// Somebody waits for a descriptor.
     Install(Arc<Installed>),
+}
+
+/// What a pooled receive receives.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A stream's data until its end.
+    Stream,
+    /// Data of a stream once.
+    Once,
+    /// A datagram.
+    Datagram,
 }
 
 /// How far a pooled receive has come.
@@ -425,8 +436,8 @@ impl Op {
             Kind::ReceiveDatagram(buffer, message) => {
                 opcode::RecvMsg::new(fd, message.scatter(buffer)).build()
             }
-            Kind::Pooled { stream, stage } => receive_entry(fd, stage, *stream, means),
-            Kind::FirstData(first) => receive_entry(fd, &mut first.stage, false, means),
+            Kind::Pooled { form, stage } => receive_entry(fd, stage, *form, means),
+            Kind::FirstData(first) => receive_entry(fd, &mut first.stage, Form::Once, means),
             Kind::Readable => poll_entry(fd),
             Kind::Send(buffer) => {
                 let rest = &buffer[done..];
@@ -491,19 +502,28 @@ impl Options {
     }
 }
 
-fn receive_entry(fd: types::Fd, stage: &mut Stage, stream: bool, means: Means) -> Entry {
+fn receive_entry(fd: types::Fd, stage: &mut Stage, form: Form, means: Means) -> Entry {
+    // On a stream socket the flag means something else: it throws data away.
+    let flags = if form == Form::Datagram {
+        libc::MSG_TRUNC
+    } else {
+        0
+    };
     match stage {
-        Stage::Select if stream && means.multishot_receive => {
+        Stage::Select if form == Form::Stream && means.multishot_receive => {
             opcode::RecvMulti::new(fd, buffers::GROUP).build()
         }
         Stage::Select => opcode::Recv::new(fd, std::ptr::null_mut(), means.buffer_size)
             .buf_group(buffers::GROUP)
+            .flags(flags)
             .build()
             .flags(Flags::BUFFER_SELECT),
         Stage::Poll => poll_entry(fd),
         Stage::Own(buffer) => {
             let spare = buffer.spare_capacity_mut();
-            opcode::Recv::new(fd, spare.as_mut_ptr().cast(), spare_length(spare.len())).build()
+            opcode::Recv::new(fd, spare.as_mut_ptr().cast(), spare_length(spare.len()))
+                .flags(flags)
+                .build()
         }
     }
 }
