@@ -54,12 +54,6 @@ impl<T: Send + 'static> Worker<T> {
         times_slept(&status(&self.id))
     }
 
-    /// As `times_slept`, for another thread to ask.
-    pub fn sleep_counter(&self) -> impl Fn() -> u64 + Send + 'static + use<T> {
-        let id = self.id.clone();
-        move || times_slept(&status(&id))
-    }
-
     pub fn is_finished(&self) -> bool {
         self.thread.is_finished()
     }
