@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use landfall::Runtime;
 use landfall::net::{ConnectOptions, TcpListener};
+use landfall::runtime;
 use landfall::runtime::time::timeout;
-use landfall::runtime::{self};
 
 fn main() -> landfall::Result<()> {
     Runtime::new()?.block_on(async {

@@ -488,6 +488,54 @@ fn a_half_close_lets_the_answer_through() {
 }
 
 #[test]
+fn sending_nothing_is_no_end() {
+    on_runtime(async {
+        let (mut stream, mut peer) = pair().await;
+        stream.send("").await.expect("send");
+        stream.send_vectored(Vec::new()).await.expect("send");
+        stream
+            .send_vectored(vec!["".into(), "a".into(), "".into()])
+            .await
+            .expect("send");
+        let (result, back) = stream.send_owned(Vec::new()).await;
+        result.expect("send");
+        assert!(back.is_empty());
+        drop(stream);
+        assert_eq!(read_to_end(&mut peer).expect("a clean close"), b"a");
+    });
+}
+
+#[test]
+fn a_shutdown_ends_what_waits() {
+    on_runtime(async {
+        for how in [Shutdown::Read, Shutdown::Both] {
+            let (stream, mut peer) = pair().await;
+            let (mut read, mut write) = stream.split();
+            let waiting = runtime::spawn(async move { read.receive().await });
+            sleep(Duration::from_millis(5)).await;
+            write.shutdown(how).await.expect("shutdown");
+            assert!(
+                waiting
+                    .await
+                    .expect("no panic")
+                    .expect("no error")
+                    .is_none()
+            );
+            if how == Shutdown::Read {
+                write.send("the other way").await.expect("send");
+            }
+            drop(write);
+            let sent: &[u8] = if how == Shutdown::Read {
+                b"the other way"
+            } else {
+                b""
+            };
+            assert_eq!(read_to_end(&mut peer).expect("a clean close"), sent);
+        }
+    });
+}
+
+#[test]
 fn halves_work_at_the_same_time() {
     on_runtime(async {
         let (server, client) = connected().await;
