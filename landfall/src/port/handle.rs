@@ -96,7 +96,8 @@ impl Handle {
     /// handler needs first. `token` comes back with each completion.
     ///
     /// At most one receive and one send of a socket are with the system at a time; others wait
-    /// their turn in the port, in the order of submission.
+    /// their turn in the port, in the order of submission, and move up when a thread takes from
+    /// the port.
     ///
     /// # Errors
     ///

@@ -11,6 +11,17 @@ use super::accepted::Accepted;
 #[derive(Debug)]
 pub struct Source(pub(crate) SourceKind);
 
+impl Source {
+    /// The socket, to go on without the port; `None` for a connection that a port accepted, which
+    /// stays with it.
+    pub fn into_socket(self) -> Option<Socket> {
+        match self.0 {
+            SourceKind::Socket(socket) => Some(socket),
+            SourceKind::Accepted(_) => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) enum SourceKind {
     Socket(Socket),
