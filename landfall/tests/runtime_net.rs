@@ -1186,3 +1186,16 @@ fn waits_elsewhere_end_when_the_runtime_is_dropped() {
         }
     });
 }
+
+#[test]
+fn a_stream_with_an_idle_timeout_may_outlive_its_runtime() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = listener.local_addr().expect("an address");
+    let runtime = Runtime::new().expect("a runtime");
+    let mut stream = runtime
+        .block_on(TcpStream::connect(address))
+        .expect("connect");
+    stream.set_idle_timeout(Some(Duration::from_secs(30)));
+    drop(runtime);
+    stream.set_idle_timeout(Some(Duration::from_secs(1)));
+}

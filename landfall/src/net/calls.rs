@@ -67,8 +67,9 @@ impl Calls {
 
     /// Takes back what `begin` did, as the operation was refused.
     fn refused(&mut self, operation: &Operation) {
-        self.unfinished -= 1;
-        self.bytes -= length(operation);
+        // A failure meanwhile has taken everything off the count.
+        self.unfinished = self.unfinished.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(length(operation));
         self.awaited = None;
     }
 
@@ -294,6 +295,8 @@ impl Socket {
     fn poll_done(&self, cx: &Context<'_>) -> Result<Done, Stage> {
         let mut calls = self.state.calls.lock();
         if let Some(done) = calls.done.take() {
+            // In time after all.
+            calls.timed_out = false;
             return Ok(done);
         }
         let timed_out = std::mem::take(&mut calls.timed_out).then(inbox::timed_out);

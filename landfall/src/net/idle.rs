@@ -80,6 +80,10 @@ impl SocketState {
     }
 
     fn set_alarm(&self, idle: &Idle, waker: Waker) {
+        if self.shared.is_closing() {
+            // It would ring at once, and be set again by that.
+            return;
+        }
         let alarm = idle.due().map(|due| Alarm::set(&self.shared, due, waker));
         let last = std::mem::replace(&mut *idle.alarm.lock(), alarm);
         drop(last);

@@ -155,6 +155,8 @@ impl Inbox {
     /// The next buffer, or why there will be none; nothing while it may yet come.
     fn next(&mut self) -> Option<io::Result<Option<Buffer>>> {
         if let Some(buffer) = self.pop() {
+            // In time after all.
+            self.timed_out = false;
             return Some(Ok(Some(buffer)));
         }
         if let Some(end) = self.end {

@@ -370,7 +370,8 @@ impl Accept<'_> {
         None
     }
 
-    /// Stops waiting. If this one was woken and leaves something, the next in line is woken.
+    /// Stops waiting. If this one was woken and leaves something, or leaves it to others to begin the
+    /// stream again, the next in line is woken.
     fn leave(&mut self) {
         let Some(place) = self.place.take() else {
             return;
@@ -378,7 +379,8 @@ impl Accept<'_> {
         let mut queue = self.listener.state.0.lock();
         let held = queue.waiting.iter().position(|(other, _)| *other == place);
         let own = held.and_then(|index| queue.waiting.remove(index));
-        let next = match own.is_none() && !queue.ready.is_empty() {
+        let is_left = !queue.ready.is_empty() || queue.accepting == Accepting::Nothing;
+        let next = match own.is_none() && is_left {
             true => queue.next_waiting(),
             false => None,
         };

@@ -357,7 +357,8 @@ fn c57_every_operation_has_exactly_one_final_completion() {
         let endings: [fn(&Handle, TcpStream); 6] = [
             |_, mut peer| {
                 peer.write_all(b"data").expect("the connection is open");
-                peer.shutdown(Shutdown::Write).expect("it is connected");
+                // The port may have closed its end by now.
+                let _ = peer.shutdown(Shutdown::Write);
                 let _ = peer.read_to_end(&mut Vec::new());
             },
             |_, peer| reset(peer),

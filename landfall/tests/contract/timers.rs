@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use landfall::port::{CompletionKind, GetError};
+use landfall::port::CompletionKind;
 
 use crate::support::{
-    PATIENCE, QUIET, assert_quiet, compute_until_running, eventually, for_each_driver,
-    for_each_driver_alone, next, post,
+    PATIENCE, QUIET, assert_quiet, eventually, for_each_driver, for_each_driver_alone, next, post,
 };
 use crate::threads::Worker;
 
@@ -130,34 +129,6 @@ fn a_timer_wakes_a_waiting_thread_and_an_earlier_one_overtakes() {
         assert_eq!(waiter.join(), 2);
         assert!(port.cancel_timer(late));
     });
-}
-
-#[test]
-fn a_timer_is_withheld_as_a_packet_is_while_the_value_is_running() {
-    for_each_driver_alone(|driver| {
-        let port = driver.port(1);
-        post(&port, 0);
-        next(&port);
-        // This thread computes from here on, and runs for the port.
-        let other = {
-            let port = port.clone();
-            Worker::start(move || port.get(Some(Duration::from_millis(30))).map(drop))
-        };
-        compute_until_running(&port, 1);
-        port.timer(Instant::now(), 0, 1).expect("the port is open");
-        eventually_computing(|| other.is_finished());
-        assert_eq!(other.join(), Err(GetError::TimedOut));
-        assert_eq!(next(&port).token(), 1);
-    });
-}
-
-/// As `eventually`, without ever sleeping.
-fn eventually_computing(is_so: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < PATIENCE);
-        std::hint::spin_loop();
-    }
 }
 
 #[test]

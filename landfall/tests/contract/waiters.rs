@@ -87,8 +87,12 @@ impl Computing {
     }
 
     fn stop(self) {
+        self.tell_to_stop().join();
+    }
+
+    fn tell_to_stop(self) -> Worker<()> {
         self.stop.store(true, Ordering::Release);
-        self.worker.join();
+        self.worker
     }
 }
 
@@ -240,6 +244,23 @@ fn c23_no_waiter_is_woken_while_the_value_is_running() {
         busy.stop();
         assert_eq!(idle.join(), 1, "released when the running thread left");
         assert_eq!((next(&port).token(), next(&port).token()), (2, 3));
+    });
+}
+
+#[test]
+fn c23_a_timer_is_withheld_as_a_packet_is() {
+    for_each_driver_alone(|driver| {
+        let port = driver.port(1);
+        let busy = Computing::start(&port);
+        post(&port, 0);
+        busy.wait_until_at_work();
+        port.timer(Instant::now(), 0, 1).expect("the port is open");
+        assert_eq!(
+            port.get(Some(A_WHILE)).expect_err("withheld"),
+            GetError::TimedOut
+        );
+        busy.stop();
+        assert_eq!(next(&port).token(), 1);
     });
 }
 
@@ -456,27 +477,31 @@ fn c25_a_resumed_worker_exceeds_the_value_and_releases_are_withheld() {
 fn c26_a_thread_that_goes_to_another_port_leaves_the_first() {
     for_each_driver_alone(|driver| {
         let (first, second) = (driver.port(1), driver.port(1));
+        let moving = {
+            let second = second.clone();
+            Computing::start_then(&first, move |first| {
+                assert_eq!(next(&second).token(), 2);
+                assert_eq!(next(&second).token(), 3);
+                assert_eq!(next(first).token(), 4, "and it may come back");
+            })
+        };
         post(&first, 0);
-        next(&first);
+        moving.wait_until_at_work();
         let waiting = waiter(&first);
-        compute_until_running(&first, 1);
         post(&first, 1);
-        compute_for(A_WHILE);
+        thread::sleep(A_WHILE);
         assert!(
             !waiting.is_finished(),
-            "this thread still runs for the first port"
+            "the moving thread still runs for the first port"
         );
 
+        let moved = moving.tell_to_stop();
         post(&second, 2);
-        assert_eq!(next(&second).token(), 2);
         assert_eq!(waiting.join(), 1, "its place at the first port is free");
-        eventually("the first port forgets it", || first.running() == 0);
-        compute_until_running(&second, 1);
-
-        post(&first, 3);
-        assert_eq!(next(&first).token(), 3, "and it may come back");
-        compute_until_running(&first, 1);
-        assert_eq!(second.running(), 0);
+        eventually("the first port has nobody left", || first.running() == 0);
+        post(&second, 3);
+        post(&first, 4);
+        moved.join();
     });
 }
 
