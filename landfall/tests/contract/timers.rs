@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use landfall::port::CompletionKind;
 
 use crate::support::{
-    PATIENCE, QUIET, assert_quiet, eventually, for_each_driver, for_each_driver_alone, next, post,
+    PATIENCE, QUIET, assert_quiet, eventually, for_each_driver, for_each_driver_alone, next,
 };
 use crate::threads::Worker;
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use landfall::port::{CompletionPort, GetError, Operation};
 
 use crate::support::{
-    PATIENCE, assert_quiet, compute_for, compute_until, compute_until_running, connected,
-    eventually, for_each_driver, for_each_driver_alone, next, packet, pair, post,
+    PATIENCE, assert_quiet, compute_until, compute_until_running, connected, eventually,
+    for_each_driver, for_each_driver_alone, next, packet, pair, post,
 };
 use crate::threads::{Worker, own_times_slept};
 
