@@ -168,10 +168,10 @@ impl SocketState {
 
     fn respond_to_call(&self, mut event: Event<'_>) {
         let waiter = self.finish_call(&mut event);
-        if event.completion.kind() == CompletionKind::Send
-            && let Some(observer) = &self.observer
-        {
-            observer.sent(event.completion.bytes());
+        if event.completion.kind() == CompletionKind::Send {
+            if let Some(observer) = &self.observer {
+                observer.sent(event.completion.bytes());
+            }
         }
         if let Some(waiter) = waiter {
             waiter.wake();

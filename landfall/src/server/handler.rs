@@ -71,10 +71,11 @@ where
             handler,
             connection,
         } = this.stage.as_mut().project()
-            && let Some(connection) = connection.take()
         {
-            let future = handler(connection);
-            this.stage.set(Stage::Running { future });
+            if let Some(connection) = connection.take() {
+                let future = handler(connection);
+                this.stage.set(Stage::Running { future });
+            }
         }
         let Staged::Running { future } = this.stage.project() else {
             return Poll::Ready(());
