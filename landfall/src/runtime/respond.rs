@@ -9,7 +9,7 @@ use slab::Slab;
 
 use super::Shared;
 use crate::buffer::Buffer;
-use crate::port::{Accepted, Association, Completion, Handle, Source};
+use crate::port::{Accepted, Association, Completion, CompletionKind, Handle, Source};
 
 /// What sockets do with their completions.
 pub(crate) trait Respond: Send + Sync {
@@ -90,16 +90,18 @@ impl Responders {
     }
 
     /// Hands a completion to whoever is to respond to it; does nothing if nobody is.
-    pub(super) fn dispatch(&self, mut completion: Completion) {
-        let buffer = completion.take_buffer();
-        let accepted = completion.take_accepted().map(Box::new);
+    pub(super) fn dispatch(&self, completion: &mut Completion) {
+        let (buffer, accepted) = match completion.kind() {
+            CompletionKind::Accept => (None, completion.take_accepted().map(Box::new)),
+            _ => (completion.take_buffer(), None),
+        };
         let kind = self.kinds.get(completion.key()).and_then(OnceLock::get);
         let Some((handle, (_, dispatch))) = completion.handle().zip(kind) else {
             return;
         };
         if let Some(context) = handle.context() {
             let event = Event {
-                completion: &completion,
+                completion,
                 buffer,
                 accepted,
             };

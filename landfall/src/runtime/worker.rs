@@ -46,8 +46,11 @@ impl Shared {
         let _current = enter(self.clone());
         let mut seat = self.cover.seat(index);
         // Ends when the port is closed.
-        while let Ok(completion) = self.port.get(None) {
-            if let Some(task) = self.dispatch(completion) {
+        while let Ok(mut completion) = self.port.get(None) {
+            let task = self.dispatch(&mut completion);
+            // Lets the next completion of the same handle out, before the task takes its time.
+            drop(completion);
+            if let Some(task) = task {
                 seat.enter_user_code();
                 // A task catches its own panics; this is for the wakers it calls.
                 let _ = catch_unwind(AssertUnwindSafe(|| task.run()));
@@ -56,12 +59,12 @@ impl Shared {
         }
     }
 
-    /// Tells whoever waits for a completion, lets it go, and returns the task to run.
-    fn dispatch(self: &Arc<Self>, completion: Completion) -> Option<Runnable> {
+    /// Tells whoever waits for a completion, and returns the task to run.
+    fn dispatch(self: &Arc<Self>, completion: &mut Completion) -> Option<Runnable> {
         match completion.kind() {
             CompletionKind::Packet => self.ready.pop(),
             CompletionKind::Timer => ready::collect(self, || {
-                self.alarms.ring(completion.key(), completion.token())
+                self.alarms.ring(completion.key(), completion.token());
             }),
             _ => ready::collect(self, || self.responders.dispatch(completion)),
         }
