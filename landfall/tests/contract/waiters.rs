@@ -1,6 +1,7 @@
 //! Who is released, and how many run: statements 21 to 27.
 
 use std::io::{Read, Write};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::sync::{Mutex, mpsc};
@@ -387,6 +388,25 @@ fn c24_a_worker_that_reads_from_elsewhere_is_covered() {
             move || reading.read_exact(&mut [0; 1]).expect("a byte comes"),
             move || writing.write_all(b"x").expect("the connection is open"),
         );
+    });
+}
+
+#[test]
+fn c24_a_worker_that_reads_from_a_pipe_is_covered() {
+    for_each_driver_alone(|driver| {
+        let mut cat = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("cat can be started");
+        let mut output = cat.stdout.take().expect("piped");
+        let mut input = cat.stdin.take().expect("piped");
+        covers_one_that(
+            driver.port(1),
+            move || output.read_exact(&mut [0; 1]).expect("a byte comes"),
+            move || input.write_all(b"x").expect("cat reads"),
+        );
+        cat.wait().expect("cat ends with its input");
     });
 }
 
