@@ -276,11 +276,7 @@ impl Scheduler {
         let (polled, unattended) = {
             let state = self.state.lock();
             let polled = bits(lanes).filter(|&lane| state.lanes[lane].poller.is_some());
-            let polled = polled.fold(0, |set, lane| set | 1 << lane);
-            (
-                polled,
-                self.unattended(&state).fold(0, |set, lane| set | 1 << lane) & lanes,
-            )
+            (set_of(polled), set_of(self.unattended(&state)) & lanes)
         };
         bits(polled).for_each(|lane| driver.nudge(lane));
         if unattended != 0 {
@@ -513,12 +509,12 @@ impl Scheduler {
         let turn = worker.turns.load(Ordering::Relaxed).wrapping_add(1);
         worker.turns.store(turn, Ordering::Relaxed);
         let home = worker.home();
-        if worker.unflushed.load(Ordering::Relaxed) >= MOST_TAKEN_UNFLUSHED {
-            self.flush(driver, worker, home);
-        }
         let mut taken = 0;
+        if worker.unflushed.load(Ordering::Relaxed) >= MOST_TAKEN_UNFLUSHED {
+            taken = self.take_unattended(driver, worker, sink, max);
+        }
         if turn % 2 == 0 {
-            taken = self.take_posted(sink, max);
+            taken += self.take_posted(sink, max - taken);
         }
         taken += home.map_or(0, |home| driver.reap(home, max - taken, sink));
         taken += self.take_posted(sink, max - taken);
@@ -531,6 +527,26 @@ impl Scheduler {
         let unflushed = worker.unflushed.load(Ordering::Relaxed);
         worker.unflushed.store(unflushed + taken, Ordering::Relaxed);
         taken
+    }
+
+    /// Flushes, and takes from lanes that nobody else looks after: who always finds something in
+    /// its own lane or among the packets must not leave them alone for ever.
+    fn take_unattended(
+        &self,
+        driver: &dyn Driver,
+        worker: &Worker,
+        sink: &mut dyn Sink,
+        max: usize,
+    ) -> usize {
+        let home = worker.home();
+        let unattended = set_of(self.unattended(&self.state.lock()));
+        worker.touch(unattended);
+        self.flush(driver, worker, home);
+        bits(unattended)
+            .filter(|&lane| Some(lane) != home)
+            .map(|lane| driver.reap(lane, max, sink))
+            .find(|&taken| taken > 0)
+            .unwrap_or(0)
     }
 
     /// Takes from the lanes of others.
@@ -688,7 +704,7 @@ impl Scheduler {
                 }
                 covers |= 1 << home;
             }
-            covers |= self.unattended(state).fold(0, |set, lane| set | 1 << lane);
+            covers |= set_of(self.unattended(state));
             // A worker that was parked for want of a permit can go back to its lane.
             let parked_home = state.waiting.iter().copied().rev().find(|&waiting| {
                 let slot = &state.workers[waiting];
@@ -1033,6 +1049,10 @@ impl Worker {
     fn home(&self) -> Option<usize> {
         Some(self.home.load(Ordering::Relaxed)).filter(|&home| home != NO_HOME)
     }
+}
+
+fn set_of(lanes: impl Iterator<Item = usize>) -> u64 {
+    lanes.fold(0, |set, lane| set | 1 << lane)
 }
 
 fn bits(mut set: u64) -> impl Iterator<Item = usize> {
