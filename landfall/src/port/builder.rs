@@ -33,7 +33,7 @@ impl Default for BufferPolicy {
     fn default() -> Self {
         BufferPolicy {
             size: 16 * 1024,
-            count: 256,
+            count: 128,
         }
     }
 }

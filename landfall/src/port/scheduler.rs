@@ -134,7 +134,7 @@ const STATE: u64 = 3;
 /// After this many completions taken without entering the system, enter it once, so that what they
 /// were answered with goes out while it is in the processor's cache, and what the system holds back
 /// is posted.
-const MOST_TAKEN_UNFLUSHED: usize = 32;
+const MOST_TAKEN_UNFLUSHED: usize = 64;
 
 /// Looks in a row that must find a worker at the same completion before computing is news: at the
 /// first, it may have lost its processor for a moment.

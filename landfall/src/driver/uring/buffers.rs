@@ -158,9 +158,9 @@ pub(super) enum Next {
     Own(u64),
 }
 
-/// Looks, one at 32 completions, until starved receives give up waiting although the lane has other
+/// Looks, one at 64 completions, until starved receives give up waiting although the lane has other
 /// things to do.
-const PATIENCE: u32 = 64;
+const PATIENCE: u32 = 32;
 
 impl Starved {
     pub(super) fn is_empty(&self) -> bool {
