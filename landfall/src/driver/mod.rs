@@ -17,6 +17,10 @@ use socket2::Socket;
 
 use crate::port::{Completion, Handle, Operation, OperationId, SubmitError};
 
+mod accept_stream;
+mod direction;
+pub(crate) mod poll;
+mod refusal;
 pub(crate) mod uring;
 
 /// The code of an operation ended by a cancel or a close.

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::CompletionPort;
-use crate::driver::{Driver, MAX_LANES, uring};
+use crate::driver::{Driver, MAX_LANES, poll, uring};
 
 /// Which driver a port uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -14,6 +14,8 @@ pub enum DriverChoice {
     Auto,
     /// io_uring, or an error that says why not.
     Uring,
+    /// Readiness: epoll on Linux.
+    Poll,
 }
 
 /// How much memory each lane of the port has for pooled receives.
@@ -145,12 +147,21 @@ impl Builder {
             0 => concurrency,
             lanes => lanes,
         };
-        let driver = uring::Uring::new(lanes.min(MAX_LANES), self.buffers, self.facilities)?;
-        let reason = match self.driver {
-            DriverChoice::Auto => "io_uring is permitted here".to_owned(),
-            DriverChoice::Uring => "asked for".to_owned(),
+        let lanes = lanes.min(MAX_LANES);
+        let (driver, reason): (Box<dyn Driver>, _) = match self.driver {
+            DriverChoice::Auto => {
+                let driver = uring::Uring::new(lanes, self.buffers, self.facilities)?;
+                (Box::new(driver), "io_uring is permitted here".to_owned())
+            }
+            DriverChoice::Uring => {
+                let driver = uring::Uring::new(lanes, self.buffers, self.facilities)?;
+                (Box::new(driver), "asked for".to_owned())
+            }
+            DriverChoice::Poll => {
+                let driver = poll::Poll::new(lanes, self.buffers)?;
+                (Box::new(driver), "asked for".to_owned())
+            }
         };
-        let driver: Box<dyn Driver> = Box::new(driver);
         CompletionPort::from_parts(driver, concurrency, reason)
     }
 }

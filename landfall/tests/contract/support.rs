@@ -97,6 +97,24 @@ const VARIANTS: &[Variant] = &[
             f.zero_copy = false;
         },
     },
+    Variant {
+        name: "poll",
+        driver: DriverChoice::Poll,
+        lanes: 0,
+        restrict: |_| {},
+    },
+    Variant {
+        name: "poll-one-lane",
+        driver: DriverChoice::Poll,
+        lanes: 1,
+        restrict: |_| {},
+    },
+    Variant {
+        name: "poll-two-lanes",
+        driver: DriverChoice::Poll,
+        lanes: 2,
+        restrict: |_| {},
+    },
 ];
 
 impl Variant {

@@ -8,8 +8,9 @@ use super::accept;
 use super::lane::{Lane, State, user_data};
 use super::op::{Form, Kind, Op, Stage};
 use super::socket::Socket;
-use crate::buffer::{Buffer, Pool};
+use crate::buffer::{Buffer, Pool, filled};
 use crate::driver::ABORTED;
+use crate::driver::direction::may_go_out;
 use crate::port::{Completion, Payload};
 
 /// Works one entry of the completion queue off. Returns a completion to be handed out, if the
@@ -233,18 +234,6 @@ pub(super) fn first_stage(lane: &Lane) -> Stage {
         true => Stage::Select,
         false => Stage::Poll,
     }
-}
-
-/// A vector into whose spare capacity the kernel has written.
-pub(super) fn filled(mut vec: Vec<u8>, bytes: usize) -> Vec<u8> {
-    assert!(
-        bytes <= vec.capacity() - vec.len(),
-        "received past the end of the buffer"
-    );
-    // SAFETY: the kernel has written that many bytes from the vector's length on, which its
-    // capacity covers.
-    unsafe { vec.set_len(vec.len() + bytes) };
-    vec
 }
 
 /// Goes on with an operation whose last report left it without the kernel, unless it is to end.
@@ -488,11 +477,7 @@ fn next_of(socket: &mut Socket, op: &Op, key: u32) -> Option<u32> {
         false if op.is_receive() => &mut socket.receives,
         false => return None,
     };
-    if direction.current != Some(key) {
-        return None;
-    }
-    direction.current = direction.waiting.pop_front();
-    direction.current
+    direction.leave(key)
 }
 
 /// The final completion of an operation, with its memory.
@@ -516,14 +501,11 @@ fn finished(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) -
 
 /// Hands a completion out, or holds it back while another of a serial handle is out.
 pub(super) fn deliver(state: &mut State, completion: Completion) -> Option<Completion> {
-    let Some(handle) = &completion.handle else {
-        return Some(completion);
-    };
-    if !completion.takes_turns() || handle.take_turn() {
+    if may_go_out(&completion) {
         return Some(completion);
     }
-    let index = handle.socket().index as usize;
-    state.sockets[index].held.push_back(completion);
+    let index = completion.handle.as_ref()?.socket().index as usize;
+    state.sockets[index].held.push(completion);
     None
 }
 
@@ -531,11 +513,7 @@ pub(super) fn deliver(state: &mut State, completion: Completion) -> Option<Compl
 /// comes back, to be dropped once the lane is unlocked.
 pub(super) fn next_turn(lane: &Lane, state: &mut State, socket: u32) -> Option<Completion> {
     let entry = state.sockets.get_mut(socket as usize)?;
-    let completion = entry.held.pop_front()?;
-    let left = entry.held.len();
-    if let Some(handle) = &completion.handle {
-        handle.keep_turn(left > 0);
-    }
+    let (completion, left) = entry.held.next()?;
     if state.closed {
         return Some(completion);
     }

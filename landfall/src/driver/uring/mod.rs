@@ -18,19 +18,19 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use io_uring::types;
-use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{Socket as SystemSocket, Type};
 
+use super::accept_stream::{AcceptStream, STREAM_LANE};
+use super::refusal::{self, closed, not_listening};
 use super::{Driver, Sink, SocketRef, Submitted};
 use crate::port::{BufferPolicy, Facilities, Handle, Operation, OperationId, SubmitError};
 use accept::Streams;
 use lane::{Lane, State};
-use op::{AcceptStream, Connect, Form, Installed, Kind, Message, Op, Options};
+use op::{Connect, Form, Installed, Kind, Message, Op, Options};
 use socket::{Place, Socket};
 
 pub(crate) struct Uring {
@@ -125,20 +125,8 @@ impl Uring {
         {
             return Err(not_listening());
         }
-        Ok(self.streams.insert(|id| AcceptStream {
-            id,
-            socket,
-            listener: listener.clone(),
-            token,
-            once: accept.once,
-            first_data: accept.first_data.map(types::Timespec::from),
-            cancelled: AtomicBool::new(false),
-            delivered: AtomicBool::new(false),
-            // One for the caller, so that the stream does not end while it is being posted.
-            live: AtomicUsize::new(1),
-            error: Mutex::new(None),
-            handle: Mutex::new(Some(handle.clone())),
-        }))
+        let listener = listener.clone();
+        Ok(self.streams.named.begin(handle, listener, accept, token))
     }
 
     fn cancel_stream(&self, stream: &Arc<AcceptStream>, worker: bool) -> u64 {
@@ -150,7 +138,7 @@ impl Uring {
     }
 
     fn cancel_streams_of(&self, socket: SocketRef, worker: bool) -> (usize, u64) {
-        let streams = self.streams.of(socket);
+        let streams = self.streams.named.of(socket);
         let lanes = streams.iter().fold(0, |lanes, stream| {
             lanes | self.cancel_stream(stream, worker)
         });
@@ -248,14 +236,7 @@ impl Driver for Uring {
             () => None,
         };
         let start = match direction {
-            Some(direction) if direction.current.is_some() => {
-                direction.waiting.push_back(key);
-                false
-            }
-            Some(direction) => {
-                direction.current = Some(key);
-                true
-            }
+            Some(direction) => direction.enter(key),
             None => true,
         };
         if start {
@@ -269,9 +250,10 @@ impl Driver for Uring {
 
     fn cancel(&self, socket: SocketRef, id: OperationId, worker: bool) -> Option<u64> {
         let place = id.0 >> 56;
-        if place == accept::STREAM_LANE {
+        if place == STREAM_LANE {
             let stream = self
                 .streams
+                .named
                 .get(id.0)
                 .filter(|stream| stream.socket == socket)?;
             return Some(self.cancel_stream(&stream, worker));
@@ -453,21 +435,7 @@ fn prepare(socket: &SystemSocket) -> io::Result<Type> {
 
 /// Pairs an operation with the memory it needs, or gives it back.
 fn kind_of(lane: &Lane, socket: &Socket, operation: Operation) -> Result<Kind, SubmitError> {
-    let refuse = |error: &str, operation| {
-        Err(SubmitError {
-            error: io::Error::new(io::ErrorKind::InvalidInput, error),
-            operation,
-        })
-    };
-    Ok(match operation {
-        Operation::Receive(buffer) if buffer.capacity() == buffer.len() => {
-            let error = "the vector has no spare capacity to receive into; reserve some";
-            return refuse(error, Operation::Receive(buffer));
-        }
-        Operation::ReceiveStream if socket.datagram => {
-            let error = "a stream of receives needs a stream socket; this one has datagrams";
-            return refuse(error, Operation::ReceiveStream);
-        }
+    Ok(match refusal::check(operation, socket.datagram)? {
         Operation::Receive(buffer) if socket.datagram => {
             Kind::ReceiveDatagram(buffer, Message::new())
         }
@@ -494,12 +462,7 @@ fn kind_of(lane: &Lane, socket: &Socket, operation: Operation) -> Result<Kind, S
             std::net::Shutdown::Both => libc::SHUT_RDWR,
         }),
         Operation::SetOption(option) => Kind::SetOption(Options::new(option)),
-        Operation::Accept(accept) => {
-            return refuse(
-                "accepts are submitted as streams",
-                Operation::Accept(accept),
-            );
-        }
+        Operation::Accept(_) => unreachable!("accepts are submitted as streams"),
     })
 }
 
@@ -532,20 +495,6 @@ fn wait_for_any<'a>(lanes: impl Iterator<Item = &'a Lane>, timeout: Option<Durat
     let left = left.and_then(|left| Timespec::try_from(left).ok());
     // An error is an interruption, after which the caller looks at the lanes and comes back.
     let _ = rustix::event::poll(&mut fds, left.as_ref());
-}
-
-fn closed() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::NotConnected,
-        "the handle or its port is closed",
-    )
-}
-
-fn not_listening() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidInput,
-        "accepting needs a listening socket",
-    )
 }
 
 /// Says what to do about a refused set-up.
