@@ -129,6 +129,14 @@ impl Variant {
             .concurrency(concurrency)
     }
 
+    /// The name of the driver that a port under this variant gets.
+    pub fn driver(&self) -> &'static str {
+        match self.driver {
+            DriverChoice::Poll => "poll",
+            _ => "uring",
+        }
+    }
+
     /// A port under this variant.
     pub fn port(&self, concurrency: usize) -> CompletionPort {
         self.builder(concurrency)

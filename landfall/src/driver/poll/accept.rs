@@ -9,21 +9,18 @@ use std::time::Instant;
 use socket2::SockRef;
 
 use super::complete::remove;
-use super::lane::{Lane, State, settle};
+use super::lane::{Lane, State};
 use super::op::{FirstData, Kind, Op, code_of};
 use super::socket::Socket;
 use crate::buffer::Buffer;
 use crate::driver::SocketRef;
 use crate::driver::accept_stream::{AcceptStream, passes};
+use crate::port::Completion;
 
 /// Has a stream, which counts one part for it, take connections of its listener.
-pub(super) fn begin(lane: &Lane, stream: &Arc<AcceptStream>) {
-    let mut state = lane.state.lock();
-    resume(lane, &mut state, stream);
-    let after = state.after.take();
-    drop(state);
-    // Nothing of it is a stream to be begun again.
-    settle(&[], after);
+pub(super) fn begin(lanes: &[Lane], stream: &Arc<AcceptStream>) {
+    let lane = &lanes[stream.socket.lane as usize];
+    lane.locked(lanes, |state| resume(lane, state, stream));
     lane.rouse();
 }
 
@@ -98,35 +95,30 @@ pub(super) fn accept(lanes: &[Lane], stream: &Arc<AcceptStream>) {
             }
         },
     }
-    let mut state = lane.state.lock();
-    if let Some(listener) = state.sockets.get_mut(stream.socket.index as usize) {
-        listener.readable |= more;
-        let others = !listener.accepts.is_empty();
-        if others && listener.readable {
-            state.queue(stream.socket.index);
+    lane.locked(lanes, |state| {
+        if let Some(listener) = state.sockets.get_mut(stream.socket.index as usize) {
+            listener.readable |= more;
+            if listener.readable && !listener.accepts.is_empty() {
+                state.queue(stream.socket.index);
+            }
         }
-    }
-    match done {
-        true => part_is_over(lane, &mut state, stream),
-        false => resume(lane, &mut state, stream),
-    }
-    let after = state.after.take();
-    drop(state);
-    settle(lanes, after);
+        match done {
+            true => part_is_over(lane, state, stream),
+            false => resume(lane, state, stream),
+        }
+    });
 }
 
 /// Ends a stream: what takes connections, and what waits for their first data.
 pub(super) fn cancel_everywhere(lanes: &[Lane], stream: &Arc<AcceptStream>) {
     stream.cancelled.store(true, Ordering::Release);
     for lane in lanes {
-        let mut state = lane.state.lock();
-        if lane.index == stream.socket.lane as usize {
-            cancel(lane, &mut state, stream);
-        }
-        cancel_waiting(lane, &mut state, stream);
-        let after = state.after.take();
-        drop(state);
-        settle(lanes, after);
+        lane.locked(lanes, |state| {
+            if lane.index == stream.socket.lane as usize {
+                cancel(lane, state, stream);
+            }
+            cancel_waiting(lane, state, stream);
+        });
     }
 }
 
@@ -153,18 +145,15 @@ fn adopt(
             lane: lane.index as u32,
             index,
         };
+        let completion = stream.connection(socket, peer, None);
+        let seen = completion.is_some();
         let home = &lanes[stream.socket.lane as usize];
-        return match stream.connection(socket, peer, None) {
-            Some(completion) => {
-                let mut state = home.state.lock();
+        home.locked(lanes, |state| {
+            if let Some(completion) = completion {
                 state.give(completion);
-                let after = state.after.take();
-                drop(state);
-                settle(lanes, after);
-                true
             }
-            None => false,
-        };
+        });
+        return seen;
     };
     stream.live.fetch_add(1, Ordering::AcqRel);
     let first = Box::new(FirstData {
@@ -178,31 +167,20 @@ fn adopt(
 
 /// Holds a connection back until its first data is there.
 fn await_first_data(lanes: &[Lane], lane: &Lane, index: u32, first: Box<FirstData>) {
-    let mut state = lane.state.lock();
-    let ending = state.closed || first.stream.is_cancelled();
-    let deadline = first.deadline;
-    let key = state.insert(Op {
-        generation: 0,
-        sequence: 0,
-        done: 0,
-        token: 0,
-        socket: index,
-        handle: None,
-        kind: Kind::FirstData(first),
+    lane.locked(lanes, |state| {
+        let ending = state.closed || first.stream.is_cancelled();
+        let deadline = first.deadline;
+        let key = state.insert(Op::new(Kind::FirstData(first), index, 0, None));
+        state.sockets[index as usize].receives.enter(key);
+        state.accepting.push(key);
+        let deadline = deadline.map(|deadline| (deadline, key));
+        state.deadlines.extend(deadline);
+        match ending {
+            true => abandon(lane, state, key),
+            // Its edge may have come before there was anybody to want it.
+            false => state.queue(index),
+        }
     });
-    state.sockets[index as usize].receives.enter(key);
-    state.accepting.push(key);
-    state
-        .deadlines
-        .extend(deadline.map(|deadline| (deadline, key)));
-    match ending {
-        true => abandon(lane, &mut state, key),
-        // Its edge may have come before there was anybody to want it.
-        false => state.queue(index),
-    }
-    let after = state.after.take();
-    drop(state);
-    settle(lanes, after);
     // Whoever waits there does not know of the deadline.
     lane.rouse();
 }
@@ -213,7 +191,7 @@ pub(super) fn first_data(
     state: &mut State,
     key: u32,
     data: Option<Buffer>,
-) -> Option<crate::port::Completion> {
+) -> Option<Completion> {
     let (index, first) = take_first(state, key)?;
     let socket = SocketRef {
         lane: lane.index as u32,

@@ -36,6 +36,9 @@ const EVENTS: usize = 256;
 /// The system may not know longer times, and the caller comes back anyway.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// A thread that looks without waiting is never the one that a wake is meant for.
+static NOBODY: AtomicBool = AtomicBool::new(false);
+
 pub(super) struct Lane {
     pub(super) index: usize,
     pub(super) streams: Arc<Streams>,
@@ -180,6 +183,16 @@ impl Lane {
         })
     }
 
+    /// Works on the lane with it locked, then does what must be done unlocked.
+    pub(super) fn locked<R>(&self, lanes: &[Lane], work: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.lock();
+        let result = work(&mut state);
+        let after = state.after.take();
+        drop(state);
+        settle(lanes, after);
+        result
+    }
+
     pub(super) fn id(&self, state: &State, key: u32) -> OperationId {
         let generation = u64::from(state.ops[key as usize].generation);
         OperationId((self.index as u64) << 56 | generation << 32 | u64::from(key))
@@ -263,7 +276,7 @@ impl Lane {
     /// Looks for events without waiting. Returns whether there were any.
     pub(super) fn flush(&self, lanes: &[Lane]) -> bool {
         let found = match self.poller.try_lock() {
-            Some(mut poller) => self.look(lanes, &mut poller, Some(Duration::ZERO), false),
+            Some(mut poller) => self.look(lanes, &mut poller, Some(Duration::ZERO), &NOBODY),
             // Whoever waits sees them.
             None => false,
         };
@@ -281,11 +294,11 @@ impl Lane {
             None => Some(self.poller.lock()),
             Some(timeout) => self.poller.try_lock_for(timeout),
         };
-        if let Some(mut poller) = poller {
-            let idle = !released.load(Ordering::SeqCst) && !self.state.lock().has_work();
-            if idle {
-                self.look(lanes, &mut poller, timeout, released.load(Ordering::SeqCst));
-            }
+        // Checked last: whoever releases this thread or finds something for it afterwards sees that
+        // it waits, and makes an event.
+        let idle = || !released.load(Ordering::SeqCst) && !self.state.lock().has_work();
+        if let Some(mut poller) = poller.filter(|_| idle()) {
+            self.look(lanes, &mut poller, timeout, released);
         }
         self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
@@ -296,7 +309,7 @@ impl Lane {
         self.until_deadline(timeout)
     }
 
-    pub(super) fn end_shared_wait(&self, lanes: &[Lane], released: bool) {
+    pub(super) fn end_shared_wait(&self, lanes: &[Lane], released: &AtomicBool) {
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         if let Some(mut poller) = self.poller.try_lock() {
             self.look(lanes, &mut poller, Some(Duration::ZERO), released);
@@ -318,27 +331,25 @@ impl Lane {
         lanes: &[Lane],
         poller: &mut Poller,
         timeout: Option<Duration>,
-        released: bool,
+        released: &AtomicBool,
     ) -> bool {
         if poller.poll.poll(&mut poller.events, timeout).is_err() {
             // Interrupted: the caller comes back.
             return false;
         }
         let mut woken = false;
-        let mut state = self.state.lock();
-        for event in &poller.events {
-            match event.token() {
-                WAKE => woken = true,
-                _ => state.apply(event),
+        let found = self.locked(lanes, |state| {
+            for event in &poller.events {
+                match event.token() {
+                    WAKE => woken = true,
+                    _ => state.apply(event),
+                }
             }
-        }
-        accept::expire(self, &mut state);
-        let found = state.has_work();
-        let after = state.after.take();
-        drop(state);
-        settle(lanes, after);
+            accept::expire(self, state);
+            state.has_work()
+        });
         // It may have been meant for another thread.
-        if woken && !released && self.wakes.load(Ordering::SeqCst) > 0 {
+        if woken && !released.load(Ordering::SeqCst) && self.wakes.load(Ordering::SeqCst) > 0 {
             self.wake_up();
         }
         found
@@ -376,28 +387,26 @@ impl Lane {
 
     /// Ends every operation. Nothing is with the system between calls.
     pub(super) fn shutdown(&self, lanes: &[Lane]) {
-        let mut state = self.state.lock();
-        let keys: Vec<u32> = state.ops.iter().map(|(key, _)| key as u32).collect();
-        for key in keys {
-            match state.ops.get(key as usize).map(|op| &op.kind) {
-                Some(Kind::FirstData(_)) => accept::abandon(self, &mut state, key),
-                Some(_) => complete::withdraw(self, &mut state, key, ABORTED),
-                None => {}
+        self.locked(lanes, |state| {
+            let keys: Vec<u32> = state.ops.iter().map(|(key, _)| key as u32).collect();
+            for key in keys {
+                match state.ops.get(key as usize).map(|op| &op.kind) {
+                    Some(Kind::FirstData(_)) => accept::abandon(self, state, key),
+                    Some(_) => complete::withdraw(self, state, key, ABORTED),
+                    None => {}
+                }
             }
-        }
-        let mut undelivered = Vec::from(std::mem::take(&mut state.ready));
-        for (_, socket) in &mut state.sockets {
-            undelivered.extend(socket.held.take());
-        }
-        state.after().dropped.extend(undelivered);
-        let after = state.after.take();
-        drop(state);
-        settle(lanes, after);
+            let mut undelivered = Vec::from(std::mem::take(&mut state.ready));
+            for (_, socket) in &mut state.sockets {
+                undelivered.extend(socket.held.take());
+            }
+            state.after().dropped.extend(undelivered);
+        });
     }
 }
 
 /// Does what was left to be done without a lock.
-pub(super) fn settle(lanes: &[Lane], after: Option<Box<After>>) {
+fn settle(lanes: &[Lane], after: Option<Box<After>>) {
     let Some(after) = after else {
         return;
     };
@@ -407,7 +416,7 @@ pub(super) fn settle(lanes: &[Lane], after: Option<Box<After>>) {
         again,
     } = *after;
     for stream in again {
-        accept::begin(&lanes[stream.socket.lane as usize], &stream);
+        accept::begin(lanes, &stream);
     }
     drop(closing);
     drop(dropped);

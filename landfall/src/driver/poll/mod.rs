@@ -32,7 +32,7 @@ use super::accept_stream::{STREAM_LANE, Streams};
 use super::refusal::{self, closed, not_listening};
 use super::{ABORTED, Driver, Sink, SocketRef, Submitted};
 use crate::port::{Accept, BufferPolicy, Handle, Operation, OperationId, SubmitError};
-use lane::{Lane, settle};
+use lane::Lane;
 use op::{Kind, Op};
 use socket::Socket;
 
@@ -86,7 +86,7 @@ impl Poll {
         };
         // Closed meanwhile, it ends at once.
         let stream = self.streams.begin(handle, listener, accept, token);
-        accept::begin(lane, &stream);
+        accept::begin(&self.lanes, &stream);
         Ok(Submitted {
             id: OperationId(stream.id),
             lanes: 1 << lane.index,
@@ -169,15 +169,8 @@ impl Driver for Poll {
             _ => None,
         };
         let receives = kind.is_receive();
-        let key = state.insert(Op {
-            generation: 0,
-            sequence: 0,
-            done: 0,
-            token,
-            socket: socket.index,
-            handle: Some(handle.clone()),
-            kind,
-        });
+        let op = Op::new(kind, socket.index, token, Some(handle.clone()));
+        let key = state.insert(op);
         let id = lane.id(&state, key);
         let entry = &mut state.sockets[socket.index as usize];
         if let Some(option) = option {
@@ -211,18 +204,21 @@ impl Driver for Poll {
             .lanes
             .get(place as usize)
             .filter(|_| place == u64::from(socket.lane))?;
-        let mut state = lane.state.lock();
-        let key = state
-            .find(id.0)
-            .filter(|&key| state.ops[key as usize].socket == socket.index)?;
-        complete::withdraw(lane, &mut state, key, ABORTED);
-        Some(1 << lane.index)
+        lane.locked(&self.lanes, |state| {
+            let key = state
+                .find(id.0)
+                .filter(|&key| state.ops[key as usize].socket == socket.index)?;
+            complete::withdraw(lane, state, key, ABORTED);
+            Some(1 << lane.index)
+        })
     }
 
     fn cancel_all(&self, socket: SocketRef, _worker: bool) -> (usize, u64) {
         let streams = self.cancel_streams_of(socket);
         let lane = self.lane(socket);
-        let operations = complete::withdraw_all(lane, &mut lane.state.lock(), socket.index);
+        let operations = lane.locked(&self.lanes, |state| {
+            complete::withdraw_all(lane, state, socket.index)
+        });
         (streams + operations, self.all_lanes())
     }
 
@@ -235,33 +231,27 @@ impl Driver for Poll {
             return 0;
         }
         self.cancel_streams_of(socket);
-        let mut state = lane.state.lock();
-        complete::withdraw_all(lane, &mut state, socket.index);
-        lane.close_now(&mut state, socket.index);
-        let after = state.after.take();
-        drop(state);
-        settle(&self.lanes, after);
+        lane.locked(&self.lanes, |state| {
+            complete::withdraw_all(lane, state, socket.index);
+            lane.close_now(state, socket.index);
+        });
         self.all_lanes()
     }
 
     fn release(&self, socket: SocketRef, _worker: bool) -> u64 {
         let lane = self.lane(socket);
-        let mut state = lane.state.lock();
-        lane.close_now(&mut state, socket.index);
-        lane.forget(&mut state, socket.index);
-        let after = state.after.take();
-        drop(state);
-        settle(&self.lanes, after);
+        lane.locked(&self.lanes, |state| {
+            lane.close_now(state, socket.index);
+            lane.forget(state, socket.index);
+        });
         0
     }
 
     fn next_turn(&self, socket: SocketRef) {
         let lane = self.lane(socket);
-        let mut state = lane.state.lock();
-        complete::next_turn(&mut state, socket.index);
-        let after = state.after.take();
-        drop(state);
-        settle(&self.lanes, after);
+        lane.locked(&self.lanes, |state| {
+            complete::next_turn(state, socket.index)
+        });
         lane.rouse();
     }
 
@@ -303,7 +293,6 @@ impl Driver for Poll {
         if !released.load(Ordering::SeqCst) && !lanes().any(Lane::pending) {
             wait_for_any(lanes(), timeout);
         }
-        let released = released.load(Ordering::SeqCst);
         lanes().for_each(|lane| lane.end_shared_wait(&self.lanes, released));
     }
 

@@ -80,6 +80,20 @@ const FEW_BUFFERS: usize = 16;
 /// The most that one call takes: IOV_MAX of Linux, macOS and the BSDs.
 const MOST_BUFFERS: usize = 1024;
 
+impl Op {
+    pub(super) fn new(kind: Kind, socket: u32, token: usize, handle: Option<Handle>) -> Self {
+        Op {
+            generation: 0,
+            sequence: 0,
+            done: 0,
+            token,
+            socket,
+            handle,
+            kind,
+        }
+    }
+}
+
 impl Kind {
     /// An operation that fits the socket.
     pub(super) fn of(operation: Operation) -> Self {
