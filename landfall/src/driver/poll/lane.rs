@@ -124,7 +124,7 @@ impl State {
         }
     }
 
-    fn has_work(&self) -> bool {
+    pub(super) fn has_work(&self) -> bool {
         !self.ready.is_empty() || !self.runnable.is_empty()
     }
 

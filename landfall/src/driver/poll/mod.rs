@@ -184,10 +184,9 @@ impl Driver for Poll {
         } else if entry.sends.enter(key) {
             complete::send(lane, &mut state, socket.index);
         }
-        Ok(Submitted {
-            id,
-            lanes: 1 << lane.index,
-        })
+        // Nothing rests here until a flush; only what has completed is to be noticed.
+        let lanes = u64::from(state.has_work()) << lane.index;
+        Ok(Submitted { id, lanes })
     }
 
     fn cancel(&self, socket: SocketRef, id: OperationId, _worker: bool) -> Option<u64> {
@@ -230,12 +229,16 @@ impl Driver for Poll {
         if entry_closing(&mut lane.state.lock()) {
             return 0;
         }
-        self.cancel_streams_of(socket);
-        lane.locked(&self.lanes, |state| {
-            complete::withdraw_all(lane, state, socket.index);
+        let streams = self.cancel_streams_of(socket);
+        let operations = lane.locked(&self.lanes, |state| {
+            let count = complete::withdraw_all(lane, state, socket.index);
             lane.close_now(state, socket.index);
+            count
         });
-        self.all_lanes()
+        match streams {
+            0 => u64::from(operations > 0) << lane.index,
+            _ => self.all_lanes(),
+        }
     }
 
     fn release(&self, socket: SocketRef, _worker: bool) -> u64 {
