@@ -91,8 +91,9 @@ impl Driver {
         match self {
             Self::Auto => Ok(DriverChoice::Auto),
             Self::Uring => Ok(DriverChoice::Uring),
-            Self::Poll | Self::Iocp => Err(Failure::usage(format!(
-                "this build has no driver `{}`: leave it to `auto`, or ask for `uring`",
+            Self::Poll => Ok(DriverChoice::Poll),
+            Self::Iocp => Err(Failure::usage(format!(
+                "this build has no driver `{}`: leave it to `auto`, or ask for `uring` or `poll`",
                 self.name()
             ))),
         }

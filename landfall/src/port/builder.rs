@@ -3,17 +3,22 @@
 use std::io;
 
 use super::CompletionPort;
-use crate::driver::{Driver, MAX_LANES, uring};
+use crate::driver::{self, MAX_LANES, Settings};
 
 /// Which driver a port uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum DriverChoice {
-    /// The best one that the system permits.
+    /// The one that the environment variable `LANDFALL_DRIVER` names (`uring`, `poll`, `auto`), or
+    /// else the best one that the system permits: io_uring on Linux, readiness where that is
+    /// missing or forbidden. [`CompletionPort::driver_reason`] says why it became which.
     #[default]
     Auto,
     /// io_uring, or an error that says why not.
     Uring,
+    /// Readiness: epoll on Linux, kqueue on macOS and the BSDs (which compile, and are not
+    /// tested). [`Facilities`] are io_uring's and change nothing here.
+    Poll,
 }
 
 /// How much memory each lane of the port has for pooled receives.
@@ -145,12 +150,12 @@ impl Builder {
             0 => concurrency,
             lanes => lanes,
         };
-        let driver = uring::Uring::new(lanes.min(MAX_LANES), self.buffers, self.facilities)?;
-        let reason = match self.driver {
-            DriverChoice::Auto => "io_uring is permitted here".to_owned(),
-            DriverChoice::Uring => "asked for".to_owned(),
+        let settings = Settings {
+            lanes: lanes.min(MAX_LANES),
+            buffers: self.buffers,
+            facilities: self.facilities,
         };
-        let driver: Box<dyn Driver> = Box::new(driver);
+        let (driver, reason) = driver::set_up(self.driver, settings)?;
         CompletionPort::from_parts(driver, concurrency, reason)
     }
 }

@@ -97,6 +97,24 @@ const VARIANTS: &[Variant] = &[
             f.zero_copy = false;
         },
     },
+    Variant {
+        name: "poll",
+        driver: DriverChoice::Poll,
+        lanes: 0,
+        restrict: |_| {},
+    },
+    Variant {
+        name: "poll-one-lane",
+        driver: DriverChoice::Poll,
+        lanes: 1,
+        restrict: |_| {},
+    },
+    Variant {
+        name: "poll-two-lanes",
+        driver: DriverChoice::Poll,
+        lanes: 2,
+        restrict: |_| {},
+    },
 ];
 
 impl Variant {
@@ -109,6 +127,14 @@ impl Variant {
             .lanes(self.lanes)
             .facilities(facilities)
             .concurrency(concurrency)
+    }
+
+    /// The name of the driver that a port under this variant gets.
+    pub fn driver(&self) -> &'static str {
+        match self.driver {
+            DriverChoice::Poll => "poll",
+            _ => "uring",
+        }
     }
 
     /// A port under this variant.

@@ -48,11 +48,19 @@ unsafe impl Send for BufferRing {}
 // SAFETY: as above.
 unsafe impl Sync for BufferRing {}
 
+/// A pool, and the ring in which the kernel finds its pieces.
+#[derive(Clone)]
+pub(super) struct Provided {
+    pub(super) pool: Arc<Pool>,
+    ring: Arc<BufferRing>,
+}
+
 /// Registers a pool of buffers with a ring.
-pub(super) fn register(ring: &IoUring, policy: BufferPolicy) -> io::Result<Arc<Pool>> {
+pub(super) fn register(ring: &IoUring, policy: BufferPolicy) -> io::Result<Provided> {
     let count = policy.count.next_power_of_two();
-    Pool::new(policy.size, count, |block| {
-        let buffers = BufferRing::new(count as u16, policy.size as u32, block);
+    let mut registered = None;
+    let pool = Pool::new(policy.size, count, |block| {
+        let buffers = Arc::new(BufferRing::new(count as u16, policy.size as u32, block));
         // SAFETY: the entries are page-aligned and zeroed, `count` of them, and live in the pool's
         // home. The lane keeps the pool until its ring is gone.
         unsafe {
@@ -64,8 +72,24 @@ pub(super) fn register(ring: &IoUring, policy: BufferPolicy) -> io::Result<Arc<P
             )?;
         }
         buffers.grow();
+        registered = Some(buffers.clone());
         Ok(buffers)
-    })
+    })?;
+    let ring = registered.expect("set when the pool was made");
+    Ok(Provided { pool, ring })
+}
+
+impl Provided {
+    /// The kernel found no piece: brings pieces into use that have not been so far; whether there
+    /// were any.
+    pub(super) fn grow(&self) -> bool {
+        self.ring.grow()
+    }
+
+    /// How many pieces the kernel has been given so far, each time counted, modulo 2^16.
+    fn given(&self) -> u16 {
+        self.ring.tail.lock().tail
+    }
 }
 
 impl BufferRing {
@@ -107,12 +131,6 @@ impl BufferRing {
             (*shared).store(tail.tail, Ordering::Release);
         }
     }
-}
-
-impl Home for BufferRing {
-    fn give_back(&self, id: u16, address: *mut u8) {
-        self.push(&mut self.tail.lock(), id, address);
-    }
 
     fn grow(&self) -> bool {
         let mut tail = self.tail.lock();
@@ -127,9 +145,11 @@ impl Home for BufferRing {
         tail.unused.start = end;
         !unused.is_empty()
     }
+}
 
-    fn given(&self) -> u16 {
-        self.tail.lock().tail
+impl Home for Arc<BufferRing> {
+    fn give_back(&self, id: u16, address: *mut u8) {
+        self.push(&mut self.tail.lock(), id, address);
     }
 }
 
@@ -144,7 +164,7 @@ pub(super) struct Starved {
     names: VecDeque<u64>,
     /// Buffers that the kernel has picked so far, modulo 2^16.
     picked: u16,
-    /// What the pool's home had been given when receives were last started.
+    /// What the kernel had been given when receives were last started.
     given: u16,
     /// Looks in a row at which no buffer had come back.
     in_vain: u32,
@@ -172,9 +192,9 @@ impl Starved {
         self.picked = self.picked.wrapping_add(1);
     }
 
-    pub(super) fn push(&mut self, name: u64, pool: &Pool) {
+    pub(super) fn push(&mut self, name: u64, provided: &Provided) {
         if self.names.is_empty() {
-            self.given = pool.given();
+            self.given = provided.given();
             self.in_vain = 0;
         }
         self.names.push_back(name);
@@ -182,8 +202,8 @@ impl Starved {
 
     /// How many receives may start, and whether the others are to go without the pool. `idle`: the
     /// lane has nothing else to do, so that what the kernel has picked is known.
-    pub(super) fn turn(&mut self, pool: &Pool, idle: bool) -> Turn {
-        let given = pool.given();
+    pub(super) fn turn(&mut self, provided: &Provided, idle: bool) -> Turn {
+        let given = provided.given();
         let came_back = given.wrapping_sub(std::mem::replace(&mut self.given, given));
         self.in_vain = if came_back > 0 { 0 } else { self.in_vain + 1 };
         let last = idle || self.in_vain > PATIENCE;

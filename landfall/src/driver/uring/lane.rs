@@ -16,11 +16,10 @@ use parking_lot::{Mutex, MutexGuard};
 use slab::Slab;
 
 use super::accept::Streams;
-use super::buffers::Starved;
+use super::buffers::{Provided, Starved};
 use super::op::{Kind, Means, Op};
 use super::socket::{Place, Slots, Socket};
 use super::{buffers, complete};
-use crate::buffer::Pool;
 use crate::driver::{ABORTED, Sink};
 use crate::port::{BufferPolicy, Completion, Facilities, OperationId};
 
@@ -81,7 +80,7 @@ pub(super) struct State {
     pub(super) ops: Slab<Op>,
     pub(super) sockets: Slab<Socket>,
     pub(super) slots: Slots,
-    pub(super) pool: Option<Arc<Pool>>,
+    pub(super) provided: Option<Provided>,
     pub(super) starved: Starved,
     /// Posted accepts, and connections whose first data is awaited.
     pub(super) accepting: Vec<u32>,
@@ -110,11 +109,10 @@ impl Lane {
             true => register_table(&ring)?,
             false => 0,
         };
-        let pool = match facilities.provided_buffers {
+        let provided = match facilities.provided_buffers {
             true => unless_unsupported(buffers::register(&ring, buffers))?,
             false => None,
         };
-        let provided = pool.is_some();
         Ok(Lane {
             index,
             ring,
@@ -124,7 +122,7 @@ impl Lane {
                 buffer_size: buffers.size as u32,
             },
             facilities: Facilities {
-                provided_buffers: provided,
+                provided_buffers: provided.is_some(),
                 direct_descriptors: table > 0,
                 ..facilities
             },
@@ -133,7 +131,7 @@ impl Lane {
                 ops: Slab::new(),
                 sockets: Slab::new(),
                 slots: Slots::new(table),
-                pool,
+                provided,
                 starved: Starved::default(),
                 accepting: Vec::new(),
                 ready: VecDeque::with_capacity(64),
