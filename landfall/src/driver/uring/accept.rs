@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use slab::Slab;
 
 use super::complete::{filled, first_stage, remove, retried};
-use super::lane::{self, Lane, State};
+use super::lane::{self, Lane, State, user_data};
 use super::op::{AcceptOne, AcceptStream, FirstData, Kind, NO_SOCKET, Op, Stage};
 use super::socket::{Place, Socket};
 use crate::buffer::Buffer;
@@ -35,16 +35,17 @@ pub(super) struct Streams {
 impl Streams {
     pub(super) fn insert(&self, make: impl FnOnce(u64) -> AcceptStream) -> Arc<AcceptStream> {
         let (streams, generation) = &mut *self.named.lock();
-        *generation = (*generation + 1) & 0xff_ffff;
+        *generation = generation.wrapping_add(1);
         let entry = streams.vacant_entry();
-        let id = STREAM_LANE << 56 | u64::from(*generation) << 32 | entry.key() as u64;
+        let name = user_data::name(*generation, entry.key() as u32);
+        let id = user_data::tagged(STREAM_LANE, name);
         entry.insert(Arc::new(make(id))).clone()
     }
 
     pub(super) fn get(&self, id: u64) -> Option<Arc<AcceptStream>> {
         let (streams, _) = &*self.named.lock();
         streams
-            .get(id as u32 as usize)
+            .get(user_data::index(id) as usize)
             .filter(|stream| stream.id == id)
             .cloned()
     }
@@ -80,7 +81,7 @@ impl Streams {
 
     fn remove(&self, id: u64) -> Option<Arc<AcceptStream>> {
         let (streams, _) = &mut *self.named.lock();
-        streams.try_remove(id as u32 as usize)
+        streams.try_remove(user_data::index(id) as usize)
     }
 }
 

@@ -24,8 +24,16 @@ use crate::driver::{ABORTED, Sink};
 use crate::port::{BufferPolicy, Completion, Facilities, OperationId};
 
 /// What the kernel echoes with a completion: a tag in the top byte, and for operations a
-/// generation of 24 bits and an index of 32.
+/// generation of 32 bits and an index of 24.
+///
+/// Names of operations that are over may be kept by the program for any time, so generations are
+/// what must not come round soon; 16.7 million operations at a time are more than a lane has memory
+/// for.
 pub(super) mod user_data {
+    const INDEX_BITS: u32 = 24;
+    /// The most operations at a time.
+    pub(in super::super) const MOST_OPERATIONS: usize = 1 << INDEX_BITS;
+
     pub(in super::super) const OPERATION: u64 = 0;
     pub(in super::super) const WAKE: u64 = 1;
     pub(in super::super) const IGNORE: u64 = 2;
@@ -47,12 +55,17 @@ pub(super) mod user_data {
         data >> 56
     }
 
+    /// What follows the tag in the name of an operation.
+    pub(in super::super) fn name(generation: u32, index: u32) -> u64 {
+        u64::from(generation) << INDEX_BITS | u64::from(index)
+    }
+
     pub(in super::super) fn index(data: u64) -> u32 {
-        data as u32
+        data as u32 & (MOST_OPERATIONS as u32 - 1)
     }
 
     pub(in super::super) fn generation(data: u64) -> u32 {
-        (data >> 32) as u32 & 0xff_ffff
+        (data >> INDEX_BITS) as u32
     }
 }
 
@@ -171,19 +184,24 @@ impl Lane {
         }
     }
 
+    /// Whether the table takes another operation of the program's. Those of our own (a deadline, a
+    /// descriptor to be installed, accepts) are far fewer than what is left for them.
+    pub(super) fn has_room(state: &State) -> bool {
+        state.ops.len() < user_data::MOST_OPERATIONS / 2
+    }
+
     /// Puts an operation into the table. Its entry is still to be pushed.
     pub(super) fn insert(&self, state: &mut State, mut op: Op) -> u32 {
-        state.generation = (state.generation + 1) & 0xff_ffff;
+        state.generation = state.generation.wrapping_add(1);
         op.generation = state.generation;
-        state.ops.insert(op) as u32
+        let key = state.ops.insert(op);
+        debug_assert!(key < user_data::MOST_OPERATIONS, "see has_room");
+        key as u32
     }
 
     pub(super) fn name(state: &State, key: u32) -> u64 {
         let generation = state.ops[key as usize].generation;
-        user_data::tagged(
-            user_data::OPERATION,
-            u64::from(generation) << 32 | u64::from(key),
-        )
+        user_data::tagged(user_data::OPERATION, user_data::name(generation, key))
     }
 
     pub(super) fn id(&self, state: &State, key: u32) -> OperationId {
@@ -585,4 +603,49 @@ fn unless_unsupported<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 pub(super) unsafe fn own(number: i32) -> OwnedFd {
     // SAFETY: the caller's promise.
     unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane() -> Lane {
+        let buffers = BufferPolicy { size: 64, count: 1 };
+        let streams = Arc::new(Streams::default());
+        Lane::new(0, buffers, Facilities::default(), streams).expect("io_uring")
+    }
+
+    fn some_operation() -> Op {
+        Op::new(Kind::Readable, super::super::op::NO_SOCKET, 0, None)
+    }
+
+    #[test]
+    fn a_name_is_not_given_again_soon() {
+        let lane = lane();
+        let state = &mut *lane.state.lock();
+        let key = lane.insert(state, some_operation());
+        let stale = Lane::name(state, key);
+        assert_eq!(Lane::find(state, stale), Some(key));
+        state.ops.remove(key as usize);
+        // As after so many more operations, of which the last has the place of the first.
+        for operations in [1, 1 << 16, 1 << 24, u32::MAX - 1] {
+            state.generation = user_data::generation(stale).wrapping_add(operations - 1);
+            assert_eq!(lane.insert(state, some_operation()), key);
+            assert_eq!(Lane::find(state, stale), None, "{operations} later");
+            state.ops.remove(key as usize);
+        }
+    }
+
+    #[test]
+    fn names_hold_the_largest_numbers_apart() {
+        let index = user_data::MOST_OPERATIONS as u32 - 1;
+        for (generation, index) in [(u32::MAX, 0), (0, index), (u32::MAX, index)] {
+            let rest = user_data::name(generation, index);
+            let data = user_data::tagged(user_data::CANCEL, rest);
+            assert_eq!(user_data::tag(data), user_data::CANCEL);
+            assert_eq!(user_data::rest(data), rest);
+            assert_eq!(user_data::generation(data), generation);
+            assert_eq!(user_data::index(data), index);
+        }
+    }
 }

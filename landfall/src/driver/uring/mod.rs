@@ -116,6 +116,9 @@ impl Uring {
         if state.closed || entry.closing {
             return Err(closed());
         }
+        if !Lane::has_room(&state) {
+            return Err(too_many());
+        }
         let Place::Plain(listener) = &entry.place else {
             return Err(not_listening());
         };
@@ -223,12 +226,14 @@ impl Driver for Uring {
         let lane = self.lane(socket);
         let mut state = lane.state.lock();
         let entry = &state.sockets[socket.index as usize];
-        if state.closed || entry.closing {
+        let refusal = match () {
+            () if state.closed || entry.closing => Some(closed()),
+            () if !Lane::has_room(&state) => Some(too_many()),
+            () => None,
+        };
+        if let Some(error) = refusal {
             drop(state);
-            return Err(SubmitError {
-                error: closed(),
-                operation,
-            });
+            return Err(SubmitError { error, operation });
         }
         let kind = match kind_of(lane, entry, operation) {
             Ok(kind) => kind,
@@ -239,9 +244,17 @@ impl Driver for Uring {
         };
         let op = Op::new(kind, socket.index, token, Some(handle.clone()));
         let (is_send, is_receive) = (op.is_send(), op.is_receive());
+        let sends_bytes = op.sends_bytes();
         let key = lane.insert(&mut state, op);
         let id = lane.id(&state, key);
         let entry = &mut state.sockets[socket.index as usize];
+        if let Some(code) = entry.broken.filter(|_| sends_bytes) {
+            complete::finish(lane, &mut state, key, code);
+            return Ok(Submitted {
+                id,
+                lanes: 1 << lane.index,
+            });
+        }
         let direction = match () {
             () if is_send => Some(&mut entry.sends),
             () if is_receive => Some(&mut entry.receives),
@@ -538,6 +551,14 @@ fn closed() -> io::Error {
     io::Error::new(
         io::ErrorKind::NotConnected,
         "the handle or its port is closed",
+    )
+}
+
+fn too_many() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::ResourceBusy,
+        "8.4 million operations are pending in one lane of the port, which is as many as it has \
+         names for; wait for some of them",
     )
 }
 
