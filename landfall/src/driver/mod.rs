@@ -67,6 +67,11 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
 
     fn lanes(&self) -> usize;
 
+    /// How many sockets the driver can hold; `usize::MAX` if nothing but memory bounds them.
+    fn socket_capacity(&self) -> usize {
+        usize::MAX
+    }
+
     /// Takes a socket over, into the lane that has the fewest. On failure it comes back.
     fn attach(&self, socket: Socket) -> Result<SocketRef, (io::Error, Socket)>;
 

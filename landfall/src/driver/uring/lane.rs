@@ -77,6 +77,8 @@ const COMPLETIONS: u32 = 8192;
 pub(super) struct Lane {
     pub(super) index: usize,
     pub(super) ring: IoUring,
+    /// Places in the ring's own table of sockets.
+    pub(super) table: u32,
     pub(super) means: Means,
     pub(super) facilities: Facilities,
     pub(super) streams: Arc<Streams>,
@@ -129,6 +131,7 @@ impl Lane {
         Ok(Lane {
             index,
             ring,
+            table,
             means: Means {
                 multishot_receive: facilities.multishot_receive,
                 zero_copy: facilities.zero_copy,
@@ -577,10 +580,15 @@ fn build_ring(direct_queue: bool) -> io::Result<IoUring> {
 /// the kernel has no such tables.
 fn register_table(ring: &IoUring) -> io::Result<u32> {
     // Linux bounds each table by RLIMIT_NOFILE, and all by 2^20 (IORING_MAX_FIXED_FILES).
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let size = limit.current.unwrap_or(1 << 20).min(1 << 20) as u32;
+    let size = descriptor_limit().min(1 << 20) as u32;
     let registered = unless_unsupported(ring.submitter().register_files_sparse(size))?;
     Ok(registered.map_or(0, |()| size))
+}
+
+/// How many descriptors this process may have.
+pub(super) fn descriptor_limit() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.unwrap_or(u64::MAX)
 }
 
 /// A facility that this kernel does not have is done without; anything else that goes wrong, a

@@ -170,6 +170,14 @@ impl Driver for Uring {
         self.lanes.len()
     }
 
+    fn socket_capacity(&self) -> usize {
+        let tables: usize = self.lanes.iter().map(|lane| lane.table as usize).sum();
+        match tables {
+            0 => usize::try_from(lane::descriptor_limit()).unwrap_or(usize::MAX),
+            tables => tables,
+        }
+    }
+
     fn attach(&self, socket: SystemSocket) -> Result<SocketRef, (io::Error, SystemSocket)> {
         let kind = match prepare(&socket) {
             Ok(kind) => kind,
@@ -569,9 +577,29 @@ fn not_listening() -> io::Error {
     )
 }
 
-/// Says what to do about a refused set-up.
-fn explain(error: io::Error) -> io::Error {
-    let advice = match error.raw_os_error() {
+/// A refused set-up: what to do about it, and what the system said.
+#[derive(Debug)]
+struct SetupError {
+    advice: &'static str,
+    system: io::Error,
+}
+
+impl fmt::Display for SetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.advice, self.system)
+    }
+}
+
+impl std::error::Error for SetupError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.system)
+    }
+}
+
+/// Says what to do about a refused set-up. The system's own error, with its code, is the source of
+/// the one returned.
+fn explain(system: io::Error) -> io::Error {
+    let advice = match system.raw_os_error() {
         Some(libc::ENOSYS) => "this kernel has no io_uring (Linux 6.1 or later is needed)",
         Some(libc::EPERM) => {
             "io_uring is forbidden here, by a container's seccomp profile or the sysctl \
@@ -584,7 +612,7 @@ fn explain(error: io::Error) -> io::Error {
         }
         _ => "setting io_uring up failed",
     };
-    io::Error::new(error.kind(), format!("{advice}: {error}"))
+    io::Error::new(system.kind(), SetupError { advice, system })
 }
 
 fn register_membarrier() -> bool {
@@ -596,4 +624,19 @@ fn register_membarrier() -> bool {
 fn membarrier(command: libc::c_int) -> bool {
     // SAFETY: the call takes two integers and touches no memory of ours.
     unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_set_up_keeps_the_systems_code() {
+        let error = explain(io::Error::from_raw_os_error(libc::EMFILE));
+        let explanation = error.get_ref().expect("an explanation");
+        let system = explanation.source().and_then(|s| s.downcast_ref());
+        let code = system.and_then(io::Error::raw_os_error);
+        assert_eq!(code, Some(libc::EMFILE));
+        assert!(error.to_string().contains("ulimit -n"), "{error}");
+    }
 }
