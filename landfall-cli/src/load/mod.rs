@@ -6,6 +6,8 @@ mod control;
 mod exchange;
 mod fail_if;
 mod plan;
+#[cfg(test)]
+mod properties;
 mod report;
 mod run;
 mod schedule;
