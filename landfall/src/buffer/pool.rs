@@ -13,6 +13,9 @@ pub(crate) trait Home: Send + Sync {
 
     /// Brings pieces into use that have not been so far; whether there were any.
     fn grow(&self) -> bool;
+
+    /// How many pieces the home has been given so far, each time counted, modulo 2^16.
+    fn given(&self) -> u16;
 }
 
 /// One block of memory, cut into pieces of one size.
@@ -91,6 +94,11 @@ impl Pool {
     /// The system found no piece: whether there are more of them now.
     pub(crate) fn grow(&self) -> bool {
         self.home.grow()
+    }
+
+    /// See [`Home::given`].
+    pub(crate) fn given(&self) -> u16 {
+        self.home.given()
     }
 
     /// Makes a buffer of the first `length` bytes of a piece.

@@ -19,8 +19,8 @@ pub enum DriverChoice {
 /// How much memory each lane of the port has for pooled receives.
 ///
 /// Buffers are allocated as one block, of which only as much is used as receives at a time need.
-/// When a lane has none left, it receives into memory of its own, so nobody starves and nobody
-/// sees it.
+/// When a lane has none left, receives wait until one comes back; when the program keeps them all,
+/// they use memory of their own. So nobody starves and nobody sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BufferPolicy {
     /// Bytes of one buffer; a multiple of the page size is best.
@@ -33,7 +33,7 @@ impl Default for BufferPolicy {
     fn default() -> Self {
         BufferPolicy {
             size: 16 * 1024,
-            count: 1024,
+            count: 256,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A provided buffer ring: the pieces of a pool that the kernel may pick from.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -126,6 +127,95 @@ impl Home for BufferRing {
         tail.unused.start = end;
         !unused.is_empty()
     }
+
+    fn given(&self) -> u16 {
+        self.tail.lock().tail
+    }
+}
+
+/// Receives that the kernel found no buffer for, the oldest first.
+///
+/// Each starts again when a buffer has come back. That keeps the memory in use small, and so in the
+/// processor's cache; on the other hand the program may keep its buffers for ever, so the lane asks
+/// now and then whether to wait at all.
+#[derive(Default)]
+pub(super) struct Starved {
+    /// Names of operations. Those that have ended or started meanwhile are passed over.
+    names: VecDeque<u64>,
+    /// Buffers that the kernel has picked so far, modulo 2^16.
+    picked: u16,
+    /// What the pool's home had been given when receives were last started.
+    given: u16,
+    /// Looks in a row at which no buffer had come back.
+    in_vain: u32,
+}
+
+/// What a starved receive does next.
+pub(super) enum Next {
+    /// Has the kernel pick a buffer.
+    Select(u64),
+    /// Uses memory of its own.
+    Own(u64),
+}
+
+/// Looks, one at 32 completions, until starved receives give up waiting although the lane has other
+/// things to do.
+const PATIENCE: u32 = 64;
+
+impl Starved {
+    pub(super) fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The kernel has picked a buffer.
+    pub(super) fn picked(&mut self) {
+        self.picked = self.picked.wrapping_add(1);
+    }
+
+    pub(super) fn push(&mut self, name: u64, pool: &Pool) {
+        if self.names.is_empty() {
+            self.given = pool.given();
+            self.in_vain = 0;
+        }
+        self.names.push_back(name);
+    }
+
+    /// How many receives may start, and whether the others are to go without the pool. `idle`: the
+    /// lane has nothing else to do, so that what the kernel has picked is known.
+    pub(super) fn turn(&mut self, pool: &Pool, idle: bool) -> Turn {
+        let given = pool.given();
+        let came_back = given.wrapping_sub(std::mem::replace(&mut self.given, given));
+        self.in_vain = if came_back > 0 { 0 } else { self.in_vain + 1 };
+        let last = idle || self.in_vain > PATIENCE;
+        Turn {
+            select: match last {
+                true => given.wrapping_sub(self.picked),
+                false => came_back,
+            },
+            rest: last,
+        }
+    }
+
+    /// The next receive to start in this turn.
+    pub(super) fn next(&mut self, turn: &mut Turn) -> Option<Next> {
+        if turn.select == 0 && !turn.rest {
+            return None;
+        }
+        let name = self.names.pop_front()?;
+        if turn.select > 0 {
+            turn.select -= 1;
+            return Some(Next::Select(name));
+        }
+        Some(Next::Own(name))
+    }
+}
+
+/// How many starved receives may start.
+pub(super) struct Turn {
+    /// With a buffer of the pool's.
+    select: u16,
+    /// All others, without.
+    rest: bool,
 }
 
 impl Drop for BufferRing {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use io_uring::cqueue;
 
 use super::accept;
+use super::buffers::Next;
 use super::lane::{Lane, State, user_data};
 use super::op::{Form, Kind, Op, Stage};
 use super::socket::Socket;
@@ -99,8 +100,9 @@ fn cancel_again(lane: &Lane, state: &mut State, data: u64) {
 }
 
 /// The buffer that the kernel picked, if it did.
-fn selected(state: &State, cqe: &cqueue::Entry) -> Option<Buffer> {
+fn selected(state: &mut State, cqe: &cqueue::Entry) -> Option<Buffer> {
     let id = cqueue::buffer_select(cqe.flags())?;
+    state.starved.picked();
     let pool: &Arc<Pool> = state.pool.as_ref()?;
     let length = cqe.result().max(0) as usize;
     // SAFETY: the kernel took the buffer off its ring for this completion, which is seen once, and
@@ -168,11 +170,7 @@ fn pooled(
     let form = *form;
     match (&mut *stage, result) {
         (Stage::Select, result) if result == -libc::ENOBUFS => {
-            // Nobody starves: the pool's users may keep its buffers for ever.
-            if !state.pool.as_ref().is_some_and(|pool| pool.grow()) {
-                *stage = Stage::Poll;
-            }
-            return again_or_abort(lane, state, key, more);
+            return starved(lane, state, key, more);
         }
         (Stage::Poll, 0..) => {
             *stage = Stage::Own(Vec::with_capacity(lane.means.buffer_size as usize));
@@ -225,6 +223,49 @@ fn pooled(
         }
     }
     delivered
+}
+
+/// The pool had no buffer: brings more into use, or lets the receive wait until one comes back.
+fn starved(lane: &Lane, state: &mut State, key: u32, more: bool) -> Option<Completion> {
+    let ends = state.ops[key as usize].cancelled || state.closed;
+    match state.pool.clone() {
+        Some(pool) if !more && !ends && !pool.grow() => {
+            let name = Lane::name(state, key);
+            state.starved.push(name, &pool);
+            None
+        }
+        _ => again_or_abort(lane, state, key, more),
+    }
+}
+
+/// Lets receives go on that wait for a buffer: as many as have come back. When the lane is idle,
+/// all: nobody starves, though the program may keep the pool's buffers for ever.
+pub(super) fn feed(lane: &Lane, state: &mut State, idle: bool) {
+    if state.starved.is_empty() {
+        return;
+    }
+    let Some(pool) = state.pool.clone() else {
+        return;
+    };
+    let mut turn = state.starved.turn(&pool, idle);
+    while let Some(next) = state.starved.next(&mut turn) {
+        let (name, stage) = match next {
+            Next::Select(name) => (name, Stage::Select),
+            Next::Own(name) => (name, Stage::Poll),
+        };
+        let Some(key) = Lane::find(state, name) else {
+            continue;
+        };
+        let op = &mut state.ops[key as usize];
+        // One that was paused and has gone on meanwhile is with the kernel again.
+        if op.in_kernel || op.paused {
+            continue;
+        }
+        if let Kind::Pooled { stage: now, .. } = &mut op.kind {
+            *now = stage;
+        }
+        lane.start(state, key, true);
+    }
 }
 
 /// How a pooled receive begins.

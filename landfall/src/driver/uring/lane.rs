@@ -16,6 +16,7 @@ use parking_lot::{Mutex, MutexGuard};
 use slab::Slab;
 
 use super::accept::Streams;
+use super::buffers::Starved;
 use super::op::{Kind, Means, Op};
 use super::socket::{Place, Slots, Socket};
 use super::{buffers, complete};
@@ -96,6 +97,7 @@ pub(super) struct State {
     pub(super) sockets: Slab<Socket>,
     pub(super) slots: Slots,
     pub(super) pool: Option<Arc<Pool>>,
+    pub(super) starved: Starved,
     /// Posted accepts, and connections whose first data is awaited.
     pub(super) accepting: Vec<u32>,
     /// Completions ready to be taken, ahead of what the ring holds.
@@ -148,6 +150,7 @@ impl Lane {
                 sockets: Slab::new(),
                 slots: Slots::new(table),
                 pool,
+                starved: Starved::default(),
                 accepting: Vec::new(),
                 ready: VecDeque::with_capacity(64),
                 backlog: VecDeque::new(),
@@ -375,6 +378,7 @@ impl Lane {
         loop {
             let (enter, again, ready) = {
                 let mut state = self.state.lock();
+                complete::feed(self, &mut state, false);
                 self.move_backlog(&mut state);
                 // SAFETY: as in `push_to_ring`.
                 let queue = unsafe { self.ring.submission_shared() };
@@ -402,6 +406,7 @@ impl Lane {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let more_than_fits = {
             let mut state = self.state.lock();
+            complete::feed(self, &mut state, true);
             self.move_backlog(&mut state);
             !state.backlog.is_empty()
         };
@@ -426,6 +431,7 @@ impl Lane {
     /// Prepares a wait in several lanes at once.
     pub(super) fn begin_shared_wait(&self) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
+        complete::feed(self, &mut self.state.lock(), true);
         self.flush();
     }
 
