@@ -257,6 +257,10 @@ mod tests {
         fn grow(&self) -> bool {
             false
         }
+
+        fn given(&self) -> u16 {
+            3
+        }
     }
 
     const PIECE: usize = 100;

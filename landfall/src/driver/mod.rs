@@ -10,12 +10,12 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use socket2::Socket;
 
 use crate::port::{Completion, Handle, Operation, OperationId, SubmitError};
+use crate::sync::atomic::AtomicBool;
 
 pub(crate) mod uring;
 

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use io_uring::squeue::Entry;
@@ -19,10 +19,12 @@ use super::accept::Streams;
 use super::buffers::Starved;
 use super::op::{Kind, Means, Op};
 use super::socket::{Place, Slots, Socket};
+use super::waiters::Waiters;
 use super::{buffers, complete};
 use crate::buffer::Pool;
 use crate::driver::{ABORTED, Sink};
 use crate::port::{BufferPolicy, Completion, Facilities, OperationId};
+use crate::sync::atomic::AtomicBool;
 
 /// What the kernel echoes with a completion: a tag in the top byte, and for operations a
 /// generation of 32 bits and an index of 24.
@@ -86,10 +88,7 @@ pub(super) struct Lane {
     pub(super) state: Mutex<State>,
     /// Sockets in the lane, to spread new ones evenly.
     pub(super) population: AtomicUsize,
-    /// Threads in `wait`: one, or for a moment another that is taking over.
-    waiting: AtomicUsize,
-    /// Wakes that have not been answered.
-    wakes: AtomicIsize,
+    waiters: Waiters,
 }
 
 pub(super) struct State {
@@ -159,8 +158,7 @@ impl Lane {
                 generation: 0,
             }),
             population: AtomicUsize::new(0),
-            waiting: AtomicUsize::new(0),
-            wakes: AtomicIsize::new(0),
+            waiters: Waiters::default(),
         })
     }
 
@@ -334,11 +332,7 @@ impl Lane {
         if urgent {
             self.flush();
         }
-        // A thread that waits here sees what the ring holds, not what was taken out of it: neither
-        // a wake meant for it nor completions beyond `max`.
-        if left || woken && self.wakes.load(Ordering::SeqCst) > 0 {
-            self.rouse();
-        }
+        self.waiters.taken(left, woken, || self.post_wake());
         taken
     }
 
@@ -403,7 +397,7 @@ impl Lane {
 
     /// Flushes and waits for a completion, a wake, or the end of the time.
     pub(super) fn wait(&self, timeout: Option<Duration>, released: &AtomicBool) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.waiters.begin();
         let more_than_fits = {
             let mut state = self.state.lock();
             complete::feed(self, &mut state, true);
@@ -430,13 +424,13 @@ impl Lane {
 
     /// Prepares a wait in several lanes at once.
     pub(super) fn begin_shared_wait(&self) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.waiters.begin();
         complete::feed(self, &mut self.state.lock(), true);
         self.flush();
     }
 
     pub(super) fn end_wait(&self) {
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.waiters.end();
     }
 
     fn has_ready(&self) -> bool {
@@ -448,22 +442,18 @@ impl Lane {
         unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 
-    /// Rouses a waiting thread that has been released. Until it answers, whoever takes the
-    /// completion meant for it posts another.
+    /// Rouses a waiting thread that has been released.
     pub(super) fn wake(&self) {
-        self.wakes.fetch_add(1, Ordering::SeqCst);
-        self.post_wake();
+        self.waiters.wake(|| self.post_wake());
     }
 
     pub(super) fn woken(&self) {
-        self.wakes.fetch_sub(1, Ordering::SeqCst);
+        self.waiters.woken();
     }
 
     /// Has the thread that waits in the lane, if there is one, look again.
     pub(super) fn rouse(&self) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.post_wake();
-        }
+        self.waiters.rouse(|| self.post_wake());
     }
 
     /// Completes an operation that does nothing.
@@ -499,9 +489,7 @@ impl Lane {
             }
             !state.ready.is_empty()
         };
-        if ready || woken && self.wakes.load(Ordering::SeqCst) > 0 {
-            self.rouse();
-        }
+        self.waiters.taken(ready, woken, || self.post_wake());
     }
 
     /// Ends every operation and returns when the kernel has none left.

@@ -13,6 +13,7 @@ mod complete;
 mod lane;
 mod op;
 mod socket;
+pub(crate) mod waiters;
 
 use std::fmt;
 use std::io;
@@ -411,7 +412,12 @@ impl Driver for Uring {
         self.lanes[lane].flush()
     }
 
-    fn wait(&self, lanes: u64, timeout: Option<Duration>, released: &AtomicBool) {
+    fn wait(
+        &self,
+        lanes: u64,
+        timeout: Option<Duration>,
+        released: &crate::sync::atomic::AtomicBool,
+    ) {
         if lanes.is_power_of_two() {
             self.lanes[lanes.trailing_zeros() as usize].wait(timeout, released);
             return;
