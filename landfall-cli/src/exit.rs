@@ -43,7 +43,7 @@ impl Exit {
 impl Exit {
     /// How a run ends to which the system refused something.
     pub fn of_system(error: &io::Error) -> Self {
-        let is_limit = error.raw_os_error().is_some_and(errno::is_local_limit);
+        let is_limit = errno::code(error).is_some_and(errno::is_local_limit);
         if is_limit {
             Self::LocalLimit
         } else {

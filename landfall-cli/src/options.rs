@@ -51,16 +51,6 @@ impl RuntimeOptions {
             .map_err(|error| Failure::of_system("cannot create the completion port", &error))
     }
 
-    /// How many sockets such a port can hold: each of its lanes, one for every thread that may run
-    /// at once, keeps them in a table of its own, which is as large as the limit on descriptors.
-    pub fn socket_capacity(&self, descriptor_limit: u64) -> u64 {
-        // What the port and the kernel allow at most: see `landfall::port::Builder::lanes`, and
-        // IORING_MAX_FIXED_FILES.
-        const MOST_LANES: u32 = 64;
-        const LARGEST_TABLE: u64 = 1 << 20;
-        u64::from(self.concurrency.min(MOST_LANES)) * descriptor_limit.min(LARGEST_TABLE)
-    }
-
     /// Has the system send SIGTERM when the parent ends, if that was asked for: `demo` asks its
     /// children.
     pub fn end_with_parent(&self) -> Result<(), Failure> {

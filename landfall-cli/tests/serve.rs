@@ -331,3 +331,22 @@ fn too_few_descriptors_to_serve_are_exit_4() {
         .expect_code(4)
         .expect_message(&["Too many open files"]);
 }
+
+#[test]
+fn whatever_is_refused_for_want_of_descriptors_is_exit_4() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut port_was_refused = false;
+    // The loader needs five.
+    for limit in 5.. {
+        let lower = format!("ulimit -n {limit}");
+        let outcome = Running::start(landfall_after(&lower, &["serve", &address])).finish();
+        if outcome.stderr.contains("cannot listen") && outcome.code == Some(1) {
+            // Enough for everything but the address.
+            assert!(port_was_refused, "with {limit}: {outcome:#?}");
+            return;
+        }
+        let outcome = outcome.expect_code(4).expect_message(&["Too many open"]);
+        port_was_refused |= outcome.stderr.contains("raise the limit (ulimit -n)");
+    }
+}

@@ -29,6 +29,7 @@ pub mod port;
 mod rare_queue;
 pub mod runtime;
 pub mod server;
+mod sync;
 
 pub use runtime::Runtime;
 pub use server::Server;

@@ -52,3 +52,60 @@ impl<T> RareQueue<T> {
         self.0.take().into_iter().flat_map(|queue| *queue)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        PushBack(u8),
+        PushFront(u8),
+        PopFront,
+        KeepAbove(u8),
+        Take,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => any::<u8>().prop_map(Step::PushBack),
+            2 => any::<u8>().prop_map(Step::PushFront),
+            3 => Just(Step::PopFront),
+            1 => any::<u8>().prop_map(Step::KeepAbove),
+            1 => Just(Step::Take),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_queue(steps in prop::collection::vec(step(), 0..60)) {
+            let mut queue = RareQueue::default();
+            let mut model = VecDeque::new();
+            for step in steps {
+                match step {
+                    Step::PushBack(item) => {
+                        queue.push_back(item);
+                        model.push_back(item);
+                    }
+                    Step::PushFront(item) => {
+                        queue.push_front(item);
+                        model.push_front(item);
+                    }
+                    Step::PopFront => prop_assert_eq!(queue.pop_front(), model.pop_front()),
+                    Step::KeepAbove(bound) => {
+                        queue.retain(|&item| item > bound);
+                        model.retain(|&item| item > bound);
+                    }
+                    Step::Take => {
+                        let taken: Vec<u8> = queue.take().collect();
+                        prop_assert_eq!(taken, Vec::from(std::mem::take(&mut model)));
+                    }
+                }
+                prop_assert_eq!(queue.len(), model.len());
+                prop_assert!(queue.iter().eq(model.iter()));
+            }
+        }
+    }
+}

@@ -143,8 +143,10 @@ impl Server {
         self
     }
 
-    /// How many connections are open at a time. More are not accepted until one of them has
-    /// closed: they wait in the system's backlog, where clients see them as connected.
+    /// How many connections are served at a time. More wait until one of them has closed, nearly
+    /// all in the system's backlog, where clients see them as connected. Those that meet an accept
+    /// that had been posted already, some dozens for each lane of the port, wait in the server: they
+    /// take a socket each, and no handler.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.limits.connections = connections as u64;
         self

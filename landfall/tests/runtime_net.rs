@@ -878,6 +878,30 @@ fn an_idle_timeout_ends_waits_and_only_those() {
 }
 
 #[test]
+fn waiting_again_is_no_traffic() {
+    on_runtime(async {
+        let (mut stream, _peer) = pair().await;
+        let period = Duration::from_millis(100);
+        stream.set_idle_timeout(Some(period));
+        // One wait after another, as beside other events, and one that is polled for no reason.
+        let error = loop {
+            if let Ok(received) = timeout(period / 5, stream.receive()).await {
+                break received.expect_err("silence");
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        let mut receive = Box::pin(stream.receive());
+        let error = loop {
+            if let Poll::Ready(received) = poll_once(&mut receive).await {
+                break received.expect_err("silence");
+            }
+            sleep(period / 5).await;
+        };
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+    });
+}
+
+#[test]
 fn a_panicking_task_closes_its_connection() {
     on_runtime(async {
         let (mut stream, mut peer) = pair().await;

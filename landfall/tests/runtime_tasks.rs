@@ -3,8 +3,8 @@
 use std::future::{Future, pending, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Barrier, mpsc};
-use std::task::Poll;
+use std::sync::{Arc, Barrier, Mutex, mpsc};
+use std::task::{Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -250,6 +250,45 @@ fn dropping_the_runtime_drops_every_task() {
     }
     drop(runtime);
     assert!(dropped.iter().all(|dropped| dropped.load(SeqCst)));
+}
+
+#[test]
+fn a_task_woken_while_its_runtime_is_dropped_does_not_outlive_it() {
+    const TASKS: usize = 64;
+    for round in 0..100 {
+        let runtime = runtime();
+        let alive = Arc::new(());
+        let wakers = Arc::new(Mutex::new(Vec::new()));
+        for _ in 0..TASKS {
+            let (alive, wakers) = (alive.clone(), wakers.clone());
+            let mut listed = false;
+            let wait = std::future::poll_fn(move |cx| {
+                let _ = &alive;
+                if !std::mem::replace(&mut listed, true) {
+                    wakers.lock().unwrap().push(cx.waker().clone());
+                }
+                Poll::<()>::Pending
+            });
+            drop(runtime.spawn(wait));
+        }
+        while wakers.lock().unwrap().len() < TASKS {
+            thread::yield_now();
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let waking = thread::spawn({
+            let (wakers, stop) = (std::mem::take(&mut *wakers.lock().unwrap()), stop.clone());
+            move || {
+                while !stop.load(SeqCst) {
+                    wakers.iter().for_each(Waker::wake_by_ref);
+                }
+            }
+        });
+        drop(runtime);
+        stop.store(true, SeqCst);
+        waking.join().expect("no panic");
+        let left = Arc::strong_count(&alive) - 1;
+        assert_eq!(left, 0, "tasks leaked in round {round}");
+    }
 }
 
 #[test]

@@ -117,6 +117,48 @@ fn handlers_that_fail_or_panic_end_their_own_connection_only() {
 }
 
 #[test]
+fn a_burst_of_clients_never_has_more_handlers_than_connections_allowed() {
+    const LIMIT: usize = 4;
+    const CLIENTS: usize = 200;
+    let server = server().max_connections(LIMIT);
+    let handle = server.handle();
+    let now = Arc::new(AtomicUsize::new(0));
+    let most = Arc::new(AtomicUsize::new(0));
+    let count = (now.clone(), most.clone());
+    let running = thread::spawn(move || {
+        server.serve(move |mut connection| {
+            let (now, most) = count.clone();
+            async move {
+                most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+                while let Some(data) = connection.receive().await? {
+                    connection.send(data).await?;
+                }
+                now.fetch_sub(1, SeqCst);
+                Ok(())
+            }
+        })
+    });
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = connect(&handle);
+            thread::spawn(move || echo_once(&mut client, b"served"))
+        })
+        .collect();
+    let mut most_active = 0;
+    wait_until("all are served", || {
+        most_active = most_active.max(handle.stats().active);
+        clients.iter().all(JoinHandle::is_finished)
+    });
+    for client in clients {
+        client.join().expect("no panic").expect("echo");
+    }
+    assert!(most_active <= LIMIT as u64, "{most_active} were open");
+    assert!(most.load(SeqCst) <= LIMIT, "{most:?} handlers ran");
+    handle.drain();
+    assert_eq!(end(running).stats.accepted, CLIENTS as u64);
+}
+
+#[test]
 fn more_connections_than_allowed_wait_until_one_ends() {
     let (handle, running) = start_echo(server().max_connections(3));
     let mut served: Vec<_> = (0..3).map(|_| connect(&handle)).collect();

@@ -6,6 +6,8 @@ mod control;
 mod exchange;
 mod fail_if;
 mod plan;
+#[cfg(test)]
+mod properties;
 mod report;
 mod run;
 mod schedule;
@@ -39,10 +41,10 @@ pub fn run(args: &LoadArgs) -> Result<Exit, Failure> {
     let ports = LocalPorts::read()?;
     let descriptor_limit = limits::raise_descriptor_limit();
     let plan = Plan::new(args, &ports)?;
-    let sockets = args.runtime.socket_capacity(descriptor_limit);
+    let runtime = args.runtime.build()?;
+    let sockets = runtime.port().socket_capacity() as u64;
     check_limits(&plan, &ports, sockets, descriptor_limit)?;
     tell_sources(&plan.sources, &ports, messages);
-    let runtime = args.runtime.build()?;
     let setting = Setting {
         target: named(&args.target, &plan),
         mode: plan.mode,

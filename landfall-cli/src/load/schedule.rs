@@ -45,11 +45,15 @@ impl Schedule {
     pub fn planned(&self, connection: u64, message: u64) -> Option<Duration> {
         let time = match self.pace {
             Pace::BackToBack => return None,
-            Pace::Total(rate) => rate.offset_of(connection + message * u64::from(self.connections)),
+            Pace::Total(rate) => {
+                let before = message.saturating_mul(u64::from(self.connections));
+                rate.offset_of(before.saturating_add(connection))
+            }
             Pace::Every(interval) => {
                 let turns =
                     u128::from(message) * u128::from(self.connections) + u128::from(connection);
-                let nanos = interval.as_nanos() * turns / u128::from(self.connections);
+                let nanos =
+                    interval.as_nanos().saturating_mul(turns) / u128::from(self.connections);
                 Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
             }
         };
@@ -76,7 +80,7 @@ impl Schedule {
             (End::After(_), _) => Some(
                 (0..connections)
                     .map(|connection| self.count(connection))
-                    .sum(),
+                    .fold(0, u64::saturating_add),
             ),
         }
     }
@@ -88,9 +92,13 @@ impl Schedule {
                 .is_some_and(|time| self.includes(message, time))
         };
         // Found by halving, since the times only grow: first an upper bound, then the place.
-        let mut beyond = 1;
+        let mut beyond: u64 = 1;
         while is_included(&(beyond - 1)) {
-            beyond *= 2;
+            match beyond.checked_mul(2) {
+                Some(doubled) => beyond = doubled,
+                // A plan without an end, for all that anybody will see of it.
+                None => return u64::MAX,
+            }
         }
         let mut within = 0;
         while within + 1 < beyond {
@@ -154,6 +162,12 @@ mod tests {
         // Too short for all but the first connection.
         let plan = schedule(Pace::Every(SECOND), End::After(Duration::from_nanos(1)));
         assert_eq!(plan.total(), Some(1));
+    }
+
+    #[test]
+    fn a_plan_without_an_end_is_counted_as_one() {
+        let plan = schedule(Pace::Every(SECOND), End::After(Duration::MAX));
+        assert_eq!(plan.total(), Some(u64::MAX));
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Names of system errors, as the manual pages spell them, and which of them are a limit of this
 //! machine.
 
+use std::error::Error;
+use std::io;
+use std::iter;
+
 use rustix::io::Errno;
 
 /// The errors a TCP client can meet; anything else is shown by its number.
@@ -45,6 +49,14 @@ pub fn name(code: i32) -> String {
     known.map_or_else(|| format!("errno {code}"), |(_, name)| (*name).to_owned())
 }
 
+/// The system's code: the error's own, or that of the first of its sources to have one, where it has
+/// been explained.
+pub fn code(error: &io::Error) -> Option<i32> {
+    let first: &(dyn Error + 'static) = error;
+    iter::successors(Some(first), |&error| error.source())
+        .find_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error())
+}
+
 /// Whether a system error means that this machine ran out of something.
 pub fn is_local_limit(code: i32) -> bool {
     LOCAL_LIMITS
@@ -54,12 +66,35 @@ pub fn is_local_limit(code: i32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt;
+
     use super::*;
 
     #[test]
     fn errors_have_their_manual_names() {
         assert_eq!(name(Errno::CONNREFUSED.raw_os_error()), "ECONNREFUSED");
         assert_eq!(name(9999), "errno 9999");
+    }
+
+    #[test]
+    fn the_code_of_an_explained_error_is_that_of_its_source() {
+        #[derive(Debug)]
+        struct Explained(io::Error);
+        impl fmt::Display for Explained {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "raise the limit: {}", self.0)
+            }
+        }
+        impl Error for Explained {
+            fn source(&self) -> Option<&(dyn Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+        let plain = io::Error::from(Errno::MFILE);
+        assert_eq!(code(&plain), Some(Errno::MFILE.raw_os_error()));
+        let explained = io::Error::new(plain.kind(), Explained(plain));
+        assert_eq!(code(&explained), Some(Errno::MFILE.raw_os_error()));
+        assert_eq!(code(&io::Error::other("no system said so")), None);
     }
 
     #[test]

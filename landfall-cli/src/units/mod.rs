@@ -6,6 +6,8 @@
 
 mod count;
 mod limit;
+#[cfg(test)]
+mod properties;
 mod rate;
 mod share;
 mod size;

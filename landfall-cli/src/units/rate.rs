@@ -19,13 +19,15 @@ enum Per {
 }
 
 impl Rate {
-    /// The time from the first of the events to the one numbered `index`.
+    /// The time from the first of the events to the one numbered `index`; 584 years when it is even
+    /// later.
     pub fn offset_of(self, index: u64) -> Duration {
         let period = match self.per {
-            Per::Second => 1.0,
-            Per::Minute => 60.0,
+            Per::Second => Duration::from_secs(1),
+            Per::Minute => Duration::from_secs(60),
         };
-        Duration::from_secs_f64(index as f64 * period / f64::from(self.count))
+        let nanos = u128::from(index) * period.as_nanos() / u128::from(self.count);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 }
 

@@ -205,6 +205,12 @@ pub(crate) fn filled(mut vec: Vec<u8>, bytes: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
     use super::*;
 
     #[test]
@@ -232,5 +238,82 @@ mod tests {
     #[should_panic(expected = "advanced 4 of 3 bytes")]
     fn advancing_past_the_end_panics() {
         Buffer::from("abc").advance(4);
+    }
+
+    /// Something that is done to a buffer.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Advance(Index),
+        Truncate(usize),
+        /// Becomes another form of the same bytes.
+        IntoVec,
+        IntoBytes,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            any::<Index>().prop_map(Step::Advance),
+            (0..150usize).prop_map(Step::Truncate),
+            Just(Step::IntoVec),
+            Just(Step::IntoBytes),
+        ]
+    }
+
+    /// Counts the pieces that come back.
+    struct Counter(Arc<AtomicUsize>);
+
+    impl Home for Counter {
+        fn give_back(&self, _id: u16, _address: *mut u8) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    const PIECE: usize = 100;
+
+    /// A buffer of a pool of its own, filled.
+    fn pooled(bytes: &[u8], given_back: &Arc<AtomicUsize>) -> Buffer {
+        let home = |_| Ok(Counter(given_back.clone()));
+        let pool = Pool::new(PIECE, 3, home).expect("memory");
+        // SAFETY: the home does nothing with its pieces, and this is the only buffer.
+        let mut buffer = unsafe { pool.buffer(1, bytes.len()) };
+        buffer.copy_from_slice(bytes);
+        buffer.into()
+    }
+
+    proptest! {
+        #[test]
+        fn every_form_is_the_bytes_it_was_made_of_whatever_is_done_to_it(
+            bytes in prop::collection::vec(any::<u8>(), 0..=PIECE),
+            form in 0..4,
+            steps in prop::collection::vec(step(), 0..12),
+        ) {
+            let given_back = Arc::new(AtomicUsize::new(0));
+            let mut buffer = match form {
+                0 => Buffer::from(bytes.clone()),
+                1 => Buffer::from(Bytes::from(bytes.clone())),
+                2 => Buffer::Static(bytes.clone().leak()),
+                _ => pooled(&bytes, &given_back),
+            };
+            let mut expected = &bytes[..];
+            for step in steps {
+                match step {
+                    Step::Advance(count) => {
+                        let count = count.index(expected.len() + 1);
+                        buffer.advance(count);
+                        expected = &expected[count..];
+                    }
+                    Step::Truncate(length) => {
+                        buffer.truncate(length);
+                        expected = &expected[..length.min(expected.len())];
+                    }
+                    Step::IntoVec => buffer = buffer.into_vec().into(),
+                    Step::IntoBytes => buffer = buffer.into_bytes().into(),
+                }
+                prop_assert_eq!(&buffer[..], expected);
+            }
+            drop(buffer);
+            // Once, however it went.
+            prop_assert_eq!(given_back.load(Ordering::Relaxed), usize::from(form == 3));
+        }
     }
 }

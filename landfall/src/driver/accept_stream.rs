@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use slab::Slab;
 
-use super::{ABORTED, SocketRef};
+use super::{ABORTED, SocketRef, name};
 use crate::buffer::Buffer;
 use crate::port::{Accept, Accepted, Completion, CompletionKind, Handle, OperationId, Payload};
 
@@ -117,9 +117,9 @@ impl Streams {
         token: usize,
     ) -> Arc<AcceptStream> {
         let (streams, generation) = &mut *self.named.lock();
-        *generation = (*generation + 1) & 0xff_ffff;
+        *generation = generation.wrapping_add(1);
         let entry = streams.vacant_entry();
-        let id = STREAM_LANE << 56 | u64::from(*generation) << 32 | entry.key() as u64;
+        let id = name::tagged(STREAM_LANE, name::of(*generation, entry.key() as u32));
         let stream = AcceptStream {
             id,
             socket: handle.socket(),
@@ -139,7 +139,7 @@ impl Streams {
     pub(crate) fn get(&self, id: u64) -> Option<Arc<AcceptStream>> {
         let (streams, _) = &*self.named.lock();
         streams
-            .get(id as u32 as usize)
+            .get(name::index(id) as usize)
             .filter(|stream| stream.id == id)
             .cloned()
     }
@@ -168,7 +168,7 @@ impl Streams {
             return None;
         }
         let (streams, _) = &mut *self.named.lock();
-        streams.try_remove(stream.id as u32 as usize);
+        streams.try_remove(name::index(stream.id) as usize);
         stream.end()
     }
 }

@@ -33,6 +33,19 @@ impl Direction {
         self.current = self.waiting.pop_front();
         self.current
     }
+
+    /// Takes the waiting ones out for which `which` is true.
+    pub(crate) fn take_waiting(&mut self, which: impl Fn(u32) -> bool) -> Vec<u32> {
+        let mut taken = Vec::new();
+        self.waiting.retain(|&key| {
+            let take = which(key);
+            if take {
+                taken.push(key);
+            }
+            !take
+        });
+        taken
+    }
 }
 
 /// Completions of a serial handle that wait for their turn.

@@ -10,7 +10,6 @@
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use socket2::Socket;
@@ -18,9 +17,11 @@ use socket2::Socket;
 use crate::port::{
     BufferPolicy, Completion, DriverChoice, Facilities, Handle, Operation, OperationId, SubmitError,
 };
+use crate::sync::atomic::AtomicBool;
 
 mod accept_stream;
 mod direction;
+mod name;
 mod poll;
 mod refusal;
 #[cfg(target_os = "linux")]
@@ -156,6 +157,11 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
 
     fn lanes(&self) -> usize;
 
+    /// How many sockets the driver can hold; `usize::MAX` if nothing but memory bounds them.
+    fn socket_capacity(&self) -> usize {
+        usize::MAX
+    }
+
     /// Takes a socket over, into the lane that has the fewest. On failure it comes back.
     fn attach(&self, socket: Socket) -> Result<SocketRef, (io::Error, Socket)>;
 
@@ -226,4 +232,10 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     /// Refuses what comes later, ends everything pending, and returns when the system holds no
     /// memory of ours any more.
     fn shutdown(&self);
+}
+
+/// How many descriptors this process may have.
+fn descriptor_limit() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.unwrap_or(u64::MAX)
 }

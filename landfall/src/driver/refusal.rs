@@ -1,6 +1,6 @@
-//! What every driver refuses at submission, in the same words.
+//! What drivers refuse, in the same words.
 
-use std::io;
+use std::{fmt, io};
 
 use crate::port::{Operation, SubmitError};
 
@@ -34,4 +34,35 @@ pub(crate) fn not_listening() -> io::Error {
         io::ErrorKind::InvalidInput,
         "accepting needs a listening socket",
     )
+}
+
+pub(crate) fn too_many() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::ResourceBusy,
+        "8.4 million operations are pending in one lane of the port, which is as many as it has \
+         names for; wait for some of them",
+    )
+}
+
+/// A refused set-up: what to do about it. The system's own error, with its code, is its source.
+pub(crate) fn set_up(advice: &'static str, system: io::Error) -> io::Error {
+    io::Error::new(system.kind(), SetupError { advice, system })
+}
+
+#[derive(Debug)]
+struct SetupError {
+    advice: &'static str,
+    system: io::Error,
+}
+
+impl fmt::Display for SetupError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.advice, self.system)
+    }
+}
+
+impl std::error::Error for SetupError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.system)
+    }
 }

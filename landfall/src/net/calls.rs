@@ -273,10 +273,10 @@ impl Socket {
         calls.awaited = token;
         drop(calls);
         drop(outdated);
-        self.state.touch();
         let Some(token) = token else {
             return Err(Stage::Waiting(operation));
         };
+        self.state.touch(length(&operation));
         match self.handle.submit(operation, token as usize) {
             Ok(_) => Err(Stage::Submitted),
             Err(refused) => {

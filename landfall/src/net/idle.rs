@@ -15,9 +15,17 @@ pub(super) struct Idle {
     begun: Instant,
     /// In nanoseconds; 0 when there is no timeout.
     period: AtomicU64,
-    /// When something last went on, in nanoseconds since `begun`.
+    /// When bytes last moved, in nanoseconds since `begun`.
     last: AtomicU64,
-    alarm: Mutex<Option<Alarm>>,
+    setting: Mutex<Setting>,
+}
+
+/// The alarm of the latest timeout, and how many there have been: an alarm is set with the lock
+/// open, as it may ring at once, and whoever comes late with that keeps nothing.
+#[derive(Default)]
+struct Setting {
+    serial: u64,
+    alarm: Option<Alarm>,
 }
 
 /// Rings for one socket.
@@ -37,7 +45,7 @@ impl Idle {
             begun: Instant::now(),
             period: AtomicU64::new(0),
             last: AtomicU64::new(0),
-            alarm: Mutex::new(None),
+            setting: Mutex::default(),
         }
     }
 
@@ -70,23 +78,37 @@ impl SocketState {
             return;
         }
         let idle = self.idle.get_or_init(|| Box::new(Idle::new()));
-        // A period of nothing at all still is one.
-        idle.period.store(
-            period.map_or(0, |period| nanos(period).max(1)),
-            Ordering::Relaxed,
-        );
+        let serial = {
+            let mut setting = idle.setting.lock();
+            setting.serial += 1;
+            // A period of nothing at all still is one.
+            let period = period.map_or(0, |period| nanos(period).max(1));
+            idle.period.store(period, Ordering::Relaxed);
+            setting.serial
+        };
         idle.touch();
-        self.set_alarm(idle, Waker::from(Arc::new(Bell(Arc::downgrade(self)))));
+        self.set_alarm(
+            idle,
+            serial,
+            Waker::from(Arc::new(Bell(Arc::downgrade(self)))),
+        );
     }
 
-    fn set_alarm(&self, idle: &Idle, waker: Waker) {
+    fn set_alarm(&self, idle: &Idle, serial: u64, waker: Waker) {
         if self.shared.is_closing() {
             // It would ring at once, and be set again by that.
             return;
         }
         let alarm = idle.due().map(|due| Alarm::set(&self.shared, due, waker));
-        let last = std::mem::replace(&mut *idle.alarm.lock(), alarm);
-        drop(last);
+        let outdated = {
+            let mut setting = idle.setting.lock();
+            match setting.serial == serial {
+                true => std::mem::replace(&mut setting.alarm, alarm),
+                // Another timeout has been set meanwhile, which has an alarm of its own.
+                false => alarm,
+            }
+        };
+        drop(outdated);
     }
 
     /// The alarm has rung: either it was for nothing, or those that wait have waited for too long.
@@ -94,12 +116,13 @@ impl SocketState {
         let Some(idle) = self.idle.get() else {
             return;
         };
+        let serial = idle.setting.lock().serial;
         if idle.due().is_some_and(|due| due <= Instant::now()) {
             self.expire();
             // A program at work on something else is not late: the time begins anew.
             idle.touch();
         }
-        self.set_alarm(idle, waker);
+        self.set_alarm(idle, serial, waker);
     }
 
     fn expire(&self) {
@@ -108,5 +131,44 @@ impl SocketState {
         for waker in [reader, sender].into_iter().flatten() {
             waker.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
+    use super::*;
+    use crate::net::TcpListener;
+    use crate::net::socket::Socket;
+    use crate::runtime::Runtime;
+
+    #[test]
+    fn of_two_timeouts_set_at_once_the_later_one_has_its_alarm() {
+        let runtime = Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+            let address = listener.local_addr().expect("an address");
+            let peer = std::net::TcpStream::connect(address).expect("connect");
+            let shared = crate::runtime::current().expect("in a runtime");
+            let socket = Socket::associate(shared, peer, None).expect("associate");
+            let state = &socket.state;
+            for round in 0..2_000 {
+                let start = Barrier::new(2);
+                thread::scope(|scope| {
+                    scope.spawn(|| {
+                        start.wait();
+                        state.set_idle_timeout(None);
+                    });
+                    start.wait();
+                    state.set_idle_timeout(Some(Duration::from_secs(60)));
+                });
+                let idle = state.idle.get().expect("a timeout was set");
+                let has_period = idle.due().is_some();
+                let has_alarm = idle.setting.lock().alarm.is_some();
+                assert_eq!(has_period, has_alarm, "in round {round}");
+            }
+        });
     }
 }

@@ -244,7 +244,6 @@ impl Socket {
         }
         drop(inbox);
         drop(outdated);
-        self.state.touch();
         if begin {
             if let Err((error, _)) = self.begin_receiving(Operation::ReceiveStream, STREAM) {
                 return self.refused(error).map(Err);
@@ -434,7 +433,6 @@ impl Socket {
         }
         drop(inbox);
         drop(outdated);
-        self.state.touch();
         if !begin {
             return Err(Stage::Waiting(vec));
         }

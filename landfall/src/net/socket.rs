@@ -142,9 +142,9 @@ impl SocketState {
         self.was_reset.store(true, Ordering::Relaxed);
     }
 
-    /// Something went on: the idle timeout begins anew.
-    pub(super) fn touch(&self) {
-        if let Some(idle) = self.idle.get() {
+    /// Bytes have moved: the idle timeout begins anew.
+    pub(super) fn touch(&self, bytes: usize) {
+        if let Some(idle) = self.idle.get().filter(|_| bytes > 0) {
             idle.touch();
         }
     }
@@ -181,7 +181,7 @@ impl SocketState {
 
 impl Respond for SocketState {
     fn respond(&self, handle: &Handle, event: Event<'_>) {
-        self.touch();
+        self.touch(event.completion.bytes());
         match event.completion.kind() {
             CompletionKind::Receive => self.respond_to_receive(handle, event),
             _ => self.respond_to_call(event),

@@ -215,6 +215,9 @@ impl TcpStream {
     /// Makes receives and sends that wait fail with [`TimedOut`](io::ErrorKind::TimedOut) after
     /// this long without traffic in either direction. `None`, as at first: wait for ever.
     ///
+    /// Traffic is bytes: those that arrive, those that are given to a send, and those that the
+    /// system takes. Beginning to wait, or doing so again and again, is none.
+    ///
     /// Costs one timer a connection, and nothing but reading the clock a message. A send that has
     /// timed out is still sent when the peer takes it.
     pub fn set_idle_timeout(&mut self, time: Option<Duration>) {

@@ -129,7 +129,8 @@ impl Builder {
     /// # Errors
     ///
     /// Settings out of range ([`InvalidInput`](io::ErrorKind::InvalidInput)), or the system
-    /// refuses the driver's set-up.
+    /// refuses the driver's set-up. The error then says what to do, and the system's own error,
+    /// with its code, is its source.
     pub fn build(self) -> io::Result<CompletionPort> {
         let sizes = 1..=MOST_BUFFER_BYTES;
         let counts = 1..=32_768;

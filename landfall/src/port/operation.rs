@@ -39,6 +39,10 @@ pub enum Operation {
     WaitReadable,
     /// Sends all of a buffer. Completes when the system has taken every byte, or with an error
     /// and the number of bytes that went. Partial sends are finished by the port.
+    ///
+    /// On a stream nothing follows a gap. When a send fails, those queued behind it and all later
+    /// ones of the socket end with the same error; when one is cancelled of which a part has gone,
+    /// those queued behind it are aborted as well.
     Send(Buffer),
     /// Sends several buffers as if they were one; see [`Operation::Send`].
     SendVectored(Vec<Buffer>),

@@ -11,12 +11,9 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
-use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
 use slab::Slab;
 
 use super::Shared;
@@ -25,6 +22,9 @@ use super::error::GetError;
 use super::operation::OperationId;
 use super::os::{ThreadProbe, ThreadState};
 use crate::driver::{Driver, Sink};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Mutex, MutexGuard, thread_local};
 
 /// A completion that belongs to no handle, on its way through the port's own queue.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(super) struct Scheduler {
     to_flush: AtomicU64,
     closed: AtomicBool,
     state: Mutex<State>,
-    watcher: OnceLock<Thread>,
+    watcher: OnceLock<std::thread::Thread>,
     watcher_asleep: AtomicBool,
 }
 
@@ -868,7 +868,7 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn set_watcher(&self, thread: Thread) {
+    pub(super) fn set_watcher(&self, thread: std::thread::Thread) {
         self.watcher.get_or_init(|| thread);
     }
 
@@ -1071,3 +1071,6 @@ fn wake(driver: &dyn Driver, wakes: Wakes) {
         }
     }
 }
+
+#[cfg(all(test, loom))]
+mod model;

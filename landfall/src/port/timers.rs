@@ -83,6 +83,9 @@ impl Timers {
 mod tests {
     use std::time::Duration;
 
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
     use super::*;
 
     fn packet(token: usize) -> Packet {
@@ -126,5 +129,74 @@ mod tests {
             "{} entries kept",
             timers.heap.len()
         );
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// A timer so many milliseconds from the start.
+        Set(u64),
+        /// Takes one of the timers ever set back.
+        Cancel(Index),
+        /// So many milliseconds go by.
+        Pass(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            5 => (0..200u64).prop_map(Step::Set),
+            3 => any::<Index>().prop_map(Step::Cancel),
+            2 => (0..30u64).prop_map(Step::Pass),
+        ]
+    }
+
+    proptest! {
+        /// Against a list of what is armed.
+        #[test]
+        fn each_timer_runs_out_once_or_is_cancelled(
+            steps in prop::collection::vec(step(), 0..200),
+        ) {
+            let start = Instant::now();
+            let at = |ms| start + Duration::from_millis(ms);
+            let mut timers = Timers::default();
+            let mut armed: Vec<(u64, OperationId)> = Vec::new();
+            let mut ever = Vec::new();
+            let mut now = 0;
+            for step in steps {
+                match step {
+                    Step::Set(deadline) => {
+                        let (id, earliest) = timers.insert(at(deadline), packet(ever.len()));
+                        prop_assert!(!ever.contains(&id), "a name is given once");
+                        if armed.iter().all(|&(other, _)| deadline < other) {
+                            // A cancelled timer may hide that, as `next` says.
+                            prop_assert!(earliest || timers.next() <= Some(at(deadline)));
+                        }
+                        ever.push(id);
+                        armed.push((deadline, id));
+                    }
+                    Step::Cancel(which) if !ever.is_empty() => {
+                        let id = *which.get(&ever);
+                        let place = armed.iter().position(|&(_, other)| other == id);
+                        prop_assert_eq!(timers.remove(id), place.is_some());
+                        place.map(|place| armed.swap_remove(place));
+                    }
+                    Step::Cancel(_) => {}
+                    Step::Pass(time) => {
+                        now += time;
+                        let mut last = 0;
+                        while let Some((id, packet)) = timers.expired(at(now)) {
+                            prop_assert_eq!(ever[packet.token], id);
+                            let place = armed.iter().position(|&(_, other)| other == id);
+                            let (deadline, _) = armed.swap_remove(place.expect("armed"));
+                            prop_assert!(last <= deadline && deadline <= now);
+                            last = deadline;
+                        }
+                        prop_assert!(armed.iter().all(|&(deadline, _)| deadline > now));
+                    }
+                }
+                // Nobody sleeps past a timer.
+                let first = armed.iter().map(|&(deadline, _)| at(deadline)).min();
+                prop_assert!(first.is_none() || timers.next() <= first);
+            }
+        }
     }
 }

@@ -15,16 +15,32 @@ use super::Shared;
 use super::task::Runnable;
 use crate::port::Packet;
 
-#[derive(Default)]
-pub(super) struct Ready(Mutex<VecDeque<Runnable>>);
+/// The queue; `None` once the runtime is gone.
+pub(super) struct Ready(Mutex<Option<VecDeque<Runnable>>>);
+
+impl Default for Ready {
+    fn default() -> Self {
+        Ready(Mutex::new(Some(VecDeque::new())))
+    }
+}
 
 impl Ready {
-    pub(super) fn push(&self, runnable: Runnable) {
-        self.0.lock().push_back(runnable);
+    /// Gives the task back when nobody will run it any more.
+    pub(super) fn push(&self, runnable: Runnable) -> Result<(), Runnable> {
+        match &mut *self.0.lock() {
+            Some(queue) => queue.push_back(runnable),
+            None => return Err(runnable),
+        }
+        Ok(())
     }
 
     pub(super) fn pop(&self) -> Option<Runnable> {
-        self.0.lock().pop_front()
+        self.0.lock().as_mut()?.pop_front()
+    }
+
+    /// Ends the queue and returns what is in it.
+    pub(super) fn close(&self) -> VecDeque<Runnable> {
+        self.0.lock().take().unwrap_or_default()
     }
 }
 
@@ -60,9 +76,12 @@ pub(super) fn schedule(runnable: Runnable) {
     if let Some(runnable) = runnable {
         // Kept alive on its own: the task may be run, and gone, before its packet is posted.
         let shared = runnable.metadata().clone();
-        shared.ready.push(runnable);
-        // A closed port refuses: the runtime is being dropped, and drops what is queued.
-        let _ = shared.port.post_later(Packet::default());
+        match shared.ready.push(runnable) {
+            // A closed port refuses: the runtime is being dropped, and drops what is queued.
+            Ok(()) => drop(shared.port.post_later(Packet::default())),
+            // Too late even for that. Nobody but this thread has the task now.
+            Err(runnable) => drop(runnable),
+        }
     }
 }
 

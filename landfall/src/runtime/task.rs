@@ -140,8 +140,6 @@ impl Tasks {
             // Queues the task if it is not queued yet.
             waker.wake();
         }
-        while let Some(runnable) = ready.pop() {
-            drop(runnable);
-        }
+        drop(ready.close());
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use landfall::buffer::{Buffer, PooledBuffer};
 use landfall::port::{
-    Accept, Accepted, AssociateError, Association, Completion, CompletionKind, CompletionPort,
-    GetError, Handle, Operation, PostError, SocketOption, SubmitError,
+    Accept, Accepted, AssociateError, Association, BufferPolicy, Completion, CompletionKind,
+    CompletionPort, GetError, Handle, Operation, PostError, SocketOption, SubmitError,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -338,4 +338,62 @@ fn what_belongs_to_a_port_may_go_to_any_thread() {
     any_thread::<GetError>();
     any_thread::<Buffer>();
     any_thread::<PooledBuffer>();
+}
+
+#[test]
+fn a_port_says_how_many_sockets_it_holds() {
+    for_each_driver(|driver| {
+        let one = driver.builder(1).lanes(1).build().expect("a port");
+        let two = driver.builder(1).lanes(2).build().expect("a port");
+        let (capacity, doubled) = (one.socket_capacity(), two.socket_capacity());
+        assert!(capacity > 0);
+        // Tables of the lanes' own add up; the process's is shared.
+        assert!(doubled == 2 * capacity || doubled == capacity);
+    });
+}
+
+/// Takes completions until the sockets of all these handles have echoed what their peers said.
+fn echo_all(port: &CompletionPort, handles: &[(Handle, TcpStream)]) {
+    for (token, (handle, peer)) in handles.iter().enumerate() {
+        handle
+            .submit(Operation::ReceiveOnce, token)
+            .expect("submits");
+        (&mut &*peer).write_all(b"x").expect("connected");
+    }
+    let mut left = 2 * handles.len();
+    while left > 0 {
+        let mut completion = next(port);
+        assert_eq!(completion.result().expect("no error"), 1);
+        if completion.kind() == CompletionKind::Receive {
+            let data = completion.take_buffer().expect("a byte");
+            let token = completion.token();
+            handles[token]
+                .0
+                .submit(Operation::Send(data), token)
+                .expect("submits");
+        }
+        left -= 1;
+    }
+}
+
+#[test]
+fn one_thread_serves_two_ports_of_as_many_lanes_as_there_are() {
+    for_each_driver(|driver| {
+        let small = BufferPolicy { size: 64, count: 1 };
+        let build = || {
+            let builder = driver.builder(1).lanes(1000).buffers(small);
+            builder.build().expect("a port")
+        };
+        let ports = [build(), build()];
+        // More than there are lanes, so that each has some.
+        let handles = ports
+            .each_ref()
+            .map(|port| (0..100).map(|key| connected(port, key)).collect::<Vec<_>>());
+        for _ in 0..2 {
+            for (port, handles) in ports.iter().zip(&handles) {
+                echo_all(port, handles);
+                assert_quiet(port);
+            }
+        }
+    });
 }

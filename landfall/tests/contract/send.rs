@@ -1,4 +1,8 @@
 //! Sending, shutting down and connecting: statements 43 and 44, and sends that the port finishes.
+#![allow(
+    unsafe_code,
+    reason = "memory that the system cannot read has to be mapped"
+)]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -6,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use landfall::buffer::Buffer;
-use landfall::port::{CompletionKind, CompletionPort, Operation, SocketOption};
+use landfall::port::{CompletionKind, CompletionPort, Operation, SocketOption, is_aborted};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::support::{
@@ -301,6 +305,139 @@ fn a_received_buffer_is_sent_on_as_it_is() {
             assert_eq!(&text, b"and back");
         }
         assert_quiet(&port);
+    });
+}
+
+/// Memory of which the system can read all but the end.
+struct Torn(*mut std::ffi::c_void);
+
+/// More than the system takes at a time, so that some of it goes.
+const READABLE: usize = 256 * 1024;
+const TORN: usize = READABLE + 64 * 1024;
+
+// SAFETY: memory of the test's own, which nobody writes to.
+unsafe impl Send for Torn {}
+
+impl Torn {
+    fn new() -> Self {
+        use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect};
+        // SAFETY: a new mapping at an address of the system's choice, of which the first part is
+        // then made readable.
+        Torn(unsafe {
+            let nowhere = std::ptr::null_mut();
+            let pages = mmap_anonymous(nowhere, TORN, ProtFlags::empty(), MapFlags::PRIVATE)
+                .expect("memory");
+            mprotect(pages, READABLE, MprotectFlags::READ).expect("memory of ours");
+            pages
+        })
+    }
+}
+
+impl AsRef<[u8]> for Torn {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: mapped until dropped, and never written. Nobody but the system looks past the
+        // readable part, and is answered with an error.
+        unsafe { std::slice::from_raw_parts(self.0.cast(), TORN) }
+    }
+}
+
+impl Drop for Torn {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new`, and nobody refers to it any more.
+        unsafe { rustix::mm::munmap(self.0, TORN).expect("it is mapped") };
+    }
+}
+
+#[test]
+fn nothing_follows_a_send_that_failed_half_way() {
+    for_each_driver(|driver| {
+        let port = driver.port(0);
+        let (connection, mut peer) = connected(&port, 1);
+        let torn = || Buffer::from(Bytes::from_owner(Torn::new()));
+        let operations = [
+            Operation::Send("before".into()),
+            Operation::Send(torn()),
+            Operation::Send("after".into()),
+            Operation::SendVectored(vec!["after".into(), "that".into()]),
+            Operation::SendZeroCopy("and that".into()),
+        ];
+        for (token, operation) in operations.into_iter().enumerate() {
+            connection.submit(operation, token).expect("submits");
+        }
+        let before = next(&port);
+        assert_eq!((before.token(), before.result().ok()), (0, Some(6)));
+        let failed = next(&port);
+        let code = failed.result().expect_err("torn").raw_os_error();
+        let sent = failed.bytes();
+        assert_eq!(failed.token(), 1);
+        assert!(code.is_some() && sent > 0 && sent <= READABLE, "{failed:?}");
+        for token in 2..5 {
+            let behind = next(&port);
+            assert_eq!((behind.token(), behind.bytes()), (token, 0));
+            let error = behind.result().expect_err("it would follow a gap");
+            assert_eq!(error.raw_os_error(), code);
+        }
+        // Nor does one that is submitted later go out.
+        connection
+            .submit(Operation::Send("later".into()), 5)
+            .expect("submits");
+        let later = next(&port);
+        let error = later.result().expect_err("it would follow a gap");
+        assert_eq!((later.token(), error.raw_os_error()), (5, code));
+        // The other direction is none the worse for it, and a shutdown still goes.
+        peer.write_all(b"hello").expect("the connection is open");
+        connection
+            .submit(Operation::ReceiveOnce, 6)
+            .expect("submits");
+        assert_eq!(next(&port).bytes(), 5);
+        connection
+            .submit(Operation::Shutdown(Shutdown::Write), 7)
+            .expect("submits");
+        next(&port).result().expect("shuts down");
+        let mut arrived = Vec::new();
+        peer.read_to_end(&mut arrived).expect("an orderly end");
+        assert_eq!(arrived.len(), 6 + sent);
+        assert_quiet(&port);
+    });
+}
+
+#[test]
+fn nothing_follows_a_send_that_was_cancelled_half_way() {
+    for_each_driver(|driver| {
+        let port = driver.port(0);
+        let (connection, mut peer) = connected(&port, 1);
+        let send = |buffer, token| {
+            connection
+                .submit(Operation::Send(buffer), token)
+                .expect("submits")
+        };
+        let half_way = send(vec![5; 32 << 20].into(), 0);
+        send("behind".into(), 1);
+        send("further behind".into(), 2);
+        assert_quiet(&port);
+        assert!(connection.cancel(half_way));
+        let cancelled = next(&port);
+        let sent = cancelled.bytes();
+        assert!(sent > 0, "{cancelled:?}");
+        for token in 1..3 {
+            let behind = next(&port);
+            assert_eq!((behind.token(), behind.bytes()), (token, 0));
+            let error = behind.result().expect_err("it would follow a gap");
+            assert!(is_aborted(&error), "{error}");
+        }
+        // The program knows what has gone, and may go on from there.
+        send("on".into(), 3);
+        let reader = Worker::start(move || {
+            let mut arrived = Vec::new();
+            peer.read_to_end(&mut arrived).expect("an orderly close");
+            arrived
+        });
+        let next_send = next(&port);
+        assert_eq!((next_send.token(), next_send.result().ok()), (3, Some(2)));
+        drop(next_send);
+        connection.close();
+        let arrived = reader.join();
+        assert_eq!((arrived.len(), &arrived[sent..]), (sent + 2, &b"on"[..]));
     });
 }
 

@@ -152,6 +152,30 @@ pub(super) fn send(lane: &Lane, state: &mut State, index: u32) {
                 },
             },
         };
+        match code {
+            0 => finish(lane, state, key, code),
+            code => end_short(lane, state, key, code),
+        }
+    }
+}
+
+/// Ends an operation of the sending direction before all is done. If it is a send on a stream, those
+/// queued behind it end with the same code: nothing may follow a gap. A failure breaks the socket for
+/// later sends as well; after a cancel the program, which knows how much has gone, may go on.
+fn end_short(lane: &Lane, state: &mut State, key: u32, code: i32) {
+    let State { ops, sockets, .. } = state;
+    let op = &ops[key as usize];
+    let socket = &mut sockets[op.socket as usize];
+    let leaves_gap = code != ABORTED || op.done > 0;
+    let mut behind = Vec::new();
+    if op.kind.sends_bytes() && leaves_gap && !socket.datagram {
+        socket.broken = Some(code).filter(|&code| code != ABORTED);
+        behind = socket
+            .sends
+            .take_waiting(|key| ops[key as usize].kind.sends_bytes());
+    }
+    finish(lane, state, key, code);
+    for key in behind {
         finish(lane, state, key, code);
     }
 }
@@ -196,7 +220,7 @@ pub(super) fn withdraw(lane: &Lane, state: &mut State, key: u32, code: i32) {
     let socket = &mut state.sockets[index as usize];
     socket.receives.waiting.retain(|&waiting| waiting != key);
     socket.sends.waiting.retain(|&waiting| waiting != key);
-    finish(lane, state, key, code);
+    end_short(lane, state, key, code);
 }
 
 /// Ends all operations of a socket; those that wait for their turn first, so that none of them

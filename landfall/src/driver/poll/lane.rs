@@ -24,7 +24,7 @@ use super::complete::{self, Step};
 use super::op::{Kind, Op};
 use super::socket::Socket;
 use crate::driver::accept_stream::{AcceptStream, Streams};
-use crate::driver::{ABORTED, Sink};
+use crate::driver::{ABORTED, Sink, name};
 use crate::port::{BufferPolicy, Completion, OperationId};
 
 /// In place of a socket in an event: somebody woke the lane.
@@ -93,18 +93,23 @@ impl State {
         self.after.get_or_insert_default()
     }
 
+    /// Whether the table takes another operation.
+    pub(super) fn has_room(&self) -> bool {
+        self.ops.len() < name::MOST / 2
+    }
+
     /// Puts an operation into the table.
     pub(super) fn insert(&mut self, mut op: Op) -> u32 {
-        self.generation = (self.generation + 1) & 0xff_ffff;
+        self.generation = self.generation.wrapping_add(1);
         op.generation = self.generation;
         self.ops.insert(op) as u32
     }
 
     /// The operation of that name, if it is still in the table.
     pub(super) fn find(&self, id: u64) -> Option<u32> {
-        let key = id as u32;
+        let key = name::index(id);
         let op = self.ops.get(key as usize)?;
-        (op.generation == (id >> 32) as u32 & 0xff_ffff).then_some(key)
+        (op.generation == name::generation(id)).then_some(key)
     }
 
     /// Has a socket looked at, after those that are waiting for that already.
@@ -194,8 +199,8 @@ impl Lane {
     }
 
     pub(super) fn id(&self, state: &State, key: u32) -> OperationId {
-        let generation = u64::from(state.ops[key as usize].generation);
-        OperationId((self.index as u64) << 56 | generation << 32 | u64::from(key))
+        let generation = state.ops[key as usize].generation;
+        OperationId(name::tagged(self.index as u64, name::of(generation, key)))
     }
 
     /// Takes a socket in. It is registered once, for both directions and all its life.

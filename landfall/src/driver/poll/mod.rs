@@ -115,6 +115,10 @@ impl Driver for Poll {
         self.lanes.len()
     }
 
+    fn socket_capacity(&self) -> usize {
+        usize::try_from(super::descriptor_limit()).unwrap_or(usize::MAX)
+    }
+
     fn attach(&self, socket: SystemSocket) -> Result<SocketRef, (io::Error, SystemSocket)> {
         let kind = match prepare(&socket) {
             Ok(kind) => kind,
@@ -149,12 +153,14 @@ impl Driver for Poll {
         let lane = self.lane(socket);
         let mut state = lane.state.lock();
         let entry = &state.sockets[socket.index as usize];
-        if state.closed || entry.closing {
+        let refusal = match () {
+            () if state.closed || entry.closing => Some(closed()),
+            () if !state.has_room() => Some(refusal::too_many()),
+            () => None,
+        };
+        if let Some(error) = refusal {
             drop(state);
-            return Err(SubmitError {
-                error: closed(),
-                operation,
-            });
+            return Err(SubmitError { error, operation });
         }
         let operation = match refusal::check(operation, entry.datagram) {
             Ok(operation) => operation,
@@ -168,7 +174,7 @@ impl Driver for Poll {
             Kind::SetOption(option) => Some(option),
             _ => None,
         };
-        let receives = kind.is_receive();
+        let (receives, sends_bytes) = (kind.is_receive(), kind.sends_bytes());
         let op = Op::new(kind, socket.index, token, Some(handle.clone()));
         let key = state.insert(op);
         let id = lane.id(&state, key);
@@ -176,6 +182,8 @@ impl Driver for Poll {
         if let Some(option) = option {
             let set = entry.fd.as_ref().map(|fd| op::set_option(fd, option));
             let code = set.map_or(ABORTED, op::code_of);
+            complete::finish(lane, &mut state, key, code);
+        } else if let Some(code) = entry.broken.filter(|_| sends_bytes) {
             complete::finish(lane, &mut state, key, code);
         } else if receives {
             if entry.receives.enter(key) && entry.readable {
@@ -370,5 +378,5 @@ fn explain(error: io::Error) -> io::Error {
         Some(libc::ENOMEM) => "no memory is left",
         _ => "setting the poller up failed",
     };
-    io::Error::new(error.kind(), format!("{advice}: {error}"))
+    refusal::set_up(advice, error)
 }

@@ -139,6 +139,11 @@ impl Kind {
         )
     }
 
+    /// Whether bytes are sent.
+    pub(super) fn sends_bytes(&self) -> bool {
+        matches!(self, Kind::Send(_) | Kind::SendVectored(_))
+    }
+
     /// Bytes that a send has to send.
     pub(super) fn length(&self) -> usize {
         match self {

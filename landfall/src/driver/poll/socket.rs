@@ -23,6 +23,8 @@ pub(super) struct Socket {
     /// Among the lane's sockets that may get on.
     pub(super) queued: bool,
     pub(super) closing: bool,
+    /// What a send has failed with, on a stream: later ones end with it.
+    pub(super) broken: Option<i32>,
     pub(super) receives: Direction,
     /// Sends, and what must keep its order with them: connects and shutdowns.
     pub(super) sends: Direction,

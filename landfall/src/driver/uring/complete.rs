@@ -387,9 +387,8 @@ fn sent(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Complet
         if retried(lane, state, key, result) {
             return None;
         }
-        let op = &state.ops[key as usize];
-        let (code, done) = (code(op, result), op.done);
-        return end(lane, state, key, code, done);
+        let code = code(&state.ops[key as usize], result);
+        return end_broken(lane, state, key, code);
     }
     op.retries = 0;
     op.done += result as usize;
@@ -398,10 +397,32 @@ fn sent(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Complet
         return end(lane, state, key, 0, done);
     }
     if op.cancelled || state.closed {
-        return end(lane, state, key, ABORTED, done);
+        return end_broken(lane, state, key, ABORTED);
     }
     lane.start(state, key, true);
     None
+}
+
+/// Ends a send of which not all has gone, and on a stream the sends queued behind it with the same
+/// code: nothing may follow a gap. A failure breaks the socket for later sends as well; after a
+/// cancel the program, which knows how much has gone, may go on.
+fn end_broken(lane: &Lane, state: &mut State, key: u32, code: i32) -> Option<Completion> {
+    let State { ops, sockets, .. } = state;
+    let op = &ops[key as usize];
+    let done = op.done;
+    let socket = &mut sockets[op.socket as usize];
+    let mut behind = Vec::new();
+    if !socket.datagram && (code != ABORTED || done > 0) {
+        socket.broken = Some(code).filter(|&code| code != ABORTED);
+        behind = socket
+            .sends
+            .take_waiting(|key| ops[key as usize].sends_bytes());
+    }
+    let completion = end(lane, state, key, code, done);
+    for key in behind {
+        finish(lane, state, key, code);
+    }
+    completion
 }
 
 fn connected(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Completion> {

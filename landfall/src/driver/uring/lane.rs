@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use io_uring::squeue::Entry;
@@ -19,41 +19,23 @@ use super::accept::Streams;
 use super::buffers::{Provided, Starved};
 use super::op::{Kind, Means, Op};
 use super::socket::{Place, Slots, Socket};
+use super::waiters::Waiters;
 use super::{buffers, complete};
-use crate::driver::{ABORTED, Sink};
+use crate::driver::{ABORTED, Sink, name};
 use crate::port::{BufferPolicy, Completion, Facilities, OperationId};
+use crate::sync::atomic::AtomicBool;
 
-/// What the kernel echoes with a completion: a tag in the top byte, and for operations a
-/// generation of 24 bits and an index of 32.
+/// What the kernel echoes with a completion: a tag, and for operations the rest of their name.
 pub(super) mod user_data {
+    pub(in super::super) use crate::driver::name::{generation, index, rest, tag, tagged};
+
     pub(in super::super) const OPERATION: u64 = 0;
     pub(in super::super) const WAKE: u64 = 1;
     pub(in super::super) const IGNORE: u64 = 2;
-    /// The answer to a cancel of the operation that the low bits name.
+    /// The answer to a cancel of the operation that the rest names.
     pub(in super::super) const CANCEL: u64 = 4;
     /// The low bits are a place of the ring's table that is free now.
     pub(in super::super) const CLOSED: u64 = 3;
-
-    /// What follows the tag.
-    pub(in super::super) fn rest(data: u64) -> u64 {
-        data & (u64::MAX >> 8)
-    }
-
-    pub(in super::super) fn tagged(tag: u64, rest: u64) -> u64 {
-        tag << 56 | rest
-    }
-
-    pub(in super::super) fn tag(data: u64) -> u64 {
-        data >> 56
-    }
-
-    pub(in super::super) fn index(data: u64) -> u32 {
-        data as u32
-    }
-
-    pub(in super::super) fn generation(data: u64) -> u32 {
-        (data >> 32) as u32 & 0xff_ffff
-    }
 }
 
 /// Entries of the submission queue. What does not fit waits in the lane's backlog.
@@ -64,16 +46,15 @@ const COMPLETIONS: u32 = 8192;
 pub(super) struct Lane {
     pub(super) index: usize,
     pub(super) ring: IoUring,
+    /// Places in the ring's own table of sockets.
+    pub(super) table: u32,
     pub(super) means: Means,
     pub(super) facilities: Facilities,
     pub(super) streams: Arc<Streams>,
     pub(super) state: Mutex<State>,
     /// Sockets in the lane, to spread new ones evenly.
     pub(super) population: AtomicUsize,
-    /// Threads in `wait`: one, or for a moment another that is taking over.
-    waiting: AtomicUsize,
-    /// Wakes that have not been answered.
-    wakes: AtomicIsize,
+    waiters: Waiters,
 }
 
 pub(super) struct State {
@@ -116,6 +97,7 @@ impl Lane {
         Ok(Lane {
             index,
             ring,
+            table,
             means: Means {
                 multishot_receive: facilities.multishot_receive,
                 zero_copy: facilities.zero_copy,
@@ -141,8 +123,7 @@ impl Lane {
                 generation: 0,
             }),
             population: AtomicUsize::new(0),
-            waiting: AtomicUsize::new(0),
-            wakes: AtomicIsize::new(0),
+            waiters: Waiters::default(),
         })
     }
 
@@ -172,19 +153,24 @@ impl Lane {
         }
     }
 
+    /// Whether the table takes another operation of the program's. Those of our own (a deadline, a
+    /// descriptor to be installed, accepts) are far fewer than what is left for them.
+    pub(super) fn has_room(state: &State) -> bool {
+        state.ops.len() < name::MOST / 2
+    }
+
     /// Puts an operation into the table. Its entry is still to be pushed.
     pub(super) fn insert(&self, state: &mut State, mut op: Op) -> u32 {
-        state.generation = (state.generation + 1) & 0xff_ffff;
+        state.generation = state.generation.wrapping_add(1);
         op.generation = state.generation;
-        state.ops.insert(op) as u32
+        let key = state.ops.insert(op);
+        debug_assert!(key < name::MOST, "see has_room");
+        key as u32
     }
 
     pub(super) fn name(state: &State, key: u32) -> u64 {
         let generation = state.ops[key as usize].generation;
-        user_data::tagged(
-            user_data::OPERATION,
-            u64::from(generation) << 32 | u64::from(key),
-        )
+        user_data::tagged(user_data::OPERATION, name::of(generation, key))
     }
 
     pub(super) fn id(&self, state: &State, key: u32) -> OperationId {
@@ -311,11 +297,7 @@ impl Lane {
         if urgent {
             self.flush();
         }
-        // A thread that waits here sees what the ring holds, not what was taken out of it: neither
-        // a wake meant for it nor completions beyond `max`.
-        if left || woken && self.wakes.load(Ordering::SeqCst) > 0 {
-            self.rouse();
-        }
+        self.waiters.taken(left, woken, || self.post_wake());
         taken
     }
 
@@ -380,7 +362,7 @@ impl Lane {
 
     /// Flushes and waits for a completion, a wake, or the end of the time.
     pub(super) fn wait(&self, timeout: Option<Duration>, released: &AtomicBool) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.waiters.begin();
         let more_than_fits = {
             let mut state = self.state.lock();
             complete::feed(self, &mut state, true);
@@ -407,13 +389,13 @@ impl Lane {
 
     /// Prepares a wait in several lanes at once.
     pub(super) fn begin_shared_wait(&self) {
-        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.waiters.begin();
         complete::feed(self, &mut self.state.lock(), true);
         self.flush();
     }
 
     pub(super) fn end_wait(&self) {
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.waiters.end();
     }
 
     fn has_ready(&self) -> bool {
@@ -425,22 +407,18 @@ impl Lane {
         unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 
-    /// Rouses a waiting thread that has been released. Until it answers, whoever takes the
-    /// completion meant for it posts another.
+    /// Rouses a waiting thread that has been released.
     pub(super) fn wake(&self) {
-        self.wakes.fetch_add(1, Ordering::SeqCst);
-        self.post_wake();
+        self.waiters.wake(|| self.post_wake());
     }
 
     pub(super) fn woken(&self) {
-        self.wakes.fetch_sub(1, Ordering::SeqCst);
+        self.waiters.woken();
     }
 
     /// Has the thread that waits in the lane, if there is one, look again.
     pub(super) fn rouse(&self) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.post_wake();
-        }
+        self.waiters.rouse(|| self.post_wake());
     }
 
     /// Completes an operation that does nothing.
@@ -476,9 +454,7 @@ impl Lane {
             }
             !state.ready.is_empty()
         };
-        if ready || woken && self.wakes.load(Ordering::SeqCst) > 0 {
-            self.rouse();
-        }
+        self.waiters.taken(ready, woken, || self.post_wake());
     }
 
     /// Ends every operation and returns when the kernel has none left.
@@ -563,8 +539,7 @@ fn build_ring(direct_queue: bool) -> io::Result<IoUring> {
 /// the kernel has no such tables.
 fn register_table(ring: &IoUring) -> io::Result<u32> {
     // Linux bounds each table by RLIMIT_NOFILE, and all by 2^20 (IORING_MAX_FIXED_FILES).
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let size = limit.current.unwrap_or(1 << 20).min(1 << 20) as u32;
+    let size = crate::driver::descriptor_limit().min(1 << 20) as u32;
     let registered = unless_unsupported(ring.submitter().register_files_sparse(size))?;
     Ok(registered.map_or(0, |()| size))
 }
@@ -589,4 +564,36 @@ fn unless_unsupported<T>(result: io::Result<T>) -> io::Result<Option<T>> {
 pub(super) unsafe fn own(number: i32) -> OwnedFd {
     // SAFETY: the caller's promise.
     unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane() -> Lane {
+        let buffers = BufferPolicy { size: 64, count: 1 };
+        let streams = Arc::new(Streams::default());
+        Lane::new(0, buffers, Facilities::default(), streams).expect("io_uring")
+    }
+
+    fn some_operation() -> Op {
+        Op::new(Kind::Readable, super::super::op::NO_SOCKET, 0, None)
+    }
+
+    #[test]
+    fn a_name_is_not_given_again_soon() {
+        let lane = lane();
+        let state = &mut *lane.state.lock();
+        let key = lane.insert(state, some_operation());
+        let stale = Lane::name(state, key);
+        assert_eq!(Lane::find(state, stale), Some(key));
+        state.ops.remove(key as usize);
+        // As after so many more operations, of which the last has the place of the first.
+        for operations in [1, 1 << 16, 1 << 24, u32::MAX - 1] {
+            state.generation = user_data::generation(stale).wrapping_add(operations - 1);
+            assert_eq!(lane.insert(state, some_operation()), key);
+            assert_eq!(Lane::find(state, stale), None, "{operations} later");
+            state.ops.remove(key as usize);
+        }
+    }
 }

@@ -13,12 +13,13 @@ mod complete;
 mod lane;
 mod op;
 mod socket;
+pub(crate) mod waiters;
 
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -118,6 +119,9 @@ impl Uring {
         if state.closed || entry.closing {
             return Err(closed());
         }
+        if !Lane::has_room(&state) {
+            return Err(refusal::too_many());
+        }
         let Place::Plain(listener) = &entry.place else {
             return Err(not_listening());
         };
@@ -155,6 +159,14 @@ impl Driver for Uring {
 
     fn lanes(&self) -> usize {
         self.lanes.len()
+    }
+
+    fn socket_capacity(&self) -> usize {
+        let tables: usize = self.lanes.iter().map(|lane| lane.table as usize).sum();
+        match tables {
+            0 => usize::try_from(super::descriptor_limit()).unwrap_or(usize::MAX),
+            tables => tables,
+        }
     }
 
     fn attach(&self, socket: SystemSocket) -> Result<SocketRef, (io::Error, SystemSocket)> {
@@ -213,12 +225,14 @@ impl Driver for Uring {
         let lane = self.lane(socket);
         let mut state = lane.state.lock();
         let entry = &state.sockets[socket.index as usize];
-        if state.closed || entry.closing {
+        let refusal = match () {
+            () if state.closed || entry.closing => Some(closed()),
+            () if !Lane::has_room(&state) => Some(refusal::too_many()),
+            () => None,
+        };
+        if let Some(error) = refusal {
             drop(state);
-            return Err(SubmitError {
-                error: closed(),
-                operation,
-            });
+            return Err(SubmitError { error, operation });
         }
         let kind = match kind_of(lane, entry, operation) {
             Ok(kind) => kind,
@@ -229,9 +243,17 @@ impl Driver for Uring {
         };
         let op = Op::new(kind, socket.index, token, Some(handle.clone()));
         let (is_send, is_receive) = (op.is_send(), op.is_receive());
+        let sends_bytes = op.sends_bytes();
         let key = lane.insert(&mut state, op);
         let id = lane.id(&state, key);
         let entry = &mut state.sockets[socket.index as usize];
+        if let Some(code) = entry.broken.filter(|_| sends_bytes) {
+            complete::finish(lane, &mut state, key, code);
+            return Ok(Submitted {
+                id,
+                lanes: 1 << lane.index,
+            });
+        }
         let direction = match () {
             () if is_send => Some(&mut entry.sends),
             () if is_receive => Some(&mut entry.receives),
@@ -374,7 +396,12 @@ impl Driver for Uring {
         self.lanes[lane].flush()
     }
 
-    fn wait(&self, lanes: u64, timeout: Option<Duration>, released: &AtomicBool) {
+    fn wait(
+        &self,
+        lanes: u64,
+        timeout: Option<Duration>,
+        released: &crate::sync::atomic::AtomicBool,
+    ) {
         if lanes.is_power_of_two() {
             self.lanes[lanes.trailing_zeros() as usize].wait(timeout, released);
             return;
@@ -521,7 +548,7 @@ pub(super) fn explain(error: io::Error) -> io::Error {
         }
         _ => "setting io_uring up failed",
     });
-    io::Error::new(error.kind(), format!("{advice}: {error}"))
+    refusal::set_up(advice, error)
 }
 
 fn register_membarrier() -> bool {
@@ -533,4 +560,19 @@ fn register_membarrier() -> bool {
 fn membarrier(command: libc::c_int) -> bool {
     // SAFETY: the call takes two integers and touches no memory of ours.
     unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_set_up_keeps_the_systems_code() {
+        let error = explain(io::Error::from_raw_os_error(libc::EMFILE));
+        let explanation = error.get_ref().expect("an explanation");
+        let system = explanation.source().and_then(|s| s.downcast_ref());
+        let code = system.and_then(io::Error::raw_os_error);
+        assert_eq!(code, Some(libc::EMFILE));
+        assert!(error.to_string().contains("ulimit -n"), "{error}");
+    }
 }

@@ -377,6 +377,14 @@ impl Op {
         )
     }
 
+    /// Whether bytes are sent.
+    pub(super) fn sends_bytes(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Send(_) | Kind::SendZeroCopy(..) | Kind::SendVectored(..)
+        )
+    }
+
     /// Bytes that a send has to send.
     pub(super) fn length(&self) -> usize {
         match &self.kind {

@@ -48,6 +48,8 @@ pub(super) struct Socket {
     pub(super) closing: bool,
     /// Nothing refers to the socket any more: forget it once it is closed.
     pub(super) released: bool,
+    /// What a send has failed with, on a stream: later ones end with it.
+    pub(super) broken: Option<i32>,
     /// Operations that the kernel has.
     pub(super) in_kernel: u32,
     pub(super) receives: Direction,
@@ -64,6 +66,7 @@ impl Socket {
             datagram,
             closing: false,
             released: false,
+            broken: None,
             in_kernel: 0,
             receives: Direction::default(),
             sends: Direction::default(),
