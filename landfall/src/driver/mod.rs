@@ -25,7 +25,7 @@ mod name;
 mod poll;
 mod refusal;
 #[cfg(target_os = "linux")]
-mod uring;
+pub(crate) mod uring;
 
 /// The code of an operation ended by a cancel or a close.
 pub(crate) const ABORTED: i32 = libc::ECANCELED;

@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -26,6 +26,7 @@ use super::socket::Socket;
 use crate::driver::accept_stream::{AcceptStream, Streams};
 use crate::driver::{ABORTED, Sink, name};
 use crate::port::{BufferPolicy, Completion, OperationId};
+use crate::sync::atomic::AtomicBool;
 
 /// In place of a socket in an event: somebody woke the lane.
 const WAKE: Token = Token(usize::MAX);
@@ -35,9 +36,6 @@ const EVENTS: usize = 256;
 
 /// The system may not know longer times, and the caller comes back anyway.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// A thread that looks without waiting is never the one that a wake is meant for.
-static NOBODY: AtomicBool = AtomicBool::new(false);
 
 pub(super) struct Lane {
     pub(super) index: usize,
@@ -280,8 +278,10 @@ impl Lane {
 
     /// Looks for events without waiting. Returns whether there were any.
     pub(super) fn flush(&self, lanes: &[Lane]) -> bool {
+        // A thread that looks without waiting is never the one that a wake is meant for.
+        let released = AtomicBool::new(false);
         let found = match self.poller.try_lock() {
-            Some(mut poller) => self.look(lanes, &mut poller, Some(Duration::ZERO), &NOBODY),
+            Some(mut poller) => self.look(lanes, &mut poller, Some(Duration::ZERO), &released),
             // Whoever waits sees them.
             None => false,
         };

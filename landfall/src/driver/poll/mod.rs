@@ -22,7 +22,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -32,6 +32,7 @@ use super::accept_stream::{STREAM_LANE, Streams};
 use super::refusal::{self, closed, not_listening};
 use super::{ABORTED, Driver, Sink, SocketRef, Submitted};
 use crate::port::{Accept, BufferPolicy, Handle, Operation, OperationId, SubmitError};
+use crate::sync::atomic::AtomicBool;
 use lane::Lane;
 use op::{Kind, Op};
 use socket::Socket;
