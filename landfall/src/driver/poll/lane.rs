@@ -36,8 +36,14 @@ const EVENTS: usize = 256;
 /// The system may not know longer times, and the caller comes back anyway.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A thread that looks without waiting is never the one that a wake is meant for.
-static NOBODY: AtomicBool = AtomicBool::new(false);
+/// Who takes events, and so perhaps the one that was to wake a thread.
+#[derive(Clone, Copy)]
+enum Looker<'a> {
+    /// The only thread that waits in this lane and no other: if it is released, a wake is its own.
+    Waiter(&'a AtomicBool),
+    /// A thread that does not wait, or waits in several lanes and was woken in who knows which.
+    PasserBy,
+}
 
 pub(super) struct Lane {
     pub(super) index: usize,
@@ -276,7 +282,9 @@ impl Lane {
     /// Looks for events without waiting. Returns whether there were any.
     pub(super) fn flush(&self, lanes: &[Lane]) -> bool {
         let found = match self.poller.try_lock() {
-            Some(mut poller) => self.look(lanes, &mut poller, Some(Duration::ZERO), &NOBODY),
+            Some(mut poller) => {
+                self.look(lanes, &mut poller, Some(Duration::ZERO), Looker::PasserBy)
+            }
             // Whoever waits sees them.
             None => false,
         };
@@ -298,7 +306,7 @@ impl Lane {
         // it waits, and makes an event.
         let idle = || !released.load(Ordering::SeqCst) && !self.state.lock().has_work();
         if let Some(mut poller) = poller.filter(|_| idle()) {
-            self.look(lanes, &mut poller, timeout, released);
+            self.look(lanes, &mut poller, timeout, Looker::Waiter(released));
         }
         self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
@@ -309,10 +317,10 @@ impl Lane {
         self.until_deadline(timeout)
     }
 
-    pub(super) fn end_shared_wait(&self, lanes: &[Lane], released: &AtomicBool) {
+    pub(super) fn end_shared_wait(&self, lanes: &[Lane]) {
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         if let Some(mut poller) = self.poller.try_lock() {
-            self.look(lanes, &mut poller, Some(Duration::ZERO), released);
+            self.look(lanes, &mut poller, Some(Duration::ZERO), Looker::PasserBy);
         }
     }
 
@@ -331,7 +339,7 @@ impl Lane {
         lanes: &[Lane],
         poller: &mut Poller,
         timeout: Option<Duration>,
-        released: &AtomicBool,
+        looker: Looker<'_>,
     ) -> bool {
         if poller.poll.poll(&mut poller.events, timeout).is_err() {
             // Interrupted: the caller comes back.
@@ -348,8 +356,11 @@ impl Lane {
             accept::expire(self, state);
             state.has_work()
         });
-        // It may have been meant for another thread.
-        if woken && !released.load(Ordering::SeqCst) && self.wakes.load(Ordering::SeqCst) > 0 {
+        let own = match looker {
+            Looker::Waiter(released) => isize::from(released.load(Ordering::SeqCst)),
+            Looker::PasserBy => 0,
+        };
+        if woken && self.wakes.load(Ordering::SeqCst) > own {
             self.wake_up();
         }
         found

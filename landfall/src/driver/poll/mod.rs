@@ -296,7 +296,7 @@ impl Driver for Poll {
         if !released.load(Ordering::SeqCst) && !lanes().any(Lane::pending) {
             wait_for_any(lanes(), timeout);
         }
-        lanes().for_each(|lane| lane.end_shared_wait(&self.lanes, released));
+        lanes().for_each(|lane| lane.end_shared_wait(&self.lanes));
     }
 
     fn wake(&self, lane: usize) {
