@@ -74,12 +74,11 @@ impl Poll {
                 _ => Err(closed()),
             }
         };
-        let listening = |fd: &Arc<OwnedFd>| SockRef::from(&**fd).is_listener().unwrap_or(true);
-        let listener = match listener {
-            Ok(fd) if listening(&fd) => fd,
-            refused => {
+        let listener = match listener.and_then(ready_to_accept) {
+            Ok(listener) => listener,
+            Err(error) => {
                 return Err(SubmitError {
-                    error: refused.err().unwrap_or_else(not_listening),
+                    error,
                     operation: Operation::Accept(accept),
                 });
             }
@@ -335,13 +334,32 @@ impl fmt::Debug for Poll {
     }
 }
 
-/// Readies a socket. Calls on it say for themselves that they must not wait; only accepting has no
-/// such flag everywhere.
+/// Readies a socket. Calls on it say for themselves that they must not wait.
 fn prepare(socket: &SystemSocket) -> io::Result<Type> {
     let kind = socket.r#type()?;
-    let listens = socket.is_listener().unwrap_or(false);
-    socket.set_nonblocking(listens)?;
+    socket.set_nonblocking(false)?;
     Ok(kind)
+}
+
+/// Readies a listener: accepting has no flag that says that it must not wait.
+fn ready_to_accept(listener: Arc<OwnedFd>) -> io::Result<Arc<OwnedFd>> {
+    let socket = SockRef::from(&*listener);
+    if !listens(&socket) {
+        return Err(not_listening());
+    }
+    socket.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+#[cfg(not(target_vendor = "apple"))]
+fn listens(socket: &SockRef<'_>) -> bool {
+    socket.is_listener().unwrap_or(true)
+}
+
+/// Not to be asked there: the accept fails.
+#[cfg(target_vendor = "apple")]
+fn listens(_: &SockRef<'_>) -> bool {
+    true
 }
 
 fn emptiest(lanes: &[Lane]) -> &Lane {
