@@ -71,6 +71,10 @@ pub(super) struct State {
     pub(super) ops: Slab<Op>,
     pub(super) sockets: Slab<Socket>,
     pub(super) ready: VecDeque<Completion>,
+    /// Sockets with a send that a worker submitted. They rest until it comes back, as on a ring: a
+    /// handler costs no system call, so that its worker is not taken for one that computes, and
+    /// the send completes when its receive's completion is out of the way.
+    pub(super) sends: VecDeque<u32>,
     /// Sockets that may get on, each once, in the order in which they are served.
     runnable: VecDeque<u32>,
     /// When connections whose first data is awaited are closed, with the operation that waits.
@@ -131,7 +135,7 @@ impl State {
     }
 
     pub(super) fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.runnable.is_empty()
+        !self.ready.is_empty() || !self.sends.is_empty() || !self.runnable.is_empty()
     }
 
     /// Notes what an event says.
@@ -170,6 +174,7 @@ impl Lane {
                 ops: Slab::new(),
                 sockets: Slab::new(),
                 ready: VecDeque::with_capacity(64),
+                sends: VecDeque::with_capacity(64),
                 runnable: VecDeque::with_capacity(64),
                 deadlines: BTreeSet::new(),
                 accepting: Vec::new(),
@@ -247,6 +252,9 @@ impl Lane {
                 taken += 1;
                 continue;
             }
+            if self.send_next(&mut state) {
+                continue;
+            }
             let Some(socket) = state.runnable.pop_front() else {
                 break;
             };
@@ -274,13 +282,27 @@ impl Lane {
         taken
     }
 
+    /// Sends what rests on one socket; whether there was one.
+    fn send_next(&self, state: &mut State) -> bool {
+        let Some(index) = state.sends.pop_front() else {
+            return false;
+        };
+        if state.sockets.contains(index as usize) {
+            complete::send(self, state, index);
+        }
+        true
+    }
+
     /// Whether there is something to take, or a socket that may bring it.
     pub(super) fn pending(&self) -> bool {
         self.state.try_lock().is_some_and(|state| state.has_work())
     }
 
-    /// Looks for events without waiting. Returns whether there were any.
+    /// Sends what rests here, and looks for events without waiting. Returns whether there is
+    /// something to take.
     pub(super) fn flush(&self, lanes: &[Lane]) -> bool {
+        // The lock is given up between sends, since there may be any number of them.
+        while self.locked(lanes, |state| self.send_next(state)) {}
         let found = match self.poller.try_lock() {
             Some(mut poller) => {
                 self.look(lanes, &mut poller, Some(Duration::ZERO), Looker::PasserBy)

@@ -5,8 +5,8 @@
 //! when it comes, and never again: an edge says that a direction may get on, and the driver
 //! remembers that until a call comes back short. So a message costs one receive, one send, and a
 //! share of a wait. Receives are made when somebody takes completions, not when the edge comes: an
-//! idle connection holds no buffer, and what nobody takes stays with the system. Sends are tried
-//! when they are submitted.
+//! idle connection holds no buffer, and what nobody takes stays with the system. A worker's sends go
+//! out when it comes back for the next completion, other threads' at once.
 //!
 //! Nothing is with the system between calls: a cancel and a close take effect at once, and there
 //! is no memory to wait for.
@@ -139,7 +139,7 @@ impl Driver for Poll {
         handle: &Handle,
         operation: Operation,
         token: usize,
-        _worker: bool,
+        worker: bool,
     ) -> Result<Submitted, SubmitError> {
         if let Operation::Accept(accept) = operation {
             return self.accept(handle, accept, token);
@@ -181,9 +181,11 @@ impl Driver for Poll {
                 state.queue(socket.index);
             }
         } else if entry.sends.enter(key) {
-            complete::send(lane, &mut state, socket.index);
+            match worker {
+                true => state.sends.push_back(socket.index),
+                false => complete::send(lane, &mut state, socket.index),
+            }
         }
-        // Nothing rests here until a flush; only what has completed is to be noticed.
         let lanes = u64::from(state.has_work()) << lane.index;
         Ok(Submitted { id, lanes })
     }
@@ -310,7 +312,7 @@ impl Driver for Poll {
         self.lanes[lane].rouse();
     }
 
-    /// What threads that compute submitted was tried at once, so nothing hides behind them.
+    /// Nothing but what a flush hands on hides behind a thread that computes.
     fn poke(&self) {}
 
     fn shutdown(&self) {
