@@ -41,6 +41,7 @@ const VARIABLE: &str = "LANDFALL_DRIVER";
 pub(crate) struct Settings {
     pub(crate) lanes: usize,
     pub(crate) buffers: BufferPolicy,
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "io_uring's"))]
     pub(crate) facilities: Facilities,
 }
 
