@@ -3,24 +3,32 @@
 //! A driver turns operations into system calls and what the system reports into
 //! [`Completion`]s. It has one or more *lanes*: independent queues (a ring, an epoll instance)
 //! that one thread at a time waits on and any thread may take from. Who waits where, who is
-//! released and how many run is decided above, in `port/scheduler.rs`, once for all drivers.
+//! released and how many run is decided above, in `port/scheduler.rs`, once for all drivers with
+//! lanes. Where the system itself keeps the queue and decides that (Windows), the driver has a
+//! [`SystemQueue`] instead.
 //!
 //! To write another driver, implement [`Driver`] and put it under `tests/contract/`.
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use socket2::Socket;
 
-use crate::port::{Completion, Handle, Operation, OperationId, SubmitError};
+use crate::port::{
+    BufferPolicy, Completion, DriverChoice, Facilities, GetError, Handle, Operation, OperationId,
+    Posted, SubmitError,
+};
 
+#[cfg(windows)]
+pub(crate) mod iocp;
+mod os;
+#[cfg(target_os = "linux")]
 pub(crate) mod uring;
 
-/// The code of an operation ended by a cancel or a close.
-pub(crate) const ABORTED: i32 = libc::ECANCELED;
+pub(crate) use os::{ABORTED, OwnedDescriptor};
 
 /// The most lanes a port can have: sets of lanes are the bits of a `u64`.
 pub(crate) const MAX_LANES: usize = 64;
@@ -57,7 +65,53 @@ pub(crate) struct Submitted {
     pub(crate) lanes: u64,
 }
 
+/// What a port asks of its driver.
+#[cfg_attr(windows, allow(dead_code, reason = "the system's own ports have no lanes"))]
+pub(crate) struct Settings {
+    pub(crate) choice: DriverChoice,
+    /// How many threads may run at a time.
+    pub(crate) concurrency: usize,
+    /// 0 for as many as threads.
+    pub(crate) lanes: usize,
+    pub(crate) buffers: BufferPolicy,
+    pub(crate) facilities: Facilities,
+}
+
+/// Sets up the driver that was asked for, or the best one that the system permits. Says why it
+/// is that one.
+pub(crate) fn set_up(settings: &Settings) -> io::Result<(Box<dyn Driver>, String)> {
+    os::set_up(settings)
+}
+
+/// What the choice of a driver that another system has ends in.
+fn not_on_this_system(name: &str, system: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!("the driver {name} needs {system}; choose another, or DriverChoice::Auto"),
+    )
+}
+
+/// The queue of a driver whose system keeps one, and decides by itself who waits, who is released
+/// and how many run. Packets and completions come out of it in one order.
+pub(crate) trait SystemQueue: Send + Sync + fmt::Debug {
+    /// Takes up to `max` completions, waiting until there is one.
+    fn take(
+        &self,
+        sink: &mut dyn Sink,
+        max: usize,
+        timeout: Option<Duration>,
+    ) -> Result<usize, GetError>;
+
+    /// Queues a completion that belongs to no handle.
+    fn post(&self, item: Posted) -> io::Result<()>;
+
+    /// Ends every `take`, now and later.
+    fn close(&self);
+}
+
 /// The list of what every system must provide.
+///
+/// A driver that has a [`SystemQueue`] has no lanes: it leaves what says so below as it is.
 ///
 /// Completions, handles and buffers run user code and other locks when dropped, so a driver never
 /// drops one while it holds a lock of its own.
@@ -65,7 +119,15 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     /// The name that `--driver` takes and the tool prints.
     fn name(&self) -> &'static str;
 
-    fn lanes(&self) -> usize;
+    /// The queue that the system keeps, if it does.
+    fn system_queue(&self) -> Option<Arc<dyn SystemQueue>> {
+        None
+    }
+
+    /// How many there are; 0 with a queue of the system's.
+    fn lanes(&self) -> usize {
+        0
+    }
 
     /// Takes a socket over, into the lane that has the fewest. On failure it comes back.
     fn attach(&self, socket: Socket) -> Result<SocketRef, (io::Error, Socket)>;
@@ -101,40 +163,50 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     fn next_turn(&self, socket: SocketRef);
 
     /// A descriptor of the caller's own for a socket.
-    fn descriptor(&self, socket: SocketRef) -> io::Result<OwnedFd>;
-
-    /// Takes up to `max` completions from a lane without waiting and returns how many.
-    fn reap(&self, lane: usize, max: usize, sink: &mut dyn Sink) -> usize;
-
-    /// Whether `reap` would probably find something. Cheap; may be wrong while another thread is
-    /// taking from the lane.
-    fn pending(&self, lane: usize) -> bool;
-
-    /// As `pending`, or there is something to clear away that would keep `wait` from waiting.
-    fn stirred(&self, lane: usize) -> bool;
-
-    /// Hands what rests in the lane to the system and lets the system post what it has, without
-    /// waiting. Returns whether there was anything to do, so that `reap` may now find more.
-    fn flush(&self, lane: usize) -> bool;
-
-    /// Flushes and waits until one of `lanes` (bits) has a completion, `released` is set and `wake`
-    /// called, or the time is over. May return early.
-    fn wait(&self, lanes: u64, timeout: Option<Duration>, released: &AtomicBool);
-
-    /// Rouses a thread that waits in the lane, after its `released` was set. The thread, which may
-    /// have woken by itself, answers with `woken`.
-    fn wake(&self, lane: usize);
-
-    /// The answer to one `wake`.
-    fn woken(&self, lane: usize);
-
-    /// Has the thread that waits in the lane, if there is one, come back and flush.
-    fn nudge(&self, lane: usize);
-
-    /// Makes threads that compute in user code let the system post what they submitted.
-    fn poke(&self);
+    fn descriptor(&self, socket: SocketRef) -> io::Result<OwnedDescriptor>;
 
     /// Refuses what comes later, ends everything pending, and returns when the system holds no
     /// memory of ours any more.
     fn shutdown(&self);
+
+    // What follows is for drivers with lanes.
+
+    /// Takes up to `max` completions from a lane without waiting and returns how many.
+    fn reap(&self, _lane: usize, _max: usize, _sink: &mut dyn Sink) -> usize {
+        0
+    }
+
+    /// Whether `reap` would probably find something. Cheap; may be wrong while another thread is
+    /// taking from the lane.
+    fn pending(&self, _lane: usize) -> bool {
+        false
+    }
+
+    /// As `pending`, or there is something to clear away that would keep `wait` from waiting.
+    fn stirred(&self, _lane: usize) -> bool {
+        false
+    }
+
+    /// Hands what rests in the lane to the system and lets the system post what it has, without
+    /// waiting. Returns whether there was anything to do, so that `reap` may now find more.
+    fn flush(&self, _lane: usize) -> bool {
+        false
+    }
+
+    /// Flushes and waits until one of `lanes` (bits) has a completion, `released` is set and `wake`
+    /// called, or the time is over. May return early.
+    fn wait(&self, _lanes: u64, _timeout: Option<Duration>, _released: &AtomicBool) {}
+
+    /// Rouses a thread that waits in the lane, after its `released` was set. The thread, which may
+    /// have woken by itself, answers with `woken`.
+    fn wake(&self, _lane: usize) {}
+
+    /// The answer to one `wake`.
+    fn woken(&self, _lane: usize) {}
+
+    /// Has the thread that waits in the lane, if there is one, come back and flush.
+    fn nudge(&self, _lane: usize) {}
+
+    /// Makes threads that compute in user code let the system post what they submitted.
+    fn poke(&self) {}
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::CompletionPort;
-use crate::driver::{Driver, MAX_LANES, uring};
+use crate::driver;
 
 /// Which driver a port uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -14,6 +14,8 @@ pub enum DriverChoice {
     Auto,
     /// io_uring, or an error that says why not.
     Uring,
+    /// Windows' own completion ports, or an error elsewhere.
+    Iocp,
 }
 
 /// How much memory each lane of the port has for pooled receives.
@@ -141,16 +143,13 @@ impl Builder {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let lanes = match self.lanes {
-            0 => concurrency,
-            lanes => lanes,
-        };
-        let driver = uring::Uring::new(lanes.min(MAX_LANES), self.buffers, self.facilities)?;
-        let reason = match self.driver {
-            DriverChoice::Auto => "io_uring is permitted here".to_owned(),
-            DriverChoice::Uring => "asked for".to_owned(),
-        };
-        let driver: Box<dyn Driver> = Box::new(driver);
+        let (driver, reason) = driver::set_up(&driver::Settings {
+            choice: self.driver,
+            concurrency,
+            lanes: self.lanes,
+            buffers: self.buffers,
+            facilities: self.facilities,
+        })?;
         CompletionPort::from_parts(driver, concurrency, reason)
     }
 }

@@ -10,7 +10,8 @@ use landfall::port::{CompletionKind, CompletionPort, Operation, SocketOption};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::support::{
-    assert_quiet, connected, for_each_driver, listener, next, refusing_address, until_final,
+    assert_quiet, connected, for_each_driver, listener, next, past_the_port, refusing_address,
+    until_final,
 };
 use crate::threads::Worker;
 
@@ -19,8 +20,7 @@ fn c43_the_systems_own_calls_queue_nothing_and_the_ports_do() {
     for_each_driver(|driver| {
         let port = driver.port(0);
         let (connection, mut peer) = connected(&port, 43);
-        let past_the_port = TcpStream::from(connection.try_clone_to_owned_fd().expect("a copy"));
-        past_the_port
+        past_the_port(&connection)
             .shutdown(Shutdown::Read)
             .expect("it is connected");
         assert_quiet(&port);
@@ -352,10 +352,12 @@ fn options_are_set_on_the_socket() {
             );
             done.result().expect("set");
         }
-        let descriptor = connection.try_clone_to_owned_fd().expect("a copy");
-        let socket = SockRef::from(&descriptor);
+        let copy = past_the_port(&connection);
+        let socket = SockRef::from(&copy);
         assert!(socket.tcp_nodelay().expect("readable"));
         assert!(socket.keepalive().expect("readable"));
+        // Windows has no option to read it by.
+        #[cfg(unix)]
         assert_eq!(
             socket.tcp_keepalive_time().expect("readable"),
             Duration::from_secs(42)

@@ -1,0 +1,344 @@
+//! What becomes of an operation when the kernel reports on it.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use windows_sys::Win32::Networking::WinSock::{WSAEMSGSIZE, WSAEWOULDBLOCK};
+
+use super::accept::{self, Outcome};
+use super::op::{Begun, Kind, Op};
+use super::queue::Packet;
+use super::socket::{Socket, State, Way};
+use super::{Core, code, winsock};
+use crate::buffer::Buffer;
+use crate::driver::ABORTED;
+use crate::port::{Completion, OperationId, Payload};
+
+/// Completions held back for a serial handle before its stream of receives is paused, so that a
+/// peer cannot fill memory while a handler takes its time.
+const MOST_HELD: usize = 8;
+
+/// Works a packet of a socket off. Its pointer is compared with those of the operations that the
+/// kernel has of this socket, and is nothing to us if it is none of them: a duplicate of the socket
+/// can bring blocks of the program's own.
+pub(super) fn process(core: &Core, packet: Packet) -> Outcome {
+    let Some(socket) = core.sockets.named(packet.key) else {
+        return [None, None];
+    };
+    let code = code::of_status(packet.status);
+    let mut state = socket.state.lock();
+    let outcome = if let Some(way) = state.way_of(packet.block) {
+        let op = state.direction(way).current.as_mut();
+        let op = op.expect("found by its block");
+        op.in_kernel = false;
+        if matches!(op.kind, Kind::FirstData(..)) {
+            drop(state);
+            accept::first_data(core, &socket, code)
+        } else {
+            let outcome = reported(core, &mut state, way, code, packet.bytes);
+            advance(core, &mut state, way);
+            drop(state);
+            outcome
+        }
+    } else if let Some(place) = state
+        .accepts
+        .iter()
+        .position(|posted| posted.accept.block.address() == packet.block)
+    {
+        accept::accepted(core, state, place, code)
+    } else {
+        return [None, None];
+    };
+    // Last of all: when nothing is in the kernel, nothing is being worked off either.
+    core.out_of_kernel();
+    outcome
+}
+
+fn reported(core: &Core, state: &mut State, way: Way, code: i32, bytes: usize) -> Outcome {
+    let closing = state.closing;
+    let Some(op) = &mut state.direction(way).current else {
+        return [None, None];
+    };
+    let ending = op.cancelled || closing;
+    if code != 0 && code != WSAEMSGSIZE {
+        let code = if ending { ended(code) } else { code };
+        let done = op.done;
+        return [end(state, way, code, done, None), None];
+    }
+    match &mut op.kind {
+        Kind::Receive(vec) | Kind::Datagram(vec) => {
+            *vec = filled(std::mem::take(vec), bytes);
+            [end(state, way, code, bytes, None), None]
+        }
+        Kind::Readable | Kind::ReadableDatagram(_) => [end(state, way, 0, 0, None), None],
+        Kind::Pooled { .. } if ending => [end(state, way, ABORTED, 0, None), None],
+        Kind::Pooled { once } => {
+            let once = *once;
+            pooled(core, state, once)
+        }
+        Kind::Send(_) | Kind::SendVectored(_) => {
+            op.done += bytes;
+            let (done, left) = (op.done, op.length().saturating_sub(op.done));
+            let last = match left {
+                0 => end(state, way, code, done, None),
+                _ if ending => end(state, way, ABORTED, done, None),
+                _ => run(core, state, way),
+            };
+            [last, None]
+        }
+        Kind::Connect(_) => {
+            let finished = state.system.as_ref().map(winsock::finish_connect);
+            let code = match finished {
+                Some(Ok(())) => 0,
+                Some(Err(error)) => code::of(&error),
+                None => ABORTED,
+            };
+            [end(state, way, code, 0, None), None]
+        }
+        Kind::Shutdown(_) | Kind::SetOption(_) | Kind::FirstData(..) => [None, None],
+    }
+}
+
+/// What was asked to end is aborted, unless it had failed for a reason of its own.
+fn ended(code: i32) -> i32 {
+    use windows_sys::Win32::Networking::WinSock::{WSAECONNABORTED, WSAENOTSOCK};
+    match code {
+        WSAECONNABORTED | WSAENOTSOCK => ABORTED,
+        code => code,
+    }
+}
+
+/// There is something to receive, or the end of the stream.
+fn pooled(core: &Core, state: &mut State, once: bool) -> Outcome {
+    let way = Way::Receives;
+    match receive(core, state) {
+        Err(WSAEWOULDBLOCK) => [run(core, state, way), None],
+        Err(code) => [end(state, way, code, 0, None), None],
+        Ok(data) if once || data.is_empty() => {
+            let bytes = data.len();
+            [end(state, way, 0, bytes, Some(data)), None]
+        }
+        Ok(data) => {
+            let completion = step(state, data);
+            let delivered = completion.and_then(|completion| deliver(state, completion));
+            let wait = state.held.len() >= MOST_HELD;
+            if let Some(op) = state.receives.current.as_mut().filter(|_| wait) {
+                op.paused = true;
+                return [delivered, None];
+            }
+            [delivered, run(core, state, way)]
+        }
+    }
+}
+
+/// Receives what is there, without waiting.
+pub(super) fn receive(core: &Core, state: &State) -> Result<Buffer, i32> {
+    let system = state.system.as_ref().ok_or(ABORTED)?;
+    let received = core.buffers.fill(|bytes| (&mut &*system).read(bytes));
+    received.map_err(|error| code::of(&error))
+}
+
+/// A vector into whose spare capacity the kernel has written.
+fn filled(mut vec: Vec<u8>, bytes: usize) -> Vec<u8> {
+    assert!(
+        bytes <= vec.capacity() - vec.len(),
+        "received past the end of the buffer"
+    );
+    // SAFETY: the kernel has written that many bytes from the vector's length on, which its
+    // capacity covers.
+    unsafe { vec.set_len(vec.len() + bytes) };
+    vec
+}
+
+/// Hands a direction's current operation to the kernel. Returns its code if it is over already.
+pub(super) fn begin(core: &Core, state: &mut State, way: Way) -> Option<i32> {
+    let State {
+        system,
+        receives,
+        sends,
+        ..
+    } = state;
+    let direction = match way {
+        Way::Receives => receives,
+        Way::Sends => sends,
+    };
+    let op = direction.current.as_mut()?;
+    let Some(system) = system else {
+        return Some(ABORTED);
+    };
+    // Before the call: its packet may be taken before it returns, by a thread that then waits for
+    // the lock that is held here.
+    op.in_kernel = true;
+    core.into_kernel();
+    let begun = op.begin(system, &core.extensions);
+    if let Ok(Begun::Pending) = begun {
+        return None;
+    }
+    op.in_kernel = false;
+    core.out_of_kernel();
+    Some(begun.err().map_or(0, code::of_error))
+}
+
+/// As [`begin`]; an operation that is over ends, with the completion returned.
+pub(super) fn run(core: &Core, state: &mut State, way: Way) -> Option<Completion> {
+    let code = begin(core, state, way)?;
+    let op = state.direction(way).current.as_ref()?;
+    let bytes = op.done;
+    end(state, way, code, bytes, None)
+}
+
+/// Lets the next operations of a direction go, as long as none is with the kernel.
+pub(super) fn advance(core: &Core, state: &mut State, way: Way) {
+    loop {
+        let direction = state.direction(way);
+        if direction.current.is_some() {
+            return;
+        }
+        direction.current = direction.waiting.pop_front();
+        if direction.current.is_none() {
+            return;
+        }
+        if let Some(completion) = run(core, state, way) {
+            core.announce(completion);
+        }
+    }
+}
+
+/// One completion of several.
+fn step(state: &mut State, data: Buffer) -> Option<Completion> {
+    let op = state.receives.current.as_mut()?;
+    let sequence = op.sequence;
+    op.sequence = sequence.wrapping_add(1);
+    Some(Completion {
+        kind: op.completion_kind(),
+        last: false,
+        code: 0,
+        sequence,
+        bytes: data.len(),
+        key: op.handle.as_ref().map_or(0, |handle| handle.key()),
+        token: op.token,
+        id: OperationId(op.id),
+        payload: Payload::Buffer(data),
+        handle: op.handle.clone(),
+    })
+}
+
+/// Ends a direction's current operation and lets its final completion out, or holds it back.
+pub(super) fn end(
+    state: &mut State,
+    way: Way,
+    code: i32,
+    bytes: usize,
+    data: Option<Buffer>,
+) -> Option<Completion> {
+    let op = state.direction(way).current.take()?;
+    let mut completion = finished(op, code, bytes);
+    if let Some(data) = data.filter(|data| !data.is_empty()) {
+        completion.payload = Payload::Buffer(data);
+    }
+    deliver(state, completion)
+}
+
+/// The final completion of an operation, with its memory.
+pub(super) fn finished(mut op: Box<Op>, code: i32, bytes: usize) -> Completion {
+    let handle = op.handle.take();
+    Completion {
+        kind: op.completion_kind(),
+        last: true,
+        code,
+        sequence: op.sequence,
+        bytes,
+        key: handle.as_ref().map_or(0, |handle| handle.key()),
+        token: op.token,
+        id: OperationId(op.id),
+        payload: Op::payload(op.take_kind()),
+        handle,
+    }
+}
+
+/// Hands a completion out, or holds it back while another of a serial handle is out.
+pub(super) fn deliver(state: &mut State, completion: Completion) -> Option<Completion> {
+    let now = match &completion.handle {
+        Some(handle) => !completion.takes_turns() || handle.take_turn(),
+        None => true,
+    };
+    if now {
+        return Some(completion);
+    }
+    state.held.push_back(completion);
+    None
+}
+
+/// Ends a direction's current operation, or asks for its end. Returns whether there is one.
+pub(super) fn cancel_current(core: &Core, state: &mut State, way: Way) -> bool {
+    let State {
+        system,
+        receives,
+        sends,
+        ..
+    } = state;
+    let direction = match way {
+        Way::Receives => receives,
+        Way::Sends => sends,
+    };
+    let Some(op) = &mut direction.current else {
+        return false;
+    };
+    op.cancelled = true;
+    match system.as_ref().filter(|_| op.in_kernel) {
+        Some(system) => winsock::cancel(system, &op.block),
+        None if op.in_kernel => {}
+        None => {
+            let done = op.done;
+            let completion = end(state, way, ABORTED, done, None);
+            completion.into_iter().for_each(|c| core.announce(c));
+            advance(core, state, way);
+        }
+    }
+    true
+}
+
+/// Takes operations back that wait for their turn: they complete as aborted.
+pub(super) fn withdraw(
+    core: &Core,
+    state: &mut State,
+    way: Way,
+    which: impl Fn(&Op) -> bool,
+) -> usize {
+    let mut withdrawn = 0;
+    for op in state.direction(way).waiting.take().collect::<Vec<_>>() {
+        if !which(&op) {
+            state.direction(way).waiting.push_back(op);
+            continue;
+        }
+        withdrawn += 1;
+        let completion = finished(op, ABORTED, 0);
+        if let Some(completion) = deliver(state, completion) {
+            core.announce(completion);
+        }
+    }
+    withdrawn
+}
+
+/// Lets the next held-back completion of a socket out. On a closed port nobody will take it: it
+/// comes back, to be dropped once the socket is unlocked.
+pub(super) fn next_turn(core: &Core, socket: &Arc<Socket>) -> Option<Completion> {
+    let mut state = socket.state.lock();
+    let completion = state.held.pop_front()?;
+    let left = state.held.len();
+    if let Some(handle) = &completion.handle {
+        handle.keep_turn(left > 0);
+    }
+    if core.is_closed() {
+        return Some(completion);
+    }
+    core.announce(completion);
+    let paused = |op: &mut Box<Op>| std::mem::take(&mut op.paused);
+    if left == 0 && state.receives.current.as_mut().is_some_and(paused) {
+        if let Some(completion) = run(core, &mut state, Way::Receives) {
+            core.announce(completion);
+        }
+        advance(core, &mut state, Way::Receives);
+    }
+    None
+}
