@@ -66,7 +66,10 @@ pub(crate) struct Submitted {
 }
 
 /// What a port asks of its driver.
-#[cfg_attr(windows, allow(dead_code, reason = "the system's own ports have no lanes"))]
+#[cfg_attr(
+    windows,
+    allow(dead_code, reason = "the system's own ports have no lanes")
+)]
 pub(crate) struct Settings {
     pub(crate) choice: DriverChoice,
     /// How many threads may run at a time.

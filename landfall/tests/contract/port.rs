@@ -317,7 +317,7 @@ fn a_handle_finds_its_port() {
 fn a_port_says_which_driver_runs_and_why() {
     for_each_driver(|driver| {
         let port = driver.port(0);
-        assert_eq!(port.driver(), "uring");
+        assert_eq!(port.driver(), driver.driver());
         assert!(!port.driver_reason().is_empty());
         assert!(format!("{port:?}").contains("concurrency"));
     });

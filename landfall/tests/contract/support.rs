@@ -109,6 +109,15 @@ const VARIANTS: &[Variant] = &[
 ];
 
 impl Variant {
+    /// What the port calls the driver.
+    pub fn driver(&self) -> &'static str {
+        match self.driver {
+            DriverChoice::Uring => "uring",
+            DriverChoice::Iocp => "iocp",
+            other => panic!("a variant names its driver, not {other:?}"),
+        }
+    }
+
     /// Settings of a port under this variant.
     pub fn builder(&self, concurrency: usize) -> Builder {
         let mut facilities = Facilities::default();

@@ -11,12 +11,12 @@ use windows_sys::Win32::Networking::WinSock::{
     WSAECONNABORTED, WSAECONNRESET, WSAENETUNREACH, WSAEWOULDBLOCK,
 };
 
+use super::Core;
 use super::code;
 use super::complete::{begin, receive};
 use super::op::{Kind, Op};
 use super::socket::{Socket, State, Way, domain_of};
 use super::winsock::{self, Accept};
-use super::Core;
 use crate::buffer::Buffer;
 use crate::driver::{ABORTED, SocketRef};
 use crate::port::{Accepted, Completion, CompletionKind, Handle, OperationId, Payload};
@@ -287,7 +287,11 @@ fn completion(
 pub(super) fn first_data(core: &Core, socket: &Arc<Socket>, mut code: i32) -> Outcome {
     let mut state = socket.state.lock();
     let received = loop {
-        let cancelled = state.receives.current.as_ref().is_none_or(|op| op.cancelled);
+        let cancelled = state
+            .receives
+            .current
+            .as_ref()
+            .is_none_or(|op| op.cancelled);
         if cancelled || code != 0 || core.is_closed() {
             break None;
         }

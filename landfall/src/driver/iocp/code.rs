@@ -69,7 +69,10 @@ mod tests {
     fn an_outcome_has_one_kind_whichever_way_it_is_reported() {
         let status = |status: NTSTATUS| of_status(status as u32 as usize);
         assert_eq!(status(STATUS_SUCCESS), 0);
-        assert_eq!(kind(status(STATUS_CONNECTION_RESET)), ErrorKind::ConnectionReset);
+        assert_eq!(
+            kind(status(STATUS_CONNECTION_RESET)),
+            ErrorKind::ConnectionReset
+        );
         assert_eq!(kind(of_error(WSAECONNRESET)), ErrorKind::ConnectionReset);
         assert_eq!(
             kind(of_error(ERROR_NETNAME_DELETED as i32)),

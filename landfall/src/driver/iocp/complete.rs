@@ -1,9 +1,10 @@
 //! What becomes of an operation when the kernel reports on it.
 
 use std::io::Read;
+use std::net::Shutdown;
 use std::sync::Arc;
 
-use windows_sys::Win32::Networking::WinSock::{WSAEMSGSIZE, WSAEWOULDBLOCK};
+use windows_sys::Win32::Networking::WinSock::{WSAEMSGSIZE, WSAESHUTDOWN, WSAEWOULDBLOCK};
 
 use super::accept::{self, Outcome};
 use super::op::{Begun, Kind, Op};
@@ -17,6 +18,10 @@ use crate::port::{Completion, OperationId, Payload};
 /// Completions held back for a serial handle before its stream of receives is paused, so that a
 /// peer cannot fill memory while a handler takes its time.
 const MOST_HELD: usize = 8;
+
+/// Blocks kept for packets to come of operations that are over. That they come is seen in Wine and
+/// follows from the rules of Windows' kernel; should they not, this bounds what is kept in vain.
+const MOST_STRAYS: usize = 64;
 
 /// Works a packet of a socket off. Its pointer is compared with those of the operations that the
 /// kernel has of this socket, and is nothing to us if it is none of them: a duplicate of the socket
@@ -47,6 +52,7 @@ pub(super) fn process(core: &Core, packet: Packet) -> Outcome {
     {
         accept::accepted(core, state, place, code)
     } else {
+        state.strays.retain(|block| block.address() != packet.block);
         return [None, None];
     };
     // Last of all: when nothing is in the kernel, nothing is being worked off either.
@@ -55,18 +61,30 @@ pub(super) fn process(core: &Core, packet: Packet) -> Outcome {
 }
 
 fn reported(core: &Core, state: &mut State, way: Way, code: i32, bytes: usize) -> Outcome {
-    let closing = state.closing;
+    let (closing, receives_shut) = (state.closing, state.receives_shut);
     let Some(op) = &mut state.direction(way).current else {
         return [None, None];
     };
     let ending = op.cancelled || closing;
     if code != 0 && code != WSAEMSGSIZE {
-        let code = if ending { ended(code) } else { code };
+        let code = match way {
+            _ if ending => ended(code),
+            Way::Receives if receives_shut => 0,
+            _ => code,
+        };
         let done = op.done;
         return [end(state, way, code, done, None), None];
     }
     match &mut op.kind {
-        Kind::Receive(vec) | Kind::Datagram(vec) => {
+        Kind::Receive(vec) => {
+            *vec = filled(std::mem::take(vec), bytes);
+            [end(state, way, code, bytes, None), None]
+        }
+        Kind::Datagram(vec, _) => {
+            let bytes = match code {
+                0 => bytes,
+                _ => vec.capacity() - vec.len(),
+            };
             *vec = filled(std::mem::take(vec), bytes);
             [end(state, way, code, bytes, None), None]
         }
@@ -114,7 +132,8 @@ fn pooled(core: &Core, state: &mut State, once: bool) -> Outcome {
     match receive(core, state) {
         Err(WSAEWOULDBLOCK) => [run(core, state, way), None],
         Err(code) => [end(state, way, code, 0, None), None],
-        Ok(data) if once || data.is_empty() => {
+        Ok(data) if data.is_empty() => [end(state, way, 0, 0, None), None],
+        Ok(data) if once => {
             let bytes = data.len();
             [end(state, way, 0, bytes, Some(data)), None]
         }
@@ -181,9 +200,20 @@ pub(super) fn begin(core: &Core, state: &mut State, way: Way) -> Option<i32> {
 
 /// As [`begin`]; an operation that is over ends, with the completion returned.
 pub(super) fn run(core: &Core, state: &mut State, way: Way) -> Option<Completion> {
-    let code = begin(core, state, way)?;
+    let mut code = begin(core, state, way)?;
+    if code == WSAEMSGSIZE {
+        return cut_at_once(state, way);
+    }
+    // A receive after this side has shut its receiving down finds the end of the stream, as
+    // everywhere else.
+    if way == Way::Receives && code == WSAESHUTDOWN {
+        code = 0;
+    }
     let op = state.direction(way).current.as_ref()?;
     let bytes = op.done;
+    if code == 0 && shuts_receives(op) {
+        end_receives(state);
+    }
     end(state, way, code, bytes, None)
 }
 
@@ -201,6 +231,41 @@ pub(super) fn advance(core: &Core, state: &mut State, way: Way) {
         if let Some(completion) = run(core, state, way) {
             core.announce(completion);
         }
+    }
+}
+
+/// A datagram longer than its buffer fails the call, and yet a packet follows: to the kernel that
+/// is a warning. It brings nothing new (not even the count, which is the room there was), and has
+/// its block kept until it comes, so that no other operation gets that address meanwhile.
+fn cut_at_once(state: &mut State, way: Way) -> Option<Completion> {
+    let op = state.direction(way).current.as_mut()?;
+    let (code, bytes) = match &mut op.kind {
+        Kind::Datagram(vec, _) => {
+            let room = vec.capacity() - vec.len();
+            *vec = filled(std::mem::take(vec), room);
+            (WSAEMSGSIZE, room)
+        }
+        _ => (0, 0),
+    };
+    let block = op.take_block();
+    if state.strays.len() == MOST_STRAYS {
+        state.strays.pop_front();
+    }
+    state.strays.push_back(block);
+    end(state, way, code, bytes, None)
+}
+
+fn shuts_receives(op: &Op) -> bool {
+    matches!(op.kind, Kind::Shutdown(Shutdown::Read | Shutdown::Both))
+}
+
+/// Ends a receive whose direction has just been shut down, with the end of the stream. The system
+/// would let it wait on.
+fn end_receives(state: &mut State) {
+    state.receives_shut = true;
+    let current = state.receives.current.as_ref().filter(|op| op.in_kernel);
+    if let (Some(op), Some(system)) = (current, &state.system) {
+        winsock::cancel(system, &op.block);
     }
 }
 

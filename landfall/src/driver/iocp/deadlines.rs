@@ -50,9 +50,7 @@ fn watch(core: &Weak<Core>, deadlines: &Receiver<Deadline>) {
         let next = heap.peek().map(|&Reverse((deadline, _))| deadline);
         let received = match next {
             None => deadlines.recv().map_err(RecvTimeoutError::from),
-            Some(next) => {
-                deadlines.recv_timeout(next.saturating_duration_since(Instant::now()))
-            }
+            Some(next) => deadlines.recv_timeout(next.saturating_duration_since(Instant::now())),
         };
         match received {
             Ok(deadline) => heap.push(Reverse(deadline)),

@@ -27,6 +27,7 @@ mod winsock;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::windows::io::OwnedSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -44,7 +45,7 @@ use accept::Outcome;
 use buffers::Buffers;
 use complete::{advance, cancel_current, deliver, finished, withdraw};
 use deadlines::Deadlines;
-use op::{Begun, Kind, Op};
+use op::{Begun, Kind, Op, Owner};
 use queue::{Queue, Room};
 use socket::{Socket, Sockets, State, Way};
 use winsock::Extensions;
@@ -413,7 +414,10 @@ impl Core {
             Some(system) => op.begin(system, &self.extensions),
             None => Err(ABORTED),
         };
-        debug_assert!(!matches!(begun, Ok(Begun::Pending)), "an option is set at once");
+        debug_assert!(
+            !matches!(begun, Ok(Begun::Pending)),
+            "an option is set at once"
+        );
         let code = begun.err().map_or(0, code::of_error);
         if let Some(completion) = deliver(state, finished(op, code, 0)) {
             self.announce(completion);
@@ -530,7 +534,7 @@ fn way_of(kind: &Kind) -> Option<Way> {
     match kind {
         Kind::Receive(_)
         | Kind::Pooled { .. }
-        | Kind::Datagram(_)
+        | Kind::Datagram(..)
         | Kind::Readable
         | Kind::ReadableDatagram(_)
         | Kind::FirstData(..) => Some(Way::Receives),
@@ -539,6 +543,13 @@ fn way_of(kind: &Kind) -> Option<Way> {
         }
         Kind::SetOption(_) => None,
     }
+}
+
+/// A vector whose spare capacity holds bytes of some value: a datagram that was cut is taken to have
+/// filled it, without a count of the kernel's to say so.
+fn written(mut vec: Vec<u8>) -> Vec<u8> {
+    vec.spare_capacity_mut().fill(MaybeUninit::new(0));
+    vec
 }
 
 /// Pairs an operation with the memory it needs, or gives it back.
@@ -558,15 +569,17 @@ fn kind_of(socket: &Socket, buffer_size: usize, operation: Operation) -> Result<
             let error = "a stream of receives needs a stream socket; this one has datagrams";
             return refuse(error, Operation::ReceiveStream);
         }
+        Operation::Receive(buffer) if socket.datagram => {
+            Kind::Datagram(written(buffer), Owner::Program)
+        }
         Operation::Receive(buffer) => Kind::Receive(buffer),
         Operation::ReceiveStream => Kind::Pooled { once: false },
         Operation::ReceiveOnce if socket.datagram => {
-            Kind::Datagram(Vec::with_capacity(buffer_size))
+            let buffer = written(Vec::with_capacity(buffer_size));
+            Kind::Datagram(buffer, Owner::Driver)
         }
         Operation::ReceiveOnce => Kind::Pooled { once: true },
-        Operation::WaitReadable if socket.datagram => {
-            Kind::ReadableDatagram(Vec::with_capacity(1))
-        }
+        Operation::WaitReadable if socket.datagram => Kind::ReadableDatagram(Vec::with_capacity(1)),
         Operation::WaitReadable => Kind::Readable,
         Operation::Connect(address) => Kind::Connect(address),
         Operation::Send(buffer) | Operation::SendZeroCopy(buffer) => Kind::Send(buffer),

@@ -35,12 +35,15 @@ pub(super) enum Kind {
     Receive(Vec<u8>),
     /// Of a stream's data, into pooled buffers: a receive of no bytes waits for it, so that an idle
     /// connection has no page locked and holds no buffer.
-    Pooled { once: bool },
-    /// A datagram into memory of our own: one longer than its buffer is lost, so it must be there.
-    Datagram(Vec<u8>),
+    Pooled {
+        once: bool,
+    },
+    /// A datagram into a vector of the program's, or of our own, which is given away only with a
+    /// datagram in it. A receive of no bytes would throw the datagram away, so the buffer must be
+    /// there.
+    Datagram(Vec<u8>, Owner),
     Readable,
-    /// As `Readable`, of a datagram, which a receive of no bytes would throw away: it peeks at a
-    /// byte.
+    /// As `Readable`, of a datagram: it peeks at a byte.
     ReadableDatagram(Vec<u8>),
     Send(Buffer),
     SendVectored(Vec<Buffer>),
@@ -51,6 +54,13 @@ pub(super) enum Kind {
     FirstData(Arc<AcceptStream>, Option<SocketAddr>),
 }
 
+/// Whose vector it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    Program,
+    Driver,
+}
+
 /// How an operation began.
 pub(super) enum Begun {
     /// A packet will follow.
@@ -58,6 +68,9 @@ pub(super) enum Begun {
     /// It is over: no packet follows.
     Done,
 }
+
+/// Bytes that one call is given at most, so that a long send does not lock all of its memory.
+const MOST_BYTES: usize = 1 << 20;
 
 /// Vectors that one call is given at most; the rest goes in the next round.
 const MOST_VECTORS: usize = 1024;
@@ -80,14 +93,10 @@ impl Op {
 
     /// Hands the operation, or what is left of it, to the kernel; or does it, where that takes no
     /// time.
-    pub(super) fn begin(
-        &mut self,
-        socket: &Socket,
-        extensions: &Extensions,
-    ) -> Result<Begun, i32> {
+    pub(super) fn begin(&mut self, socket: &Socket, extensions: &Extensions) -> Result<Begun, i32> {
         let Op { block, done, .. } = self;
         match &mut self.kind {
-            Kind::Receive(vec) | Kind::Datagram(vec) => {
+            Kind::Receive(vec) | Kind::Datagram(vec, _) => {
                 receive_into(socket, vec, false, block)?;
             }
             Kind::ReadableDatagram(vec) => receive_into(socket, vec, true, block)?,
@@ -99,6 +108,7 @@ impl Op {
             }
             Kind::Send(buffer) => {
                 let rest = &buffer[*done..];
+                let rest = &rest[..rest.len().min(MOST_BYTES)];
                 send_from(socket, &[description(rest.as_ptr(), rest.len())], block)?;
             }
             Kind::SendVectored(buffers) => send_from(socket, &gather(buffers, *done), block)?,
@@ -119,7 +129,7 @@ impl Op {
         match &self.kind {
             Kind::Receive(_)
             | Kind::Pooled { .. }
-            | Kind::Datagram(_)
+            | Kind::Datagram(..)
             | Kind::Readable
             | Kind::ReadableDatagram(_) => CompletionKind::Receive,
             Kind::Send(_) | Kind::SendVectored(_) => CompletionKind::Send,
@@ -135,6 +145,11 @@ impl Op {
         std::mem::replace(&mut self.kind, Kind::Readable)
     }
 
+    /// The block of an operation that has ended and may still be told of.
+    pub(super) fn take_block(&mut self) -> Block {
+        std::mem::replace(&mut self.block, Block::new())
+    }
+
     /// Bytes that a send has to send.
     pub(super) fn length(&self) -> usize {
         match &self.kind {
@@ -147,8 +162,8 @@ impl Op {
     /// The memory to give back with the final completion.
     pub(super) fn payload(kind: Kind) -> Payload {
         match kind {
-            Kind::Receive(vec) => Payload::Buffer(Buffer::Vec(vec)),
-            Kind::Datagram(vec) if !vec.is_empty() => Payload::Buffer(Buffer::Vec(vec)),
+            Kind::Datagram(vec, Owner::Driver) if vec.is_empty() => Payload::None,
+            Kind::Receive(vec) | Kind::Datagram(vec, _) => Payload::Buffer(Buffer::Vec(vec)),
             Kind::Send(buffer) => Payload::Buffer(buffer),
             Kind::SendVectored(buffers) => Payload::Buffers(buffers),
             _ => Payload::None,
@@ -184,14 +199,17 @@ fn send_from(socket: &Socket, buffers: &[WSABUF], block: &mut Block) -> Result<(
 /// What is left of `buffers` after `done` bytes.
 fn gather(buffers: &[Buffer], mut done: usize) -> Vec<WSABUF> {
     let mut rest = Vec::with_capacity(buffers.len().min(MOST_VECTORS));
+    let mut room = MOST_BYTES;
     for buffer in buffers {
         let skip = done.min(buffer.len());
         done -= skip;
+        if rest.len() == MOST_VECTORS || room == 0 {
+            break;
+        }
         if skip < buffer.len() {
-            if rest.len() == MOST_VECTORS {
-                break;
-            }
-            rest.push(description(buffer[skip..].as_ptr(), buffer.len() - skip));
+            let length = room.min(buffer.len() - skip);
+            rest.push(description(buffer[skip..].as_ptr(), length));
+            room -= length;
         }
     }
     rest

@@ -8,6 +8,7 @@ use socket2::{Domain, Socket as SystemSocket};
 
 use super::accept::{AcceptStream, Posted};
 use super::op::Op;
+use super::winsock::Block;
 use crate::port::Completion;
 use crate::rare_queue::RareQueue;
 
@@ -37,8 +38,12 @@ pub(super) struct State {
     /// `None` once closed.
     pub(super) system: Option<SystemSocket>,
     pub(super) closing: bool,
+    /// This side has shut its receiving down.
+    pub(super) receives_shut: bool,
     pub(super) receives: Direction,
     pub(super) sends: Direction,
+    /// Blocks of operations that are over, of which a packet is still to come.
+    pub(super) strays: RareQueue<Block>,
     /// Accepts that the kernel has, of a listener.
     pub(super) accepts: Vec<Posted>,
     /// The listener's streams, until they are found to have ended.
@@ -97,8 +102,10 @@ impl Sockets {
             state: Mutex::new(State {
                 system: Some(system),
                 closing: false,
+                receives_shut: false,
                 receives: Direction::default(),
                 sends: Direction::default(),
+                strays: RareQueue::default(),
                 accepts: Vec::new(),
                 streams: Vec::new(),
                 held: RareQueue::default(),

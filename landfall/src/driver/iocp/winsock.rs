@@ -311,7 +311,11 @@ impl Accept {
 
     /// Makes an ordinary connection of it. Until this option is set most calls refuse the socket
     /// (`shutdown` and `getpeername` for two). Its value is the listener's handle.
-    pub(super) fn finish(self, extensions: &Extensions, listener: &Socket) -> io::Result<(Socket, Option<SocketAddr>)> {
+    pub(super) fn finish(
+        self,
+        extensions: &Extensions,
+        listener: &Socket,
+    ) -> io::Result<(Socket, Option<SocketAddr>)> {
         set_option(&self.socket, SO_UPDATE_ACCEPT_CONTEXT, Some(raw(listener)))?;
         let peer = self.peer(extensions);
         Ok((self.socket, peer))
