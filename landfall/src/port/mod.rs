@@ -289,6 +289,11 @@ impl CompletionPort {
     pub fn running(&self) -> usize {
         self.0.shared.queue.running()
     }
+
+    /// Whether one more thread would run if there was something to do.
+    pub(crate) fn could_run_more(&self) -> bool {
+        self.0.shared.queue.could_run_more()
+    }
 }
 
 impl Drop for Owner {

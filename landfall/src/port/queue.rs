@@ -84,6 +84,15 @@ impl Queue {
         }
     }
 
+    /// Whether fewer run than may. Where only the system knows, it is left to it: a thread too many
+    /// waits there.
+    pub(super) fn could_run_more(&self) -> bool {
+        match self {
+            Queue::Lanes(scheduler) => scheduler.running() < scheduler.concurrency(),
+            Queue::System(_) => true,
+        }
+    }
+
     /// Whether what the calling thread submits may rest until it comes back to `get`.
     pub(super) fn is_worker(&self) -> bool {
         match self {
