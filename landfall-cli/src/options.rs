@@ -6,9 +6,11 @@ use std::thread;
 use clap::{Args, ValueEnum};
 use landfall::port::DriverChoice;
 use landfall::runtime::Runtime;
+#[cfg(unix)]
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::exit::Failure;
+use crate::system::signals::StopRequest;
 use crate::units::parse_count;
 
 /// How the completion port is set up.
@@ -61,9 +63,20 @@ impl RuntimeOptions {
         u64::from(self.concurrency.min(MOST_LANES)) * descriptor_limit.min(LARGEST_TABLE)
     }
 
+    /// Has this process asked to drain when the parent ends or wishes it, if that was asked for:
+    /// `demo` asks its children.
+    #[cfg(windows)]
+    pub fn end_with_parent(&self, stop: &StopRequest) -> Result<(), Failure> {
+        match self.end_with_parent {
+            true => stop.listen_to_parent(),
+            false => Ok(()),
+        }
+    }
+
     /// Has the system send SIGTERM when the parent ends, if that was asked for: `demo` asks its
     /// children.
-    pub fn end_with_parent(&self) -> Result<(), Failure> {
+    #[cfg(unix)]
+    pub fn end_with_parent(&self, _stop: &StopRequest) -> Result<(), Failure> {
         if !self.end_with_parent {
             return Ok(());
         }
@@ -91,8 +104,9 @@ impl Driver {
         match self {
             Self::Auto => Ok(DriverChoice::Auto),
             Self::Uring => Ok(DriverChoice::Uring),
-            Self::Poll | Self::Iocp => Err(Failure::usage(format!(
-                "this build has no driver `{}`: leave it to `auto`, or ask for `uring`",
+            Self::Iocp => Ok(DriverChoice::Iocp),
+            Self::Poll => Err(Failure::usage(format!(
+                "this build has no driver `{}`: leave it to `auto`",
                 self.name()
             ))),
         }
