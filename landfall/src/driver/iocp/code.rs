@@ -10,8 +10,8 @@ use windows_sys::Win32::Foundation::{
     NTSTATUS, RtlNtStatusToDosError, STATUS_BUFFER_OVERFLOW,
 };
 use windows_sys::Win32::Networking::WinSock::{
-    WSAECONNABORTED, WSAECONNREFUSED, WSAECONNRESET, WSAEHOSTUNREACH, WSAEMSGSIZE, WSAENETUNREACH,
-    WSAETIMEDOUT,
+    WSAECONNABORTED, WSAECONNREFUSED, WSAECONNRESET, WSAEHOSTUNREACH, WSAEINVAL, WSAEMSGSIZE,
+    WSAENETUNREACH, WSAETIMEDOUT,
 };
 
 /// The code of a packet's status; 0 for success.
@@ -48,8 +48,6 @@ pub(super) fn of(error: &std::io::Error) -> i32 {
     // What has no code of the system's is refused by a wrapper of a call.
     error.raw_os_error().map_or(WSAEINVAL, of_error)
 }
-
-use windows_sys::Win32::Networking::WinSock::WSAEINVAL;
 
 #[cfg(test)]
 mod tests {

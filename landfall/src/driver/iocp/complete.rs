@@ -4,7 +4,9 @@ use std::io::Read;
 use std::net::Shutdown;
 use std::sync::Arc;
 
-use windows_sys::Win32::Networking::WinSock::{WSAEMSGSIZE, WSAESHUTDOWN, WSAEWOULDBLOCK};
+use windows_sys::Win32::Networking::WinSock::{
+    WSAECONNABORTED, WSAEMSGSIZE, WSAESHUTDOWN, WSAEWOULDBLOCK,
+};
 
 use super::accept::{self, Outcome};
 use super::op::{Begun, Kind, Op};
@@ -68,6 +70,7 @@ fn reported(core: &Core, state: &mut State, way: Way, code: i32, bytes: usize) -
     let ending = op.cancelled || closing;
     if code != 0 && code != WSAEMSGSIZE {
         let code = match way {
+            _ if closing => ABORTED,
             _ if ending => ended(code),
             Way::Receives if receives_shut => 0,
             _ => code,
@@ -119,9 +122,8 @@ fn reported(core: &Core, state: &mut State, way: Way, code: i32, bytes: usize) -
 
 /// What was asked to end is aborted, unless it had failed for a reason of its own.
 fn ended(code: i32) -> i32 {
-    use windows_sys::Win32::Networking::WinSock::{WSAECONNABORTED, WSAENOTSOCK};
     match code {
-        WSAECONNABORTED | WSAENOTSOCK => ABORTED,
+        WSAECONNABORTED => ABORTED,
         code => code,
     }
 }
@@ -353,6 +355,8 @@ pub(super) fn cancel_current(core: &Core, state: &mut State, way: Way) -> bool {
     match system.as_ref().filter(|_| op.in_kernel) {
         Some(system) => winsock::cancel(system, &op.block),
         None if op.in_kernel => {}
+        // Its report is just being worked off, and finds the flag.
+        None if matches!(op.kind, Kind::FirstData(..)) => {}
         None => {
             let done = op.done;
             let completion = end(state, way, ABORTED, done, None);

@@ -253,14 +253,15 @@ impl Driver for Iocp {
         let core = &self.0;
         core.close();
         for socket in core.sockets.all() {
-            let mut state = socket.state.lock();
-            core.close_socket(&mut state);
-            let held: Vec<_> = state.held.take().collect();
-            drop(state);
-            drop(held);
+            core.close_socket(&mut socket.state.lock());
         }
         while core.in_kernel.load(Ordering::Acquire) > 0 {
             core.take_some(&mut Discard, usize::MAX, Some(Instant::now() + DRAIN));
+        }
+        // What was reported meanwhile may have been held back: only now is there no more of it.
+        for socket in core.sockets.all() {
+            let held: Vec<_> = socket.state.lock().held.take().collect();
+            drop(held);
         }
         let ready = std::mem::take(&mut *core.ready.lock());
         drop(ready);
@@ -388,10 +389,14 @@ impl Core {
         let mut state = socket.state.lock();
         let associated = match &state.system {
             // What comes without a wait must not wait.
-            Some(system) => self
-                .queue
-                .associate(system, socket.name)
-                .and_then(|()| system.set_nonblocking(true)),
+            Some(system) => {
+                if datagram {
+                    winsock::ignore_unreachable_peers(system);
+                }
+                self.queue
+                    .associate(system, socket.name)
+                    .and_then(|()| system.set_nonblocking(true))
+            }
             None => Err(closed()),
         };
         match (associated, state.system.take()) {
@@ -593,4 +598,101 @@ fn kind_of(socket: &Socket, buffer_size: usize, operation: Operation) -> Result<
             );
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use crate::port::{CompletionPort, DriverChoice};
+
+    use super::*;
+
+    /// A port, the driver's side of it, and a connection of both.
+    fn connected() -> (Iocp, SocketRef, TcpStream) {
+        let driver = Iocp::new(1, BufferPolicy::default()).expect("Windows has ports");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let peer = TcpStream::connect(address).expect("connects");
+        let (ours, _) = listener.accept().expect("accepts");
+        let socket = driver.attach(ours.into()).expect("associates");
+        (driver, socket, peer)
+    }
+
+    #[test]
+    fn packets_of_others_are_dropped_unread() {
+        let (driver, socket, _peer) = connected();
+        let core = &driver.0;
+        let name = core.sockets.at(socket.index).name;
+        let soon = || Some(Duration::from_millis(1));
+        let strangers = [
+            // A block of somebody's on our socket, one that is no pointer at all,
+            (name, &raw const soon as usize),
+            (name, 1),
+            // a socket that was, one that never was,
+            (name + (1 << 40), 0),
+            (name + 1, 0),
+            // and announcements of nothing.
+            (key::READY, 0),
+            (key::POSTED, 77),
+            (key::WAKE, 0),
+        ];
+        for (key, block) in strangers {
+            core.queue.post(key, block).expect("memory for a packet");
+            let mut taken = Vec::new();
+            assert_eq!(
+                core.take(&mut taken, 8, soon()),
+                Err(GetError::TimedOut),
+                "key {key:x}"
+            );
+            assert!(taken.is_empty());
+        }
+        driver.shutdown();
+    }
+
+    #[test]
+    fn a_packet_of_an_operation_is_told_from_one_of_a_duplicate() {
+        let port = CompletionPort::builder()
+            .driver(DriverChoice::Iocp)
+            .build()
+            .expect("Windows has ports");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let mut peer = TcpStream::connect(address).expect("connects");
+        let (ours, _) = listener.accept().expect("accepts");
+        let ours = port.associate(ours, 1).expect("associates");
+        let duplicate = SystemSocket::from(ours.try_clone_to_owned_socket().expect("open"));
+        // The program's own operation, on the same socket, with a block of its own.
+        let mut foreign = op::Op::new(0, Kind::Readable, 0, None);
+        let extensions = Extensions::look_up().expect("Winsock has them");
+        assert!(matches!(
+            foreign.begin(&duplicate, &extensions),
+            Ok(Begun::Pending)
+        ));
+        ours.submit(Operation::ReceiveOnce, 2).expect("submits");
+        peer.write_all(b"for one").expect("connected");
+        let received = port.get(Some(Duration::from_secs(10))).expect("comes");
+        assert_eq!((received.token(), received.bytes()), (2, 7));
+        let more = port.get(Some(Duration::from_millis(50)));
+        assert_eq!(more.expect_err("one completion"), GetError::TimedOut);
+    }
+
+    #[test]
+    fn a_name_is_not_used_twice() {
+        let (driver, socket, _peer) = connected();
+        let before = driver.0.sockets.at(socket.index).name;
+        driver.release(socket, false);
+        let (other, _peer) = {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            let address = listener.local_addr().expect("an address");
+            let peer = TcpStream::connect(address).expect("connects");
+            (listener.accept().expect("accepts").0, peer)
+        };
+        let again = driver.attach(other.into()).expect("associates");
+        assert_eq!(again.index, socket.index, "its place is free again");
+        assert_ne!(driver.0.sockets.at(again.index).name, before);
+        assert!(driver.0.sockets.named(before).is_none());
+        driver.shutdown();
+    }
 }

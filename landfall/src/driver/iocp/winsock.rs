@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::Networking::WinSock::{
     LPFN_ACCEPTEX, LPFN_CONNECTEX, LPFN_GETACCEPTEXSOCKADDRS, MSG_PEEK,
-    SIO_GET_EXTENSION_FUNCTION_POINTER, SO_ACCEPTCONN, SO_EXCLUSIVEADDRUSE,
+    SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_UDP_CONNRESET, SO_ACCEPTCONN, SO_EXCLUSIVEADDRUSE,
     SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT, SOCKET, SOL_SOCKET, WSA_IO_PENDING,
     WSABUF, WSAGetLastError, WSAID_ACCEPTEX, WSAID_CONNECTEX, WSAID_GETACCEPTEXSOCKADDRS, WSAIoctl,
     WSARecv, WSASend, getsockopt, setsockopt,
@@ -181,6 +181,28 @@ fn set_option<T: Copy>(socket: &Socket, name: i32, value: Option<T>) -> io::Resu
 /// Keeps every other program from binding to the same address, even with `SO_REUSEADDR`.
 pub(crate) fn use_address_exclusively(socket: &Socket) -> io::Result<()> {
     set_option(socket, SO_EXCLUSIVEADDRUSE, Some(1_i32))
+}
+
+/// Has a datagram socket not fail its receives because somebody was not there for what it sent:
+/// elsewhere that concerns nobody.
+pub(super) fn ignore_unreachable_peers(socket: &Socket) {
+    let off = 0_u32;
+    let mut bytes = 0;
+    // SAFETY: the pointers lead to variables of this function, with their sizes. A system without
+    // the option refuses it, and has nothing to be switched off.
+    unsafe {
+        WSAIoctl(
+            raw(socket),
+            SIO_UDP_CONNRESET,
+            (&raw const off).cast(),
+            size_of::<u32>() as u32,
+            null_mut(),
+            0,
+            &mut bytes,
+            null_mut(),
+            None,
+        )
+    };
 }
 
 /// Whether a socket listens.
