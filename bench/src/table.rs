@@ -48,6 +48,8 @@ pub fn comparison(comparison: &Comparison) -> String {
         let port = judge(row.to_port, PORT_BOUND, Stack::LandfallPort.name());
         let verdicts: Vec<_> = match row.series.stack {
             Stack::LandfallPort => [peer, limit].into_iter().flatten().collect(),
+            // The ring's limit is not one of readiness.
+            Stack::LandfallPoll => peer.into_iter().collect(),
             Stack::LandfallRuntime => [peer, port].into_iter().flatten().collect(),
             _ => continue,
         };

@@ -48,7 +48,7 @@ impl RuntimeOptions {
         Runtime::builder()
             .workers(self.workers as usize)
             .concurrency(self.concurrency as usize)
-            .driver(self.driver.choice()?)
+            .driver(self.driver.choice())
             .build()
             .map_err(|error| Failure::of_system("cannot create the completion port", &error))
     }
@@ -99,16 +99,13 @@ pub enum Driver {
 }
 
 impl Driver {
-    /// The library's name for it, if it has it on this system.
-    pub fn choice(self) -> Result<DriverChoice, Failure> {
+    /// The library's name for it.
+    pub fn choice(self) -> DriverChoice {
         match self {
-            Self::Auto => Ok(DriverChoice::Auto),
-            Self::Uring => Ok(DriverChoice::Uring),
-            Self::Iocp => Ok(DriverChoice::Iocp),
-            Self::Poll => Err(Failure::usage(format!(
-                "this build has no driver `{}`: leave it to `auto`",
-                self.name()
-            ))),
+            Self::Auto => DriverChoice::Auto,
+            Self::Uring => DriverChoice::Uring,
+            Self::Poll => DriverChoice::Poll,
+            Self::Iocp => DriverChoice::Iocp,
         }
     }
 

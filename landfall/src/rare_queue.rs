@@ -21,6 +21,10 @@ impl<T> RareQueue<T> {
         self.0.as_ref().map_or(0, |queue| queue.len())
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     pub(crate) fn push_back(&mut self, item: T) {
         self.0.get_or_insert_default().push_back(item);
     }

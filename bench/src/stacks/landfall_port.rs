@@ -5,7 +5,9 @@ use std::net::TcpListener;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow};
-use landfall::port::{Accept, Association, Completion, CompletionKind, CompletionPort, Operation};
+use landfall::port::{
+    Accept, Association, Completion, CompletionKind, CompletionPort, DriverChoice, Operation,
+};
 
 use super::Expected;
 use crate::protocol::attend;
@@ -15,8 +17,11 @@ const BATCH: usize = 8;
 const LISTENER: usize = 0;
 const CONNECTION: usize = 1;
 
-pub fn serve(listener: TcpListener, expected: Expected) -> Result<()> {
-    let port = CompletionPort::new(expected.workers)?;
+pub fn serve(listener: TcpListener, expected: Expected, driver: DriverChoice) -> Result<()> {
+    let port = CompletionPort::builder()
+        .concurrency(expected.workers)
+        .driver(driver)
+        .build()?;
     let listener = port.associate(listener, LISTENER)?;
     listener.submit(Operation::Accept(Accept::stream()), 0)?;
     let workers: Vec<_> = (0..2 * port.concurrency())

@@ -15,6 +15,7 @@ use std::thread;
 
 use anyhow::{Result, anyhow};
 use clap::ValueEnum;
+use landfall::port::DriverChoice;
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -29,6 +30,7 @@ const BACKLOG: i32 = 4096;
 #[serde(rename_all = "kebab-case")]
 pub enum Stack {
     LandfallPort,
+    LandfallPoll,
     LandfallRuntime,
     Tokio,
     Compio,
@@ -60,6 +62,7 @@ impl Stack {
     pub fn name(self) -> &'static str {
         match self {
             Stack::LandfallPort => "landfall-port",
+            Stack::LandfallPoll => "landfall-poll",
             Stack::LandfallRuntime => "landfall-runtime",
             Stack::Tokio => "tokio",
             Stack::Compio => "compio",
@@ -72,7 +75,7 @@ impl Stack {
 
     pub fn role(self) -> Role {
         match self {
-            Stack::LandfallPort | Stack::LandfallRuntime => Role::Subject,
+            Stack::LandfallPort | Stack::LandfallPoll | Stack::LandfallRuntime => Role::Subject,
             Stack::Tokio | Stack::Compio | Stack::Monoio | Stack::Threads => Role::Peer,
             Stack::Ring | Stack::RingDefer => Role::Limit,
         }
@@ -81,7 +84,11 @@ impl Stack {
     /// Thread-per-core stacks have one listener a worker; the kernel spreads connections over them.
     fn listeners(self, workers: usize) -> usize {
         match self {
-            Stack::LandfallPort | Stack::LandfallRuntime | Stack::Tokio | Stack::Threads => 1,
+            Stack::LandfallPort
+            | Stack::LandfallPoll
+            | Stack::LandfallRuntime
+            | Stack::Tokio
+            | Stack::Threads => 1,
             Stack::Compio | Stack::Monoio | Stack::Ring | Stack::RingDefer => workers,
         }
     }
@@ -101,7 +108,12 @@ impl Stack {
         }
         listening(address);
         match self {
-            Stack::LandfallPort => landfall_port::serve(listeners.remove(0), expected),
+            Stack::LandfallPort => {
+                landfall_port::serve(listeners.remove(0), expected, DriverChoice::Auto)
+            }
+            Stack::LandfallPoll => {
+                landfall_port::serve(listeners.remove(0), expected, DriverChoice::Poll)
+            }
             Stack::LandfallRuntime => landfall_runtime::serve(listeners.remove(0), expected),
             Stack::Tokio => tokio::serve(listeners.remove(0), expected),
             Stack::Compio => thread_per_core(listeners, expected, compio::serve),

@@ -190,6 +190,19 @@ impl From<&'static str> for Buffer {
     }
 }
 
+/// A vector into whose spare capacity the system has written so many bytes. Only a driver knows
+/// that it has.
+pub(crate) fn filled(mut vec: Vec<u8>, bytes: usize) -> Vec<u8> {
+    assert!(
+        bytes <= vec.capacity() - vec.len(),
+        "received past the end of the buffer"
+    );
+    // SAFETY: the kernel has written that many bytes from the vector's length on, which its
+    // capacity covers.
+    unsafe { vec.set_len(vec.len() + bytes) };
+    vec
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

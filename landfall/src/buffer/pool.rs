@@ -10,9 +10,6 @@ use std::sync::Arc;
 pub(crate) trait Home: Send + Sync {
     /// Takes piece `id`, which starts at `address`, back.
     fn give_back(&self, id: u16, address: *mut u8);
-
-    /// Brings pieces into use that have not been so far; whether there were any.
-    fn grow(&self) -> bool;
 }
 
 /// One block of memory, cut into pieces of one size.
@@ -86,11 +83,6 @@ impl Pool {
     /// Bytes of one piece.
     pub(crate) fn size(&self) -> usize {
         self.size
-    }
-
-    /// The system found no piece: whether there are more of them now.
-    pub(crate) fn grow(&self) -> bool {
-        self.home.grow()
     }
 
     /// Makes a buffer of the first `length` bytes of a piece.

@@ -22,16 +22,70 @@ use crate::port::{
     Posted, SubmitError,
 };
 
+#[cfg(unix)]
+mod accept_stream;
+#[cfg(unix)]
+mod direction;
 #[cfg(windows)]
 pub(crate) mod iocp;
 mod os;
+#[cfg(unix)]
+mod poll;
+mod refusal;
 #[cfg(target_os = "linux")]
-pub(crate) mod uring;
+mod uring;
 
 pub(crate) use os::{ABORTED, OwnedDescriptor};
 
 /// The most lanes a port can have: sets of lanes are the bits of a `u64`.
 pub(crate) const MAX_LANES: usize = 64;
+
+/// In place of [`DriverChoice::Auto`], if it is set.
+const VARIABLE: &str = "LANDFALL_DRIVER";
+
+/// What a port asks of a driver's set-up.
+#[allow(dead_code, reason = "no system's drivers need all of it")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    /// How many threads may run at a time.
+    pub(crate) concurrency: usize,
+    pub(crate) lanes: usize,
+    pub(crate) buffers: BufferPolicy,
+    pub(crate) facilities: Facilities,
+}
+
+/// Sets a driver up. Returns it with the reason for it, in a sentence.
+pub(crate) fn set_up(
+    choice: DriverChoice,
+    settings: Settings,
+) -> io::Result<(Box<dyn Driver>, String)> {
+    let (choice, reason) = match (choice, std::env::var_os(VARIABLE)) {
+        (DriverChoice::Auto, Some(name)) => {
+            let asked_for = format!("{VARIABLE} asks for it");
+            (named(&name.to_string_lossy())?, asked_for)
+        }
+        (choice, _) => (choice, "asked for".to_owned()),
+    };
+    match choice {
+        DriverChoice::Auto => os::automatic(settings),
+        DriverChoice::Uring => Ok((os::uring(settings)?, reason)),
+        DriverChoice::Poll => Ok((os::poll(settings)?, reason)),
+        DriverChoice::Iocp => Ok((os::iocp(settings)?, reason)),
+    }
+}
+
+fn named(name: &str) -> io::Result<DriverChoice> {
+    match name {
+        "" | "auto" => Ok(DriverChoice::Auto),
+        "uring" => Ok(DriverChoice::Uring),
+        "poll" => Ok(DriverChoice::Poll),
+        "iocp" => Ok(DriverChoice::Iocp),
+        other => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{VARIABLE} names no driver: `{other}`; use auto, uring, poll or iocp"),
+        )),
+    }
+}
 
 /// A socket inside a driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,35 +117,6 @@ pub(crate) struct Submitted {
     pub(crate) id: OperationId,
     /// The lanes that now have something to flush, as bits.
     pub(crate) lanes: u64,
-}
-
-/// What a port asks of its driver.
-#[cfg_attr(
-    windows,
-    allow(dead_code, reason = "the system's own ports have no lanes")
-)]
-pub(crate) struct Settings {
-    pub(crate) choice: DriverChoice,
-    /// How many threads may run at a time.
-    pub(crate) concurrency: usize,
-    /// 0 for as many as threads.
-    pub(crate) lanes: usize,
-    pub(crate) buffers: BufferPolicy,
-    pub(crate) facilities: Facilities,
-}
-
-/// Sets up the driver that was asked for, or the best one that the system permits. Says why it
-/// is that one.
-pub(crate) fn set_up(settings: &Settings) -> io::Result<(Box<dyn Driver>, String)> {
-    os::set_up(settings)
-}
-
-/// What the choice of a driver that another system has ends in.
-fn not_on_this_system(name: &str, system: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::Unsupported,
-        format!("the driver {name} needs {system}; choose another, or DriverChoice::Auto"),
-    )
 }
 
 /// The queue of a driver whose system keeps one, and decides by itself who waits, who is released

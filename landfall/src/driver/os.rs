@@ -3,10 +3,7 @@
 
 use std::io;
 
-#[cfg(target_os = "linux")]
-use super::MAX_LANES;
-use super::{Driver, Settings, not_on_this_system};
-use crate::port::DriverChoice;
+use super::{Driver, Settings};
 
 /// A socket of the program's own.
 #[cfg(unix)]
@@ -22,30 +19,72 @@ pub(crate) const ABORTED: i32 = libc::ECANCELED;
 #[cfg(windows)]
 pub(crate) const ABORTED: i32 = windows_sys::Win32::Foundation::ERROR_OPERATION_ABORTED as i32;
 
+/// io_uring, or readiness where the system does not have or permit it. A lack of memory or
+/// descriptors is no reason: that would hide it, and the other driver needs them too.
 #[cfg(target_os = "linux")]
-pub(super) fn set_up(settings: &Settings) -> io::Result<(Box<dyn Driver>, String)> {
-    use super::uring::Uring;
-    let reason = match settings.choice {
-        DriverChoice::Auto => "io_uring is permitted here",
-        DriverChoice::Uring => "asked for",
-        DriverChoice::Iocp => return Err(not_on_this_system("iocp", "Windows")),
-    };
-    let lanes = match settings.lanes {
-        0 => settings.concurrency,
-        lanes => lanes,
-    };
-    let driver = Uring::new(lanes.min(MAX_LANES), settings.buffers, settings.facilities)?;
-    Ok((Box::new(driver), reason.to_owned()))
+pub(super) fn automatic(settings: Settings) -> io::Result<(Box<dyn Driver>, String)> {
+    use super::uring;
+    match uring::Uring::new(settings) {
+        Ok(driver) => Ok((Box::new(driver), "io_uring is permitted here".to_owned())),
+        Err(error) => match uring::refused(&error) {
+            Some(refusal) => Ok((poll(settings)?, format!("{refusal}: {error}"))),
+            None => Err(uring::explain(error)),
+        },
+    }
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+pub(super) fn automatic(settings: Settings) -> io::Result<(Box<dyn Driver>, String)> {
+    let reason = "the only driver for this system".to_owned();
+    Ok((poll(settings)?, reason))
 }
 
 #[cfg(windows)]
-pub(super) fn set_up(settings: &Settings) -> io::Result<(Box<dyn Driver>, String)> {
-    use super::iocp::Iocp;
-    let reason = match settings.choice {
-        DriverChoice::Auto => "Windows has completion ports of its own",
-        DriverChoice::Iocp => "asked for",
-        DriverChoice::Uring => return Err(not_on_this_system("uring", "Linux")),
-    };
-    let driver = Iocp::new(settings.concurrency, settings.buffers)?;
-    Ok((Box::new(driver), reason.to_owned()))
+pub(super) fn automatic(settings: Settings) -> io::Result<(Box<dyn Driver>, String)> {
+    let reason = "Windows has completion ports of its own".to_owned();
+    Ok((iocp(settings)?, reason))
+}
+
+#[cfg(target_os = "linux")]
+pub(super) fn uring(settings: Settings) -> io::Result<Box<dyn Driver>> {
+    use super::uring;
+    let driver = uring::Uring::new(settings).map_err(uring::explain)?;
+    Ok(Box::new(driver))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn uring(_: Settings) -> io::Result<Box<dyn Driver>> {
+    Err(elsewhere("io_uring is a facility of Linux"))
+}
+
+#[cfg(unix)]
+pub(super) fn poll(settings: Settings) -> io::Result<Box<dyn Driver>> {
+    let driver = super::poll::Poll::new(settings.lanes, settings.buffers)?;
+    Ok(Box::new(driver))
+}
+
+#[cfg(windows)]
+pub(super) fn poll(_: Settings) -> io::Result<Box<dyn Driver>> {
+    Err(elsewhere("readiness drives ports on Unix only"))
+}
+
+#[cfg(windows)]
+pub(super) fn iocp(settings: Settings) -> io::Result<Box<dyn Driver>> {
+    let driver = super::iocp::Iocp::new(settings.concurrency, settings.buffers)?;
+    Ok(Box::new(driver))
+}
+
+#[cfg(unix)]
+pub(super) fn iocp(_: Settings) -> io::Result<Box<dyn Driver>> {
+    Err(elsewhere(
+        "ports of the system's own are a facility of Windows",
+    ))
+}
+
+/// The refusal of a driver that this system does not have.
+fn elsewhere(why: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!("{why}; leave the driver to `auto`"),
+    )
 }

@@ -3,17 +3,22 @@
 use std::io;
 
 use super::CompletionPort;
-use crate::driver;
+use crate::driver::{self, MAX_LANES, Settings};
 
 /// Which driver a port uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum DriverChoice {
-    /// The best one that the system permits.
+    /// The one that the environment variable `LANDFALL_DRIVER` names (`uring`, `poll`, `auto`), or
+    /// else the best one that the system permits: io_uring on Linux, readiness where that is
+    /// missing or forbidden. [`CompletionPort::driver_reason`] says why it became which.
     #[default]
     Auto,
     /// io_uring, or an error that says why not.
     Uring,
+    /// Readiness: epoll on Linux, kqueue on macOS and the BSDs (which compile, and are not
+    /// tested). [`Facilities`] are io_uring's and change nothing here.
+    Poll,
     /// Windows' own completion ports, or an error elsewhere.
     Iocp,
 }
@@ -21,8 +26,8 @@ pub enum DriverChoice {
 /// How much memory each lane of the port has for pooled receives.
 ///
 /// Buffers are allocated as one block, of which only as much is used as receives at a time need.
-/// When a lane has none left, it receives into memory of its own, so nobody starves and nobody
-/// sees it.
+/// When a lane has none left, receives wait until one comes back; when the program keeps them all,
+/// they use memory of their own. So nobody starves and nobody sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BufferPolicy {
     /// Bytes of one buffer; a multiple of the page size is best.
@@ -35,7 +40,7 @@ impl Default for BufferPolicy {
     fn default() -> Self {
         BufferPolicy {
             size: 16 * 1024,
-            count: 1024,
+            count: 128,
         }
     }
 }
@@ -143,13 +148,17 @@ impl Builder {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
         };
-        let (driver, reason) = driver::set_up(&driver::Settings {
-            choice: self.driver,
+        let lanes = match self.lanes {
+            0 => concurrency,
+            lanes => lanes,
+        };
+        let settings = Settings {
             concurrency,
-            lanes: self.lanes,
+            lanes: lanes.min(MAX_LANES),
             buffers: self.buffers,
             facilities: self.facilities,
-        })?;
+        };
+        let (driver, reason) = driver::set_up(self.driver, settings)?;
         CompletionPort::from_parts(driver, concurrency, reason)
     }
 }

@@ -272,7 +272,7 @@ impl CompletionPort {
         self.0.shared.queue.concurrency()
     }
 
-    /// The driver that runs: `uring` on Linux, `iocp` on Windows.
+    /// The driver that runs: `uring`, `poll` or `iocp`.
     pub fn driver(&self) -> &'static str {
         self.0.shared.driver.name()
     }

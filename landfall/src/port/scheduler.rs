@@ -86,8 +86,9 @@ struct Slot {
     release: Option<Release>,
     /// The lane it is roused in for that, unless parked.
     roused_in: Option<usize>,
-    /// The phase at the watcher's last look.
+    /// The phase at the watcher's last look, and at how many looks since it was the same.
     seen: u64,
+    stayed: u32,
 }
 
 /// What a waiter is woken with.
@@ -134,7 +135,11 @@ const STATE: u64 = 3;
 /// After this many completions taken without entering the system, enter it once, so that what they
 /// were answered with goes out while it is in the processor's cache, and what the system holds back
 /// is posted.
-const MOST_TAKEN_UNFLUSHED: usize = 32;
+const MOST_TAKEN_UNFLUSHED: usize = 64;
+
+/// Looks in a row that must find a worker at the same completion before computing is news: at the
+/// first, it may have lost its processor for a moment.
+const CONFIRMED: u32 = 2;
 
 /// This thread's membership in a port; leaves on exit or on `get` at another port.
 struct Membership {
@@ -275,11 +280,7 @@ impl Scheduler {
         let (polled, unattended) = {
             let state = self.state.lock();
             let polled = bits(lanes).filter(|&lane| state.lanes[lane].poller.is_some());
-            let polled = polled.fold(0, |set, lane| set | 1 << lane);
-            (
-                polled,
-                self.unattended(&state).fold(0, |set, lane| set | 1 << lane) & lanes,
-            )
+            (set_of(polled), set_of(self.unattended(&state)) & lanes)
         };
         bits(polled).for_each(|lane| driver.nudge(lane));
         if unattended != 0 {
@@ -410,6 +411,7 @@ impl Scheduler {
             release: None,
             roused_in: None,
             seen: OUT,
+            stayed: 0,
         });
         worker.index.get_or_init(|| index);
         let left = MEMBERSHIP.with(|membership| {
@@ -511,12 +513,12 @@ impl Scheduler {
         let turn = worker.turns.load(Ordering::Relaxed).wrapping_add(1);
         worker.turns.store(turn, Ordering::Relaxed);
         let home = worker.home();
-        if worker.unflushed.load(Ordering::Relaxed) >= MOST_TAKEN_UNFLUSHED {
-            self.flush(driver, worker, home);
-        }
         let mut taken = 0;
+        if worker.unflushed.load(Ordering::Relaxed) >= MOST_TAKEN_UNFLUSHED {
+            taken = self.take_unattended(driver, worker, sink, max);
+        }
         if turn % 2 == 0 {
-            taken = self.take_posted(sink, max);
+            taken += self.take_posted(sink, max - taken);
         }
         taken += home.map_or(0, |home| driver.reap(home, max - taken, sink));
         taken += self.take_posted(sink, max - taken);
@@ -529,6 +531,26 @@ impl Scheduler {
         let unflushed = worker.unflushed.load(Ordering::Relaxed);
         worker.unflushed.store(unflushed + taken, Ordering::Relaxed);
         taken
+    }
+
+    /// Flushes, and takes from lanes that nobody else looks after: who always finds something in
+    /// its own lane or among the packets must not leave them alone for ever.
+    fn take_unattended(
+        &self,
+        driver: &dyn Driver,
+        worker: &Worker,
+        sink: &mut dyn Sink,
+        max: usize,
+    ) -> usize {
+        let home = worker.home();
+        let unattended = set_of(self.unattended(&self.state.lock()));
+        worker.touch(unattended);
+        self.flush(driver, worker, home);
+        bits(unattended)
+            .filter(|&lane| Some(lane) != home)
+            .map(|lane| driver.reap(lane, max, sink))
+            .find(|&taken| taken > 0)
+            .unwrap_or(0)
     }
 
     /// Takes from the lanes of others.
@@ -686,7 +708,7 @@ impl Scheduler {
                 }
                 covers |= 1 << home;
             }
-            covers |= self.unattended(state).fold(0, |set, lane| set | 1 << lane);
+            covers |= set_of(self.unattended(state));
             // A worker that was parked for want of a permit can go back to its lane.
             let parked_home = state.waiting.iter().copied().rev().find(|&waiting| {
                 let slot = &state.workers[waiting];
@@ -896,15 +918,15 @@ impl Scheduler {
             return looked;
         }
         // Read outside the lock: it takes microseconds.
-        for (worker, _, now) in suspects.iter_mut() {
-            *now = worker.probe.state();
-            looked.computing |= *now == ThreadState::Running;
+        for suspect in suspects.iter_mut() {
+            suspect.now = suspect.worker.probe.state();
+            looked.computing |= suspect.computes();
         }
         let mut wakes = Wakes::default();
         {
             let mut state = self.state.lock();
-            for (worker, phase, now) in suspects.iter() {
-                looked.changed |= self.judge(worker, *phase, *now);
+            for suspect in suspects.iter() {
+                looked.changed |= self.judge(suspect);
             }
             self.rebalance(driver, &mut state, &mut wakes);
         }
@@ -915,7 +937,7 @@ impl Scheduler {
         // What they submitted rests until they come back: hand it on for them.
         let touched = suspects
             .iter()
-            .fold(0, |set, (worker, ..)| set | worker.touched());
+            .fold(0, |set, suspect| set | suspect.worker.touched());
         bits(touched).for_each(|lane| {
             driver.flush(lane);
         });
@@ -929,14 +951,23 @@ impl Scheduler {
         for (_, slot) in state.workers.iter_mut() {
             let phase = slot.worker.phase.load(Ordering::Relaxed);
             let stayed = std::mem::replace(&mut slot.seen, phase) == phase;
+            slot.stayed = if stayed {
+                slot.stayed.saturating_add(1)
+            } else {
+                0
+            };
             match phase & STATE {
                 RUNNING | TAKING => looked.running = true,
                 BLOCKED => looked.blocked = true,
                 _ => {}
             }
             if stayed && matches!(phase & STATE, RUNNING | BLOCKED) {
-                let suspect = (slot.worker.clone(), phase, ThreadState::Running);
-                suspects.0.push(suspect);
+                suspects.0.push(Suspect {
+                    worker: slot.worker.clone(),
+                    phase,
+                    stayed: slot.stayed,
+                    now: ThreadState::Running,
+                });
             }
         }
         let none_taken = std::mem::replace(&mut state.taken_before, state.taken) == state.taken;
@@ -945,15 +976,16 @@ impl Scheduler {
 
     /// Acts on what a suspect was found doing; returns whether that is news.
     /// The state is locked. A worker that has left is neither running nor blocked.
-    fn judge(&self, worker: &Worker, phase: u64, now: ThreadState) -> bool {
-        let to = match (phase & STATE, now) {
+    fn judge(&self, suspect: &Suspect) -> bool {
+        let Suspect { worker, phase, .. } = suspect;
+        let to = match (phase & STATE, suspect.now) {
             (RUNNING, ThreadState::Blocked) => phase & !STATE | BLOCKED,
             (BLOCKED, ThreadState::Running) => phase & !STATE | RUNNING,
-            _ => phase,
+            _ => *phase,
         };
         let still = worker
             .phase
-            .compare_exchange(phase, to, Ordering::AcqRel, Ordering::Relaxed)
+            .compare_exchange(*phase, to, Ordering::AcqRel, Ordering::Relaxed)
             .is_ok();
         if !still {
             return false;
@@ -963,18 +995,31 @@ impl Scheduler {
             (BLOCKED, RUNNING) => self.running.fetch_add(1, Ordering::Relaxed),
             _ => 0,
         };
-        let newly_stuck = worker.home().is_some_and(|lane| {
-            let before = self.stuck.fetch_or(1 << lane, Ordering::Relaxed);
-            before & 1 << lane == 0
-        });
-        to != phase || newly_stuck
+        if let Some(lane) = worker.home() {
+            self.stuck.fetch_or(1 << lane, Ordering::Relaxed);
+        }
+        to != *phase || suspect.computes() && suspect.stayed == CONFIRMED
     }
 }
 
-/// Workers that made no progress between two looks, with what they were found doing. Kept by the
-/// watcher, so that looking allocates nothing.
+/// A worker in user code that made no progress between two looks.
+struct Suspect {
+    worker: Arc<Worker>,
+    phase: u64,
+    /// Looks at which it was at the same completion as at the one before.
+    stayed: u32,
+    now: ThreadState,
+}
+
+impl Suspect {
+    fn computes(&self) -> bool {
+        self.now == ThreadState::Running
+    }
+}
+
+/// The watcher's suspects. It keeps the memory, so that looking allocates nothing.
 #[derive(Default)]
-pub(super) struct Suspects(Vec<(Arc<Worker>, u64, ThreadState)>);
+pub(super) struct Suspects(Vec<Suspect>);
 
 /// What the watcher saw.
 #[derive(Default)]
@@ -1008,6 +1053,10 @@ impl Worker {
     fn home(&self) -> Option<usize> {
         Some(self.home.load(Ordering::Relaxed)).filter(|&home| home != NO_HOME)
     }
+}
+
+fn set_of(lanes: impl Iterator<Item = usize>) -> u64 {
+    lanes.fold(0, |set, lane| set | 1 << lane)
 }
 
 fn bits(mut set: u64) -> impl Iterator<Item = usize> {

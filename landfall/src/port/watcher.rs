@@ -44,7 +44,8 @@ impl Watcher {
             timers: timers.clone(),
             suspects: Suspects::default(),
             checking: false,
-            period: CALM,
+            pause: CALM,
+            period: ALERT,
             alert_until: None,
             quiet: 0,
         };
@@ -87,6 +88,9 @@ struct Watch {
     suspects: Suspects,
     /// The next look is the second of a pair.
     checking: bool,
+    /// Until the next look.
+    pause: Duration,
+    /// Between the last pair of looks and the one before.
     period: Duration,
     alert_until: Option<Instant>,
     quiet: u32,
@@ -112,14 +116,14 @@ impl Watch {
             .look(shared.driver.as_ref(), &mut self.suspects);
         self.adapt(&looked, now);
         let asleep = self.quiet >= QUIET_LOOKS && shared.queue.watcher_may_sleep();
-        if self.period > CALM {
+        if self.pause > CALM {
             shared.queue.watcher_naps();
         }
         let due = due.map(|due| due.saturating_duration_since(now));
         Some(match (asleep, due) {
             (true, None) => Pause::UntilWoken,
             (true, Some(due)) => Pause::For(due),
-            (false, due) => Pause::For(due.map_or(self.period, |due| due.min(self.period))),
+            (false, due) => Pause::For(due.map_or(self.pause, |due| due.min(self.pause))),
         })
     }
 
@@ -163,10 +167,11 @@ impl Watch {
         };
         self.checking = looked.running && !self.checking;
         // What a computing worker submitted is posted when it is poked, at each look.
-        self.period = if self.checking || looked.computing {
+        self.pause = if self.checking || looked.computing {
             CHECK
         } else {
-            longest.min(self.period.max(ALERT) * 2)
+            self.period = longest.min(self.period.max(ALERT) * 2);
+            self.period
         };
     }
 }

@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use landfall::buffer::Buffer;
-use landfall::port::{BufferPolicy, CompletionKind, CompletionPort, Handle, Operation};
+use landfall::port::{BufferPolicy, CompletionKind, CompletionPort, Handle, Operation, is_aborted};
 
-use crate::support::{Variant, assert_quiet, connected, for_each_driver, next, until_final};
+use crate::support::{Variant, assert_quiet, connected, for_each_driver, next, post, until_final};
 use crate::threads::Worker;
 
 /// A port with two small buffers a lane.
@@ -86,6 +86,60 @@ fn single_receives_do_not_starve_either() {
             }
         }
         assert!(held.iter().all(|data| data[..] == *b"data"));
+        assert_quiet(&port);
+    });
+}
+
+/// A lane that always has something else to do lets nobody wait for the buffers that the program
+/// keeps.
+#[test]
+fn nobody_starves_beside_a_busy_neighbour() {
+    for_each_driver(|driver| {
+        let port = port_with_few_buffers(driver);
+        let mut connections = connections(&port, 8);
+        for (connection, peer) in &mut connections {
+            connection
+                .submit(Operation::ReceiveStream, 0)
+                .expect("submits");
+            peer.write_all(b"data").expect("open");
+        }
+        let mut held = Vec::new();
+        // Each packet is followed by the next, so that no `get` waits.
+        post(&port, 0);
+        for taken in 0.. {
+            assert!(taken < 1_000_000, "{} of 8 heard", held.len());
+            let mut completion = next(&port);
+            match completion.kind() {
+                CompletionKind::Packet => post(&port, 0),
+                _ => held.extend(completion.take_buffer()),
+            }
+            if held.len() == connections.len() {
+                break;
+            }
+        }
+        assert!(held.iter().all(|data| data[..] == *b"data"));
+    });
+}
+
+#[test]
+fn a_receive_that_waits_for_a_buffer_can_be_cancelled() {
+    for_each_driver(|driver| {
+        let port = port_with_few_buffers(driver);
+        let mut held = Vec::new();
+        for (connection, mut peer) in connections(&port, 6) {
+            connection
+                .submit(Operation::ReceiveStream, 0)
+                .expect("submits");
+            peer.write_all(b"data").expect("open");
+            // The last ones find no buffer; they may hear of the data before their end.
+            if held.len() < 2 {
+                held.extend(next(&port).take_buffer());
+            }
+            connection.cancel_all();
+            let completions = until_final(&port);
+            let last = completions.last().expect("a final one");
+            assert!(last.result().is_err_and(|error| is_aborted(&error)));
+        }
         assert_quiet(&port);
     });
 }

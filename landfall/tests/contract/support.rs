@@ -106,18 +106,27 @@ const VARIANTS: &[Variant] = &[
             f.zero_copy = false;
         },
     },
+    Variant {
+        name: "poll",
+        driver: DriverChoice::Poll,
+        lanes: 0,
+        restrict: |_| {},
+    },
+    Variant {
+        name: "poll-one-lane",
+        driver: DriverChoice::Poll,
+        lanes: 1,
+        restrict: |_| {},
+    },
+    Variant {
+        name: "poll-two-lanes",
+        driver: DriverChoice::Poll,
+        lanes: 2,
+        restrict: |_| {},
+    },
 ];
 
 impl Variant {
-    /// What the port calls the driver.
-    pub fn driver(&self) -> &'static str {
-        match self.driver {
-            DriverChoice::Uring => "uring",
-            DriverChoice::Iocp => "iocp",
-            other => panic!("a variant names its driver, not {other:?}"),
-        }
-    }
-
     /// Settings of a port under this variant.
     pub fn builder(&self, concurrency: usize) -> Builder {
         let mut facilities = Facilities::default();
@@ -127,6 +136,15 @@ impl Variant {
             .lanes(self.lanes)
             .facilities(facilities)
             .concurrency(concurrency)
+    }
+
+    /// The name of the driver that a port under this variant gets.
+    pub fn driver(&self) -> &'static str {
+        match self.driver {
+            DriverChoice::Poll => "poll",
+            DriverChoice::Iocp => "iocp",
+            _ => "uring",
+        }
     }
 
     /// A port under this variant.

@@ -20,19 +20,14 @@ struct Free(Mutex<(Vec<u16>, Range<u16>)>);
 
 impl Free {
     fn take(&self) -> Option<u16> {
-        self.0.lock().0.pop()
+        let (free, unused) = &mut *self.0.lock();
+        free.pop().or_else(|| unused.next())
     }
 }
 
 impl Home for Arc<Free> {
     fn give_back(&self, id: u16, _address: *mut u8) {
         self.0.lock().0.push(id);
-    }
-
-    fn grow(&self) -> bool {
-        let (free, unused) = &mut *self.0.lock();
-        free.extend(unused.next());
-        !free.is_empty()
     }
 }
 
@@ -49,21 +44,13 @@ impl Buffers {
         self.pool.size()
     }
 
-    fn piece(&self) -> Option<u16> {
-        let free = self.free.take();
-        free.or_else(|| match self.pool.grow() {
-            true => self.free.take(),
-            false => None,
-        })
-    }
-
     /// Runs `fill` on a buffer and keeps as much of it as `fill` says. The buffer is a pooled one,
     /// or memory of its own while the pool is empty.
     pub(super) fn fill(
         &self,
         fill: impl FnOnce(&mut [u8]) -> io::Result<usize>,
     ) -> io::Result<Buffer> {
-        let Some(id) = self.piece() else {
+        let Some(id) = self.free.take() else {
             let mut vec = vec![0; self.size()];
             let length = fill(&mut vec)?;
             vec.truncate(length);

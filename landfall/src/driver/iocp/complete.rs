@@ -13,7 +13,7 @@ use super::op::{Begun, Kind, Op};
 use super::queue::Packet;
 use super::socket::{Socket, State, Way};
 use super::{Core, code, winsock};
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, filled};
 use crate::driver::ABORTED;
 use crate::port::{Completion, OperationId, Payload};
 
@@ -157,18 +157,6 @@ pub(super) fn receive(core: &Core, state: &State) -> Result<Buffer, i32> {
     let system = state.system.as_ref().ok_or(ABORTED)?;
     let received = core.buffers.fill(|bytes| (&mut &*system).read(bytes));
     received.map_err(|error| code::of(&error))
-}
-
-/// A vector into whose spare capacity the kernel has written.
-fn filled(mut vec: Vec<u8>, bytes: usize) -> Vec<u8> {
-    assert!(
-        bytes <= vec.capacity() - vec.len(),
-        "received past the end of the buffer"
-    );
-    // SAFETY: the kernel has written that many bytes from the vector's length on, which its
-    // capacity covers.
-    unsafe { vec.set_len(vec.len() + bytes) };
-    vec
 }
 
 /// Hands a direction's current operation to the kernel. Returns its code if it is over already.
@@ -374,6 +362,9 @@ pub(super) fn withdraw(
     way: Way,
     which: impl Fn(&Op) -> bool,
 ) -> usize {
+    if state.direction(way).waiting.is_empty() {
+        return 0;
+    }
     let mut withdrawn = 0;
     for op in state.direction(way).waiting.take().collect::<Vec<_>>() {
         if !which(&op) {

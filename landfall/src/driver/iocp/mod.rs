@@ -37,6 +37,7 @@ use parking_lot::Mutex;
 use slab::Slab;
 use socket2::{Socket as SystemSocket, Type};
 
+use super::refusal::{self, closed, not_listening};
 use super::{ABORTED, Driver, Sink, SocketRef, Submitted, SystemQueue};
 use crate::port::{
     BufferPolicy, Completion, GetError, Handle, Operation, OperationId, Posted, SubmitError,
@@ -122,10 +123,7 @@ impl Iocp {
         let refused = match &state.system {
             _ if core.is_closed() || state.closing => Some(closed()),
             Some(system) if winsock::is_listener(system) => None,
-            _ => Some(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "accepting needs a listening socket",
-            )),
+            _ => Some(not_listening()),
         };
         if let Some(error) = refused {
             return Err(SubmitError {
@@ -527,13 +525,6 @@ fn submitted(id: u64) -> Submitted {
     }
 }
 
-fn closed() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::NotConnected,
-        "the handle or its port is closed",
-    )
-}
-
 /// The order that an operation takes part in, if any.
 fn way_of(kind: &Kind) -> Option<Way> {
     match kind {
@@ -559,21 +550,7 @@ fn written(mut vec: Vec<u8>) -> Vec<u8> {
 
 /// Pairs an operation with the memory it needs, or gives it back.
 fn kind_of(socket: &Socket, buffer_size: usize, operation: Operation) -> Result<Kind, SubmitError> {
-    let refuse = |error: &str, operation| {
-        Err(SubmitError {
-            error: io::Error::new(io::ErrorKind::InvalidInput, error),
-            operation,
-        })
-    };
-    Ok(match operation {
-        Operation::Receive(buffer) if buffer.capacity() == buffer.len() => {
-            let error = "the vector has no spare capacity to receive into; reserve some";
-            return refuse(error, Operation::Receive(buffer));
-        }
-        Operation::ReceiveStream if socket.datagram => {
-            let error = "a stream of receives needs a stream socket; this one has datagrams";
-            return refuse(error, Operation::ReceiveStream);
-        }
+    Ok(match refusal::check(operation, socket.datagram)? {
         Operation::Receive(buffer) if socket.datagram => {
             Kind::Datagram(written(buffer), Owner::Program)
         }
@@ -592,10 +569,11 @@ fn kind_of(socket: &Socket, buffer_size: usize, operation: Operation) -> Result<
         Operation::Shutdown(how) => Kind::Shutdown(how),
         Operation::SetOption(option) => Kind::SetOption(option),
         Operation::Accept(accept) => {
-            return refuse(
-                "accepts are submitted as streams",
-                Operation::Accept(accept),
-            );
+            // Accepts have a way of their own.
+            return Err(SubmitError {
+                error: not_listening(),
+                operation: Operation::Accept(accept),
+            });
         }
     })
 }

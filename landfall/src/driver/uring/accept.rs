@@ -4,63 +4,32 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use io_uring::types;
 use parking_lot::Mutex;
-use slab::Slab;
 
-use super::complete::{filled, first_stage, remove, retried};
+use super::complete::{first_stage, remove, retried};
 use super::lane::{self, Lane, State};
-use super::op::{AcceptOne, AcceptStream, FirstData, Kind, NO_SOCKET, Op, Stage};
+use super::op::{AcceptOne, FirstData, Kind, NO_SOCKET, Op, Stage};
 use super::socket::{Place, Socket};
-use crate::buffer::Buffer;
-use crate::driver::{ABORTED, SocketRef};
-use crate::port::{Accepted, Completion, CompletionKind, OperationId, Payload};
+use crate::buffer::{Buffer, filled};
+use crate::driver::SocketRef;
+use crate::driver::accept_stream::{self, AcceptStream};
+use crate::port::Completion;
 
 /// Single accepts kept posted on each lane (as many as libuv posts on Windows): a burst of clients
 /// meets that many before the worker has to come back.
 pub(super) const POSTED: usize = 32;
 
-/// In place of a lane in the name of an operation: it is a stream of accepts.
-pub(super) const STREAM_LANE: u64 = 0xff;
-
-/// The streams of all lanes, by name.
+/// The streams of all lanes.
 #[derive(Default)]
 pub(super) struct Streams {
-    /// With a count of streams ever made, for their names.
-    named: Mutex<(Slab<Arc<AcceptStream>>, u32)>,
+    pub(super) named: accept_stream::Streams,
     /// Streams that failed on a lane and are to be ended on the others.
     failed: Mutex<Vec<Arc<AcceptStream>>>,
     any_failed: AtomicBool,
 }
 
 impl Streams {
-    pub(super) fn insert(&self, make: impl FnOnce(u64) -> AcceptStream) -> Arc<AcceptStream> {
-        let (streams, generation) = &mut *self.named.lock();
-        *generation = (*generation + 1) & 0xff_ffff;
-        let entry = streams.vacant_entry();
-        let id = STREAM_LANE << 56 | u64::from(*generation) << 32 | entry.key() as u64;
-        entry.insert(Arc::new(make(id))).clone()
-    }
-
-    pub(super) fn get(&self, id: u64) -> Option<Arc<AcceptStream>> {
-        let (streams, _) = &*self.named.lock();
-        streams
-            .get(id as u32 as usize)
-            .filter(|stream| stream.id == id)
-            .cloned()
-    }
-
-    /// The streams of a listener.
-    pub(super) fn of(&self, socket: SocketRef) -> Vec<Arc<AcceptStream>> {
-        let (streams, _) = &*self.named.lock();
-        let of_socket = |stream: &&Arc<AcceptStream>| stream.socket == socket;
-        streams
-            .iter()
-            .map(|(_, stream)| stream)
-            .filter(of_socket)
-            .cloned()
-            .collect()
-    }
-
     fn fail(&self, stream: &Arc<AcceptStream>) {
         self.failed.lock().push(stream.clone());
         self.any_failed.store(true, Ordering::Release);
@@ -77,18 +46,13 @@ impl Streams {
             }
         }
     }
-
-    fn remove(&self, id: u64) -> Option<Arc<AcceptStream>> {
-        let (streams, _) = &mut *self.named.lock();
-        streams.try_remove(id as u32 as usize)
-    }
 }
 
 /// Posts what a lane is to carry of a stream.
 pub(super) fn post(lane: &Lane, state: &mut State, stream: &Arc<AcceptStream>, worker: bool) {
     // Whoever cancels or closes visits the lane later, and finds what is posted here, or came
     // before.
-    if state.closed || stream.cancelled.load(Ordering::Acquire) {
+    if state.closed || stream.is_cancelled() {
         return;
     }
     let multishot =
@@ -109,7 +73,7 @@ pub(super) fn post(lane: &Lane, state: &mut State, stream: &Arc<AcceptStream>, w
 /// that nobody will take.
 pub(super) fn posted(lane: &Lane, stream: &Arc<AcceptStream>) -> Option<Completion> {
     let mut state = lane.state.lock();
-    let last = one_less(lane, stream)?;
+    let last = lane.streams.named.one_less(stream)?;
     if state.closed {
         return Some(last);
     }
@@ -163,16 +127,16 @@ pub(super) fn accepted(
         return completion;
     }
     let over = stream.once && result >= 0;
-    if !cancelled && !over && !state.closed && !stream.cancelled.load(Ordering::Acquire) {
+    if !cancelled && !over && !state.closed && !stream.is_cancelled() {
         if result >= 0 || passes(-result) {
             post_again(lane, state, key);
             return completion;
         }
-        stream.error.lock().get_or_insert(-result);
+        stream.fail(-result);
         lane.streams.fail(&stream);
     }
     forget(lane, state, key);
-    let last = one_less(lane, &stream);
+    let last = lane.streams.named.one_less(&stream);
     one_after_the_other(state, completion, last)
 }
 
@@ -189,24 +153,10 @@ fn one_after_the_other(
     completion
 }
 
-/// Failures of one connection, after which the next accept may well succeed: the client gave up
-/// (accept(2) lists the network's errors), a signal, or the end of the thread that submitted it.
+/// Failures after which the accept is to be posted again: those of one connection, and the end of
+/// the thread that submitted it.
 fn passes(code: i32) -> bool {
-    matches!(
-        code,
-        libc::ECONNABORTED
-            | libc::EPROTO
-            | libc::ENETDOWN
-            | libc::ENOPROTOOPT
-            | libc::EHOSTDOWN
-            | libc::ENONET
-            | libc::EHOSTUNREACH
-            | libc::ENETUNREACH
-            | libc::EINTR
-            | libc::EAGAIN
-            | libc::ECANCELED
-            | libc::EFAULT
-    )
+    accept_stream::passes(code) || matches!(code, libc::ECANCELED | libc::EFAULT)
 }
 
 fn post_again(lane: &Lane, state: &mut State, key: u32) {
@@ -230,9 +180,9 @@ fn connection(
 ) -> Option<Completion> {
     let socket = state.sockets.insert(Socket::new(place, false)) as u32;
     lane.population.fetch_add(1, Ordering::Relaxed);
-    if stream.first_data.is_none() {
+    let Some(time) = stream.first_data else {
         return completion(lane, stream, socket, peer, None);
-    }
+    };
     if state.closed {
         discard(lane, state, socket);
         return None;
@@ -248,7 +198,8 @@ fn connection(
     state.accepting.push(waiting);
     lane.start(state, waiting, true);
     let name = Lane::name(state, waiting);
-    let deadline = Op::new(Kind::Deadline(stream.clone(), name), NO_SOCKET, 0, None);
+    let time = Box::new(types::Timespec::from(time));
+    let deadline = Op::new(Kind::Deadline(time, name), NO_SOCKET, 0, None);
     let deadline = lane.insert(state, deadline);
     lane.start(state, deadline, true);
     let deadline = Lane::name(state, deadline);
@@ -265,34 +216,11 @@ fn completion(
     peer: Option<SocketAddr>,
     first_data: Option<Buffer>,
 ) -> Option<Completion> {
-    // A single accept's completion is its last one, and takes the handle along.
-    let handle = match stream.once {
-        true => stream.handle.lock().take()?,
-        false => stream.handle.lock().clone()?,
+    let socket = SocketRef {
+        lane: lane.index as u32,
+        index: socket,
     };
-    stream.delivered.store(stream.once, Ordering::Release);
-    let bytes = first_data.as_ref().map_or(0, |data| data.len());
-    let accepted = Accepted {
-        shared: handle.shared().clone(),
-        socket: Some(SocketRef {
-            lane: lane.index as u32,
-            index: socket,
-        }),
-        peer,
-        first_data,
-    };
-    Some(Completion {
-        kind: CompletionKind::Accept,
-        last: stream.once,
-        code: 0,
-        sequence: 0,
-        bytes,
-        key: handle.key(),
-        token: stream.token,
-        id: OperationId(stream.id),
-        payload: Payload::Accepted(accepted),
-        handle: Some(handle),
-    })
+    stream.connection(socket, peer, first_data)
 }
 
 /// The first data of a connection has come, or will not.
@@ -341,13 +269,13 @@ pub(super) fn first_data(
         None => {
             // Silent too long, or reset before its first word: the client is never seen.
             discard(lane, state, socket);
-            if stream.once && !stream.cancelled.load(Ordering::Acquire) && !state.closed {
+            if stream.once && !stream.is_cancelled() && !state.closed {
                 post(lane, state, &stream, true);
             }
             None
         }
     };
-    let last = one_less(lane, &stream);
+    let last = lane.streams.named.one_less(&stream);
     one_after_the_other(state, completion, last)
 }
 
@@ -378,29 +306,4 @@ fn forget(lane: &Lane, state: &mut State, key: u32) {
         state.accepting.swap_remove(place);
     }
     remove(lane, state, key);
-}
-
-/// One part of a stream is over. If it was the last one, ends the stream, with a final completion
-/// unless it was a single accept that has had its own.
-fn one_less(lane: &Lane, stream: &Arc<AcceptStream>) -> Option<Completion> {
-    if stream.live.fetch_sub(1, Ordering::AcqRel) != 1 {
-        return None;
-    }
-    lane.streams.remove(stream.id);
-    if stream.delivered.load(Ordering::Acquire) {
-        return None;
-    }
-    let handle = stream.handle.lock().take();
-    Some(Completion {
-        kind: CompletionKind::Accept,
-        last: true,
-        code: stream.error.lock().unwrap_or(ABORTED),
-        sequence: 0,
-        bytes: 0,
-        key: handle.as_ref().map_or(0, |handle| handle.key()),
-        token: stream.token,
-        id: OperationId(stream.id),
-        payload: Payload::None,
-        handle,
-    })
 }

@@ -1,6 +1,7 @@
 //! A provided buffer ring: the pieces of a pool that the kernel may pick from.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -47,11 +48,19 @@ unsafe impl Send for BufferRing {}
 // SAFETY: as above.
 unsafe impl Sync for BufferRing {}
 
+/// A pool, and the ring in which the kernel finds its pieces.
+#[derive(Clone)]
+pub(super) struct Provided {
+    pub(super) pool: Arc<Pool>,
+    ring: Arc<BufferRing>,
+}
+
 /// Registers a pool of buffers with a ring.
-pub(super) fn register(ring: &IoUring, policy: BufferPolicy) -> io::Result<Arc<Pool>> {
+pub(super) fn register(ring: &IoUring, policy: BufferPolicy) -> io::Result<Provided> {
     let count = policy.count.next_power_of_two();
-    Pool::new(policy.size, count, |block| {
-        let buffers = BufferRing::new(count as u16, policy.size as u32, block);
+    let mut registered = None;
+    let pool = Pool::new(policy.size, count, |block| {
+        let buffers = Arc::new(BufferRing::new(count as u16, policy.size as u32, block));
         // SAFETY: the entries are page-aligned and zeroed, `count` of them, and live in the pool's
         // home. The lane keeps the pool until its ring is gone.
         unsafe {
@@ -63,8 +72,24 @@ pub(super) fn register(ring: &IoUring, policy: BufferPolicy) -> io::Result<Arc<P
             )?;
         }
         buffers.grow();
+        registered = Some(buffers.clone());
         Ok(buffers)
-    })
+    })?;
+    let ring = registered.expect("set when the pool was made");
+    Ok(Provided { pool, ring })
+}
+
+impl Provided {
+    /// The kernel found no piece: brings pieces into use that have not been so far; whether there
+    /// were any.
+    pub(super) fn grow(&self) -> bool {
+        self.ring.grow()
+    }
+
+    /// How many pieces the kernel has been given so far, each time counted, modulo 2^16.
+    fn given(&self) -> u16 {
+        self.ring.tail.lock().tail
+    }
 }
 
 impl BufferRing {
@@ -106,12 +131,6 @@ impl BufferRing {
             (*shared).store(tail.tail, Ordering::Release);
         }
     }
-}
-
-impl Home for BufferRing {
-    fn give_back(&self, id: u16, address: *mut u8) {
-        self.push(&mut self.tail.lock(), id, address);
-    }
 
     fn grow(&self) -> bool {
         let mut tail = self.tail.lock();
@@ -126,6 +145,97 @@ impl Home for BufferRing {
         tail.unused.start = end;
         !unused.is_empty()
     }
+}
+
+impl Home for Arc<BufferRing> {
+    fn give_back(&self, id: u16, address: *mut u8) {
+        self.push(&mut self.tail.lock(), id, address);
+    }
+}
+
+/// Receives that the kernel found no buffer for, the oldest first.
+///
+/// Each starts again when a buffer has come back. That keeps the memory in use small, and so in the
+/// processor's cache; on the other hand the program may keep its buffers for ever, so the lane asks
+/// now and then whether to wait at all.
+#[derive(Default)]
+pub(super) struct Starved {
+    /// Names of operations. Those that have ended or started meanwhile are passed over.
+    names: VecDeque<u64>,
+    /// Buffers that the kernel has picked so far, modulo 2^16.
+    picked: u16,
+    /// What the kernel had been given when receives were last started.
+    given: u16,
+    /// Looks in a row at which no buffer had come back.
+    in_vain: u32,
+}
+
+/// What a starved receive does next.
+pub(super) enum Next {
+    /// Has the kernel pick a buffer.
+    Select(u64),
+    /// Uses memory of its own.
+    Own(u64),
+}
+
+/// Looks, one at 64 completions, until starved receives give up waiting although the lane has other
+/// things to do.
+const PATIENCE: u32 = 32;
+
+impl Starved {
+    pub(super) fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The kernel has picked a buffer.
+    pub(super) fn picked(&mut self) {
+        self.picked = self.picked.wrapping_add(1);
+    }
+
+    pub(super) fn push(&mut self, name: u64, provided: &Provided) {
+        if self.names.is_empty() {
+            self.given = provided.given();
+            self.in_vain = 0;
+        }
+        self.names.push_back(name);
+    }
+
+    /// How many receives may start, and whether the others are to go without the pool. `idle`: the
+    /// lane has nothing else to do, so that what the kernel has picked is known.
+    pub(super) fn turn(&mut self, provided: &Provided, idle: bool) -> Turn {
+        let given = provided.given();
+        let came_back = given.wrapping_sub(std::mem::replace(&mut self.given, given));
+        self.in_vain = if came_back > 0 { 0 } else { self.in_vain + 1 };
+        let last = idle || self.in_vain > PATIENCE;
+        Turn {
+            select: match last {
+                true => given.wrapping_sub(self.picked),
+                false => came_back,
+            },
+            rest: last,
+        }
+    }
+
+    /// The next receive to start in this turn.
+    pub(super) fn next(&mut self, turn: &mut Turn) -> Option<Next> {
+        if turn.select == 0 && !turn.rest {
+            return None;
+        }
+        let name = self.names.pop_front()?;
+        if turn.select > 0 {
+            turn.select -= 1;
+            return Some(Next::Select(name));
+        }
+        Some(Next::Own(name))
+    }
+}
+
+/// How many starved receives may start.
+pub(super) struct Turn {
+    /// With a buffer of the pool's.
+    select: u16,
+    /// All others, without.
+    rest: bool,
 }
 
 impl Drop for BufferRing {

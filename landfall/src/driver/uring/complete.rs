@@ -1,15 +1,15 @@
 //! What becomes of an operation when the kernel reports on it.
 
-use std::sync::Arc;
-
 use io_uring::cqueue;
 
 use super::accept;
+use super::buffers::Next;
 use super::lane::{Lane, State, user_data};
 use super::op::{Form, Kind, Op, Stage};
 use super::socket::Socket;
-use crate::buffer::{Buffer, Pool};
+use crate::buffer::{Buffer, filled};
 use crate::driver::ABORTED;
+use crate::driver::direction::may_go_out;
 use crate::port::{Completion, Payload};
 
 /// Works one entry of the completion queue off. Returns a completion to be handed out, if the
@@ -99,9 +99,10 @@ fn cancel_again(lane: &Lane, state: &mut State, data: u64) {
 }
 
 /// The buffer that the kernel picked, if it did.
-fn selected(state: &State, cqe: &cqueue::Entry) -> Option<Buffer> {
+fn selected(state: &mut State, cqe: &cqueue::Entry) -> Option<Buffer> {
     let id = cqueue::buffer_select(cqe.flags())?;
-    let pool: &Arc<Pool> = state.pool.as_ref()?;
+    state.starved.picked();
+    let pool = &state.provided.as_ref()?.pool;
     let length = cqe.result().max(0) as usize;
     // SAFETY: the kernel took the buffer off its ring for this completion, which is seen once, and
     // has done with it. It filled at most the length that the buffer was registered with.
@@ -168,11 +169,7 @@ fn pooled(
     let form = *form;
     match (&mut *stage, result) {
         (Stage::Select, result) if result == -libc::ENOBUFS => {
-            // Nobody starves: the pool's users may keep its buffers for ever.
-            if !state.pool.as_ref().is_some_and(|pool| pool.grow()) {
-                *stage = Stage::Poll;
-            }
-            return again_or_abort(lane, state, key, more);
+            return starved(lane, state, key, more);
         }
         (Stage::Poll, 0..) => {
             *stage = Stage::Own(Vec::with_capacity(lane.means.buffer_size as usize));
@@ -227,24 +224,55 @@ fn pooled(
     delivered
 }
 
+/// The pool had no buffer: brings more into use, or lets the receive wait until one comes back.
+fn starved(lane: &Lane, state: &mut State, key: u32, more: bool) -> Option<Completion> {
+    let ends = state.ops[key as usize].cancelled || state.closed;
+    match state.provided.clone() {
+        Some(provided) if !more && !ends && !provided.grow() => {
+            let name = Lane::name(state, key);
+            state.starved.push(name, &provided);
+            None
+        }
+        _ => again_or_abort(lane, state, key, more),
+    }
+}
+
+/// Lets receives go on that wait for a buffer: as many as have come back. When the lane is idle,
+/// all: nobody starves, though the program may keep the pool's buffers for ever.
+pub(super) fn feed(lane: &Lane, state: &mut State, idle: bool) {
+    if state.starved.is_empty() {
+        return;
+    }
+    let Some(provided) = state.provided.clone() else {
+        return;
+    };
+    let mut turn = state.starved.turn(&provided, idle);
+    while let Some(next) = state.starved.next(&mut turn) {
+        let (name, stage) = match next {
+            Next::Select(name) => (name, Stage::Select),
+            Next::Own(name) => (name, Stage::Poll),
+        };
+        let Some(key) = Lane::find(state, name) else {
+            continue;
+        };
+        let op = &mut state.ops[key as usize];
+        // One that was paused and has gone on meanwhile is with the kernel again.
+        if op.in_kernel || op.paused {
+            continue;
+        }
+        if let Kind::Pooled { stage: now, .. } = &mut op.kind {
+            *now = stage;
+        }
+        lane.start(state, key, true);
+    }
+}
+
 /// How a pooled receive begins.
 pub(super) fn first_stage(lane: &Lane) -> Stage {
     match lane.facilities.provided_buffers {
         true => Stage::Select,
         false => Stage::Poll,
     }
-}
-
-/// A vector into whose spare capacity the kernel has written.
-pub(super) fn filled(mut vec: Vec<u8>, bytes: usize) -> Vec<u8> {
-    assert!(
-        bytes <= vec.capacity() - vec.len(),
-        "received past the end of the buffer"
-    );
-    // SAFETY: the kernel has written that many bytes from the vector's length on, which its
-    // capacity covers.
-    unsafe { vec.set_len(vec.len() + bytes) };
-    vec
 }
 
 /// Goes on with an operation whose last report left it without the kernel, unless it is to end.
@@ -488,11 +516,7 @@ fn next_of(socket: &mut Socket, op: &Op, key: u32) -> Option<u32> {
         false if op.is_receive() => &mut socket.receives,
         false => return None,
     };
-    if direction.current != Some(key) {
-        return None;
-    }
-    direction.current = direction.waiting.pop_front();
-    direction.current
+    direction.leave(key)
 }
 
 /// The final completion of an operation, with its memory.
@@ -516,14 +540,11 @@ fn finished(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) -
 
 /// Hands a completion out, or holds it back while another of a serial handle is out.
 pub(super) fn deliver(state: &mut State, completion: Completion) -> Option<Completion> {
-    let Some(handle) = &completion.handle else {
-        return Some(completion);
-    };
-    if !completion.takes_turns() || handle.take_turn() {
+    if may_go_out(&completion) {
         return Some(completion);
     }
-    let index = handle.socket().index as usize;
-    state.sockets[index].held.push_back(completion);
+    let index = completion.handle.as_ref()?.socket().index as usize;
+    state.sockets[index].held.push(completion);
     None
 }
 
@@ -531,11 +552,7 @@ pub(super) fn deliver(state: &mut State, completion: Completion) -> Option<Compl
 /// comes back, to be dropped once the lane is unlocked.
 pub(super) fn next_turn(lane: &Lane, state: &mut State, socket: u32) -> Option<Completion> {
     let entry = state.sockets.get_mut(socket as usize)?;
-    let completion = entry.held.pop_front()?;
-    let left = entry.held.len();
-    if let Some(handle) = &completion.handle {
-        handle.keep_turn(left > 0);
-    }
+    let (completion, left) = entry.held.next()?;
     if state.closed {
         return Some(completion);
     }

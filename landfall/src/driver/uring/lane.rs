@@ -16,10 +16,10 @@ use parking_lot::{Mutex, MutexGuard};
 use slab::Slab;
 
 use super::accept::Streams;
+use super::buffers::{Provided, Starved};
 use super::op::{Kind, Means, Op};
 use super::socket::{Place, Slots, Socket};
 use super::{buffers, complete};
-use crate::buffer::Pool;
 use crate::driver::{ABORTED, Sink};
 use crate::port::{BufferPolicy, Completion, Facilities, OperationId};
 
@@ -80,7 +80,8 @@ pub(super) struct State {
     pub(super) ops: Slab<Op>,
     pub(super) sockets: Slab<Socket>,
     pub(super) slots: Slots,
-    pub(super) pool: Option<Arc<Pool>>,
+    pub(super) provided: Option<Provided>,
+    pub(super) starved: Starved,
     /// Posted accepts, and connections whose first data is awaited.
     pub(super) accepting: Vec<u32>,
     /// Completions ready to be taken, ahead of what the ring holds.
@@ -108,11 +109,10 @@ impl Lane {
             true => register_table(&ring)?,
             false => 0,
         };
-        let pool = match facilities.provided_buffers {
+        let provided = match facilities.provided_buffers {
             true => unless_unsupported(buffers::register(&ring, buffers))?,
             false => None,
         };
-        let provided = pool.is_some();
         Ok(Lane {
             index,
             ring,
@@ -122,7 +122,7 @@ impl Lane {
                 buffer_size: buffers.size as u32,
             },
             facilities: Facilities {
-                provided_buffers: provided,
+                provided_buffers: provided.is_some(),
                 direct_descriptors: table > 0,
                 ..facilities
             },
@@ -131,7 +131,8 @@ impl Lane {
                 ops: Slab::new(),
                 sockets: Slab::new(),
                 slots: Slots::new(table),
-                pool,
+                provided,
+                starved: Starved::default(),
                 accepting: Vec::new(),
                 ready: VecDeque::with_capacity(64),
                 backlog: VecDeque::new(),
@@ -354,6 +355,7 @@ impl Lane {
         loop {
             let (enter, again, ready) = {
                 let mut state = self.state.lock();
+                complete::feed(self, &mut state, false);
                 self.move_backlog(&mut state);
                 // SAFETY: as in `push_to_ring`.
                 let queue = unsafe { self.ring.submission_shared() };
@@ -381,6 +383,7 @@ impl Lane {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let more_than_fits = {
             let mut state = self.state.lock();
+            complete::feed(self, &mut state, true);
             self.move_backlog(&mut state);
             !state.backlog.is_empty()
         };
@@ -405,6 +408,7 @@ impl Lane {
     /// Prepares a wait in several lanes at once.
     pub(super) fn begin_shared_wait(&self) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
+        complete::feed(self, &mut self.state.lock(), true);
         self.flush();
     }
 

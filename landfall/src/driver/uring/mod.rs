@@ -18,19 +18,19 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use io_uring::types;
-use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{Socket as SystemSocket, Type};
 
-use super::{Driver, Sink, SocketRef, Submitted};
-use crate::port::{BufferPolicy, Facilities, Handle, Operation, OperationId, SubmitError};
+use super::accept_stream::{AcceptStream, STREAM_LANE};
+use super::refusal::{self, closed, not_listening};
+use super::{Driver, Settings, Sink, SocketRef, Submitted};
+use crate::port::{Handle, Operation, OperationId, SubmitError};
 use accept::Streams;
 use lane::{Lane, State};
-use op::{AcceptStream, Connect, Form, Installed, Kind, Message, Op, Options};
+use op::{Connect, Form, Installed, Kind, Message, Op, Options};
 use socket::{Place, Socket};
 
 pub(crate) struct Uring {
@@ -41,17 +41,20 @@ pub(crate) struct Uring {
 }
 
 impl Uring {
-    pub(crate) fn new(
-        lanes: usize,
-        buffers: BufferPolicy,
-        facilities: Facilities,
-    ) -> io::Result<Self> {
+    /// An error is the system's own, to be judged by [`refused`] and told by [`explain`].
+    pub(crate) fn new(settings: Settings) -> io::Result<Self> {
+        let Settings {
+            lanes,
+            buffers,
+            facilities,
+            ..
+        } = settings;
         let streams = Arc::new(Streams::default());
         let lanes: io::Result<Vec<_>> = (0..lanes)
             .map(|index| Lane::new(index, buffers, facilities, streams.clone()))
             .collect();
         Ok(Uring {
-            lanes: lanes.map_err(explain)?,
+            lanes: lanes?,
             streams,
             membarrier: register_membarrier(),
         })
@@ -125,20 +128,8 @@ impl Uring {
         {
             return Err(not_listening());
         }
-        Ok(self.streams.insert(|id| AcceptStream {
-            id,
-            socket,
-            listener: listener.clone(),
-            token,
-            once: accept.once,
-            first_data: accept.first_data.map(types::Timespec::from),
-            cancelled: AtomicBool::new(false),
-            delivered: AtomicBool::new(false),
-            // One for the caller, so that the stream does not end while it is being posted.
-            live: AtomicUsize::new(1),
-            error: Mutex::new(None),
-            handle: Mutex::new(Some(handle.clone())),
-        }))
+        let listener = listener.clone();
+        Ok(self.streams.named.begin(handle, listener, accept, token))
     }
 
     fn cancel_stream(&self, stream: &Arc<AcceptStream>, worker: bool) -> u64 {
@@ -150,7 +141,7 @@ impl Uring {
     }
 
     fn cancel_streams_of(&self, socket: SocketRef, worker: bool) -> (usize, u64) {
-        let streams = self.streams.of(socket);
+        let streams = self.streams.named.of(socket);
         let lanes = streams.iter().fold(0, |lanes, stream| {
             lanes | self.cancel_stream(stream, worker)
         });
@@ -248,14 +239,7 @@ impl Driver for Uring {
             () => None,
         };
         let start = match direction {
-            Some(direction) if direction.current.is_some() => {
-                direction.waiting.push_back(key);
-                false
-            }
-            Some(direction) => {
-                direction.current = Some(key);
-                true
-            }
+            Some(direction) => direction.enter(key),
             None => true,
         };
         if start {
@@ -269,9 +253,10 @@ impl Driver for Uring {
 
     fn cancel(&self, socket: SocketRef, id: OperationId, worker: bool) -> Option<u64> {
         let place = id.0 >> 56;
-        if place == accept::STREAM_LANE {
+        if place == STREAM_LANE {
             let stream = self
                 .streams
+                .named
                 .get(id.0)
                 .filter(|stream| stream.socket == socket)?;
             return Some(self.cancel_stream(&stream, worker));
@@ -453,21 +438,7 @@ fn prepare(socket: &SystemSocket) -> io::Result<Type> {
 
 /// Pairs an operation with the memory it needs, or gives it back.
 fn kind_of(lane: &Lane, socket: &Socket, operation: Operation) -> Result<Kind, SubmitError> {
-    let refuse = |error: &str, operation| {
-        Err(SubmitError {
-            error: io::Error::new(io::ErrorKind::InvalidInput, error),
-            operation,
-        })
-    };
-    Ok(match operation {
-        Operation::Receive(buffer) if buffer.capacity() == buffer.len() => {
-            let error = "the vector has no spare capacity to receive into; reserve some";
-            return refuse(error, Operation::Receive(buffer));
-        }
-        Operation::ReceiveStream if socket.datagram => {
-            let error = "a stream of receives needs a stream socket; this one has datagrams";
-            return refuse(error, Operation::ReceiveStream);
-        }
+    Ok(match refusal::check(operation, socket.datagram)? {
         Operation::Receive(buffer) if socket.datagram => {
             Kind::ReceiveDatagram(buffer, Message::new())
         }
@@ -494,12 +465,7 @@ fn kind_of(lane: &Lane, socket: &Socket, operation: Operation) -> Result<Kind, S
             std::net::Shutdown::Both => libc::SHUT_RDWR,
         }),
         Operation::SetOption(option) => Kind::SetOption(Options::new(option)),
-        Operation::Accept(accept) => {
-            return refuse(
-                "accepts are submitted as streams",
-                Operation::Accept(accept),
-            );
-        }
+        Operation::Accept(_) => unreachable!("accepts are submitted as streams"),
     })
 }
 
@@ -534,35 +500,28 @@ fn wait_for_any<'a>(lanes: impl Iterator<Item = &'a Lane>, timeout: Option<Durat
     let _ = rustix::event::poll(&mut fds, left.as_ref());
 }
 
-fn closed() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::NotConnected,
-        "the handle or its port is closed",
-    )
-}
-
-fn not_listening() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidInput,
-        "accepting needs a listening socket",
-    )
-}
-
-/// Says what to do about a refused set-up.
-fn explain(error: io::Error) -> io::Error {
-    let advice = match error.raw_os_error() {
-        Some(libc::ENOSYS) => "this kernel has no io_uring (Linux 6.1 or later is needed)",
-        Some(libc::EPERM) => {
+/// Why there is no io_uring to be had here, if that is what an error at set-up means.
+pub(super) fn refused(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error()? {
+        libc::ENOSYS => Some("this kernel has no io_uring (Linux 6.1 or later is needed)"),
+        libc::EPERM => Some(
             "io_uring is forbidden here, by a container's seccomp profile or the sysctl \
-             kernel.io_uring_disabled; permit it"
-        }
-        Some(libc::EINVAL) => "this kernel's io_uring is too old (Linux 6.1 or later is needed)",
+             kernel.io_uring_disabled; permit it",
+        ),
+        libc::EINVAL => Some("this kernel's io_uring is too old (Linux 6.1 or later is needed)"),
+        _ => None,
+    }
+}
+
+/// Says what to do about a set-up that failed.
+pub(super) fn explain(error: io::Error) -> io::Error {
+    let advice = refused(&error).unwrap_or_else(|| match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => "no descriptor is left; raise the limit (ulimit -n)",
         Some(libc::ENOMEM) => {
             "no memory is left, or the limit on locked memory (ulimit -l) is too low"
         }
         _ => "setting io_uring up failed",
-    };
+    });
     io::Error::new(error.kind(), format!("{advice}: {error}"))
 }
 

@@ -2,20 +2,17 @@
 
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex as StdMutex};
 use std::time::Duration;
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
-use parking_lot::Mutex;
 use socket2::{SockAddr, SockAddrStorage};
 
 use super::buffers;
 use super::socket::Target;
 use crate::buffer::Buffer;
-use crate::driver::SocketRef;
+use crate::driver::accept_stream::AcceptStream;
 use crate::port::{CompletionKind, Handle, Payload, SocketOption};
 
 /// The socket of an operation that belongs to none of its lane.
@@ -65,7 +62,7 @@ pub(super) enum Kind {
     /// The first data of an accepted connection.
     FirstData(Box<FirstData>),
     /// The deadline for first data, and the name of the operation that waits for it.
-    Deadline(Arc<AcceptStream>, u64),
+    Deadline(Box<types::Timespec>, u64),
     /// Somebody waits for a descriptor.
     Install(Arc<Installed>),
 }
@@ -243,25 +240,6 @@ impl Options {
         self.steps.pop();
         !self.steps.is_empty()
     }
-}
-
-/// A stream of accepts (or a single one), carried by accepts posted on several lanes.
-pub(super) struct AcceptStream {
-    pub(super) id: u64,
-    pub(super) socket: SocketRef,
-    pub(super) listener: Arc<OwnedFd>,
-    pub(super) token: usize,
-    pub(super) once: bool,
-    pub(super) first_data: Option<types::Timespec>,
-    pub(super) cancelled: AtomicBool,
-    /// A single accept has completed: its completion was the final one.
-    pub(super) delivered: AtomicBool,
-    /// Posted accepts, and connections whose first data is awaited.
-    pub(super) live: AtomicUsize,
-    /// Why it ends, if not by a cancel.
-    pub(super) error: Mutex<Option<i32>>,
-    /// Taken by the final completion.
-    pub(super) handle: Mutex<Option<Handle>>,
 }
 
 /// One posted accept and the memory for the peer's address.
@@ -475,11 +453,8 @@ impl Op {
                 return opcode::FixedFdInstall::new(types::Fixed(target.number as u32), 0).build();
             }
             Kind::Accept(accept) => return accept.entry(),
-            Kind::Deadline(stream, _) => {
-                let time: *const types::Timespec = match &stream.first_data {
-                    Some(time) => time,
-                    None => unreachable!("a deadline belongs to a stream that has one"),
-                };
+            Kind::Deadline(time, _) => {
+                let time: *const types::Timespec = &**time;
                 return opcode::Timeout::new(time).build();
             }
         };

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use io_uring::squeue::{Entry, Flags};
 
-use crate::port::Completion;
-use crate::rare_queue::RareQueue;
+use crate::driver::direction::{Direction, Held};
 
 /// Where a socket lives.
 #[derive(Debug)]
@@ -42,13 +41,6 @@ impl Target {
     }
 }
 
-/// Operations of one direction: one is with the kernel, the others wait their turn.
-#[derive(Debug, Default)]
-pub(super) struct Direction {
-    pub(super) current: Option<u32>,
-    pub(super) waiting: RareQueue<u32>,
-}
-
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) place: Place,
@@ -62,7 +54,7 @@ pub(super) struct Socket {
     /// Sends, and what must keep its order with them: connects and shutdowns.
     pub(super) sends: Direction,
     /// Completions of a serial handle that wait for their turn.
-    pub(super) held: RareQueue<Completion>,
+    pub(super) held: Held,
 }
 
 impl Socket {
@@ -75,7 +67,7 @@ impl Socket {
             in_kernel: 0,
             receives: Direction::default(),
             sends: Direction::default(),
-            held: RareQueue::default(),
+            held: Held::default(),
         }
     }
 

@@ -1,0 +1,274 @@
+//! What becomes of an operation when its socket may get on.
+
+use std::sync::Arc;
+
+use super::accept;
+use super::lane::{Lane, State};
+use super::op::{Kind, Op, Received, code_of};
+use crate::driver::ABORTED;
+use crate::driver::accept_stream::AcceptStream;
+use crate::driver::direction::may_go_out;
+use crate::port::{Completion, Payload};
+
+/// What looking at a socket led to.
+pub(super) enum Step {
+    Nothing,
+    Completion(Completion),
+    /// A connection may wait; to be accepted with the lane unlocked.
+    Accept(Arc<AcceptStream>),
+}
+
+/// Completions held back for a serial handle before its stream of receives is paused: what comes
+/// then stays with the system, which makes the peer wait.
+const MOST_HELD: usize = 1;
+
+/// Lets a socket get on: as much of its sends as goes, and one receive, so that no socket keeps
+/// its neighbours waiting.
+pub(super) fn run(lane: &Lane, state: &mut State, index: u32) -> Step {
+    let Some(socket) = state.sockets.get_mut(index as usize) else {
+        return Step::Nothing;
+    };
+    socket.queued = false;
+    if socket.readable {
+        if let Some(stream) = socket.accepts.pop_front() {
+            // Set again by an edge meanwhile, or after a connection.
+            socket.readable = false;
+            return Step::Accept(stream);
+        }
+    }
+    send(lane, state, index);
+    receive(lane, state, index).map_or(Step::Nothing, Step::Completion)
+}
+
+/// Makes one attempt of the current receive.
+fn receive(lane: &Lane, state: &mut State, index: u32) -> Option<Completion> {
+    let socket = &mut state.sockets[index as usize];
+    let key = socket.receives.current?;
+    let fd = socket.fd.as_ref()?;
+    if !socket.readable || socket.held.len() >= MOST_HELD {
+        return None;
+    }
+    let kind = &mut state.ops[key as usize].kind;
+    let received = match kind.receive(fd, socket.datagram, &lane.buffers) {
+        Ok(received) => received,
+        Err(error) => match code_of(Err(error)) {
+            libc::EAGAIN => {
+                socket.readable = false;
+                socket.ended = false;
+                return None;
+            }
+            libc::EINTR => {
+                state.queue(index);
+                return None;
+            }
+            code => return receive_failed(lane, state, key, code),
+        },
+    };
+    let exhausted = !received.full && received.bytes > 0 && !socket.datagram && !socket.ended;
+    socket.readable = !exhausted;
+    let completion = received_by(lane, state, key, received);
+    let socket = &state.sockets[index as usize];
+    if socket.readable && socket.receives.current.is_some() {
+        state.queue(index);
+    }
+    completion
+}
+
+fn receive_failed(lane: &Lane, state: &mut State, key: u32, code: i32) -> Option<Completion> {
+    match state.ops[key as usize].kind {
+        Kind::FirstData(_) => {
+            accept::abandon(lane, state, key);
+            None
+        }
+        _ => end(lane, state, key, code, 0),
+    }
+}
+
+/// The completion of what a receive brought.
+fn received_by(lane: &Lane, state: &mut State, key: u32, received: Received) -> Option<Completion> {
+    let bytes = received.bytes;
+    match state.ops[key as usize].kind {
+        Kind::FirstData(_) => accept::first_data(lane, state, key, received.data),
+        Kind::ReceiveStream if bytes > 0 => {
+            let completion = step(lane, state, key, received);
+            deliver(state, completion)
+        }
+        _ => {
+            let code = if received.truncated {
+                libc::EMSGSIZE
+            } else {
+                0
+            };
+            let mut completion = finished(lane, state, key, code, bytes);
+            if let Some(data) = received.data.filter(|_| bytes > 0) {
+                completion.payload = Payload::Buffer(data);
+            }
+            deliver(state, completion)
+        }
+    }
+}
+
+/// Gets on with a socket's sends, connects and shutdowns until the system takes no more.
+pub(super) fn send(lane: &Lane, state: &mut State, index: u32) {
+    loop {
+        let socket = &mut state.sockets[index as usize];
+        let (Some(key), Some(fd)) = (socket.sends.current, &socket.fd) else {
+            return;
+        };
+        let op = &mut state.ops[key as usize];
+        let code = match &mut op.kind {
+            Kind::Shutdown(how) => code_of(socket2::SockRef::from(&**fd).shutdown(*how)),
+            Kind::Connect(connect) => match connect.advance(fd) {
+                Some(code) => {
+                    socket.writable = true;
+                    code
+                }
+                None => {
+                    socket.writable = false;
+                    return;
+                }
+            },
+            _ if !socket.writable => return,
+            kind => match kind.send(fd, op.done, socket.datagram) {
+                Ok((sent, all)) => {
+                    op.done += sent;
+                    if op.done < op.kind.length() {
+                        socket.writable = all;
+                        if all {
+                            // It goes on once others had their turn.
+                            state.queue(index);
+                        }
+                        return;
+                    }
+                    0
+                }
+                Err(error) => match code_of(Err(error)) {
+                    libc::EAGAIN => {
+                        socket.writable = false;
+                        return;
+                    }
+                    libc::EINTR => continue,
+                    code => code,
+                },
+            },
+        };
+        finish(lane, state, key, code);
+    }
+}
+
+/// One completion of several.
+fn step(lane: &Lane, state: &mut State, key: u32, received: Received) -> Completion {
+    let id = lane.id(state, key);
+    let op = &mut state.ops[key as usize];
+    let sequence = op.sequence;
+    op.sequence = sequence.wrapping_add(1);
+    Completion {
+        kind: op.kind.completion_kind(),
+        last: false,
+        code: 0,
+        sequence,
+        bytes: received.bytes,
+        key: op.handle.as_ref().map_or(0, |handle| handle.key()),
+        token: op.token,
+        id,
+        payload: received.data.map_or(Payload::None, Payload::Buffer),
+        handle: op.handle.clone(),
+    }
+}
+
+/// Ends an operation and lets its final completion out, or holds it back.
+fn end(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) -> Option<Completion> {
+    let completion = finished(lane, state, key, code, bytes);
+    deliver(state, completion)
+}
+
+/// Ends an operation; its final completion becomes ready.
+pub(super) fn finish(lane: &Lane, state: &mut State, key: u32, code: i32) {
+    let done = state.ops[key as usize].done;
+    if let Some(completion) = end(lane, state, key, code, done) {
+        state.give(completion);
+    }
+}
+
+/// Ends an operation before its time, whether it is its turn or not.
+pub(super) fn withdraw(lane: &Lane, state: &mut State, key: u32, code: i32) {
+    let index = state.ops[key as usize].socket;
+    let socket = &mut state.sockets[index as usize];
+    socket.receives.waiting.retain(|&waiting| waiting != key);
+    socket.sends.waiting.retain(|&waiting| waiting != key);
+    finish(lane, state, key, code);
+}
+
+/// Ends all operations of a socket; those that wait for their turn first, so that none of them
+/// starts. Returns how many.
+pub(super) fn withdraw_all(lane: &Lane, state: &mut State, index: u32) -> usize {
+    let socket = &mut state.sockets[index as usize];
+    let waiting = socket
+        .receives
+        .waiting
+        .take()
+        .chain(socket.sends.waiting.take());
+    let current = [socket.receives.current, socket.sends.current];
+    let keys: Vec<u32> = waiting.chain(current.into_iter().flatten()).collect();
+    for &key in &keys {
+        finish(lane, state, key, ABORTED);
+    }
+    keys.len()
+}
+
+/// Takes a finished operation out of the table and lets the next of its direction go.
+pub(super) fn remove(state: &mut State, key: u32) -> Op {
+    let op = state.ops.remove(key as usize);
+    let socket = &mut state.sockets[op.socket as usize];
+    let direction = match op.kind.is_receive() {
+        true => &mut socket.receives,
+        false => &mut socket.sends,
+    };
+    if direction.leave(key).is_some() {
+        state.queue(op.socket);
+    }
+    op
+}
+
+/// The final completion of an operation, with its memory.
+fn finished(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) -> Completion {
+    let id = lane.id(state, key);
+    let mut op = remove(state, key);
+    let handle = op.handle.take();
+    Completion {
+        kind: op.kind.completion_kind(),
+        last: true,
+        code,
+        sequence: op.sequence,
+        bytes,
+        key: handle.as_ref().map_or(0, |handle| handle.key()),
+        token: op.token,
+        id,
+        payload: op.kind.payload(),
+        handle,
+    }
+}
+
+/// Hands a completion out, or holds it back while another of a serial handle is out.
+fn deliver(state: &mut State, completion: Completion) -> Option<Completion> {
+    if may_go_out(&completion) {
+        return Some(completion);
+    }
+    let index = completion.handle.as_ref()?.socket().index as usize;
+    state.sockets[index].held.push(completion);
+    None
+}
+
+/// Lets the next held-back completion of a socket out, and a paused stream go on.
+pub(super) fn next_turn(state: &mut State, index: u32) {
+    let Some(socket) = state.sockets.get_mut(index as usize) else {
+        return;
+    };
+    let Some((completion, left)) = socket.held.next() else {
+        return;
+    };
+    if left < MOST_HELD && socket.readable && socket.receives.current.is_some() {
+        state.queue(index);
+    }
+    state.give(completion);
+}

@@ -1,0 +1,46 @@
+//! What a lane keeps of each socket.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::driver::accept_stream::AcceptStream;
+use crate::driver::direction::{Direction, Held};
+use crate::rare_queue::RareQueue;
+
+#[derive(Default)]
+pub(super) struct Socket {
+    /// `None` once closed. A listener is shared with the accepts in progress.
+    pub(super) fd: Option<Arc<OwnedFd>>,
+    pub(super) datagram: bool,
+    /// The last call of a kind did not find the system empty-handed: the next one may succeed. Set
+    /// by an edge, cleared by a call that came back short, both with the lane locked, so that no
+    /// edge between a call and its consequence is lost.
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// The end of the stream, or an error, waits behind the data. Its edge came with that of the
+    /// data and comes only once, so a short receive does not mean that nothing is left.
+    pub(super) ended: bool,
+    /// Among the lane's sockets that may get on.
+    pub(super) queued: bool,
+    pub(super) closing: bool,
+    pub(super) receives: Direction,
+    /// Sends, and what must keep its order with them: connects and shutdowns.
+    pub(super) sends: Direction,
+    /// Streams of accepts on a listener; each in turn takes a connection.
+    pub(super) accepts: RareQueue<Arc<AcceptStream>>,
+    pub(super) held: Held,
+}
+
+impl Socket {
+    pub(super) fn new(fd: Arc<OwnedFd>, datagram: bool) -> Self {
+        Socket {
+            fd: Some(fd),
+            datagram,
+            // An edge says when there is something to receive, the first one soon after the socket
+            // was registered. Sending is worth an attempt at once.
+            readable: false,
+            writable: true,
+            ..Socket::default()
+        }
+    }
+}
