@@ -6,9 +6,11 @@ use std::thread;
 use clap::{Args, ValueEnum};
 use landfall::port::DriverChoice;
 use landfall::runtime::Runtime;
+#[cfg(unix)]
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::exit::Failure;
+use crate::system::signals::StopRequest;
 use crate::units::parse_count;
 
 /// How the completion port is set up.
@@ -46,14 +48,25 @@ impl RuntimeOptions {
         Runtime::builder()
             .workers(self.workers as usize)
             .concurrency(self.concurrency as usize)
-            .driver(self.driver.choice()?)
+            .driver(self.driver.choice())
             .build()
             .map_err(|error| Failure::of_system("cannot create the completion port", &error))
     }
 
+    /// Has this process asked to drain when the parent ends or wishes it, if that was asked for:
+    /// `demo` asks its children.
+    #[cfg(windows)]
+    pub fn end_with_parent(&self, stop: &StopRequest) -> Result<(), Failure> {
+        match self.end_with_parent {
+            true => stop.listen_to_parent(),
+            false => Ok(()),
+        }
+    }
+
     /// Has the system send SIGTERM when the parent ends, if that was asked for: `demo` asks its
     /// children.
-    pub fn end_with_parent(&self) -> Result<(), Failure> {
+    #[cfg(unix)]
+    pub fn end_with_parent(&self, _stop: &StopRequest) -> Result<(), Failure> {
         if !self.end_with_parent {
             return Ok(());
         }
@@ -76,16 +89,13 @@ pub enum Driver {
 }
 
 impl Driver {
-    /// The library's name for it, if it has it on this system.
-    pub fn choice(self) -> Result<DriverChoice, Failure> {
+    /// The library's name for it.
+    pub fn choice(self) -> DriverChoice {
         match self {
-            Self::Auto => Ok(DriverChoice::Auto),
-            Self::Uring => Ok(DriverChoice::Uring),
-            Self::Poll => Ok(DriverChoice::Poll),
-            Self::Iocp => Err(Failure::usage(format!(
-                "this build has no driver `{}`: leave it to `auto`, or ask for `uring` or `poll`",
-                self.name()
-            ))),
+            Self::Auto => DriverChoice::Auto,
+            Self::Uring => DriverChoice::Uring,
+            Self::Poll => DriverChoice::Poll,
+            Self::Iocp => DriverChoice::Iocp,
         }
     }
 

@@ -172,10 +172,10 @@ fn more_connections_than_allowed_wait_until_one_ends() {
         client
             .set_read_timeout(Some(Duration::from_millis(10)))
             .expect("a socket");
-        assert_eq!(
-            client.read(&mut [0; 8]).expect_err("not served").kind(),
-            ErrorKind::WouldBlock
-        );
+        let error = client.read(&mut [0; 8]).expect_err("not served");
+        // Windows says the second.
+        let timed_out = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+        assert!(timed_out, "{error}");
         client.set_read_timeout(Some(LONG)).expect("a socket");
     }
     assert_eq!((handle.stats().accepted, handle.stats().active), (3, 3));

@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[cfg(unix)]
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::exit::Failure;
@@ -34,7 +35,13 @@ impl Subcommand {
         };
         let mut command = Command::new(std::env::current_exe().map_err(cannot)?);
         command.arg(name).args(args).arg("--end-with-parent");
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        // On Windows the end of its input asks the child to come to an end.
+        let input = if cfg!(windows) {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        };
+        command.stdin(input).stdout(Stdio::piped());
         // Settings meant for this process would otherwise be taken by the child as its own.
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("LANDFALL_") {
@@ -117,7 +124,14 @@ impl Subcommand {
     }
 
     /// Asks it to come to an end.
-    pub fn terminate(&self) {
+    #[cfg(windows)]
+    pub fn terminate(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
+    /// Asks it to come to an end.
+    #[cfg(unix)]
+    pub fn terminate(&mut self) {
         // The process has not been waited for, or this does nothing to a process that is gone; so
         // the id is its own.
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
@@ -136,6 +150,16 @@ impl Drop for Subcommand {
 
 /// Keeps Ctrl-C at the terminal from reaching the child directly: its parent decides what happens
 /// then.
+#[cfg(windows)]
+fn separate_from_terminal(command: &mut Command) {
+    use std::os::windows::process::CommandExt;
+    const CREATE_NEW_PROCESS_GROUP: u32 = 0x200;
+    command.creation_flags(CREATE_NEW_PROCESS_GROUP);
+}
+
+/// Keeps Ctrl-C at the terminal from reaching the child directly: its parent decides what happens
+/// then.
+#[cfg(unix)]
 fn separate_from_terminal(command: &mut Command) {
     use std::os::unix::process::CommandExt;
     command.process_group(0);

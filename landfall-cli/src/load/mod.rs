@@ -36,8 +36,8 @@ const MEMORY_PER_CONNECTION: u64 = 4096;
 pub fn run(args: &LoadArgs) -> Result<Exit, Failure> {
     let messages = args.output.messages();
     let mut sink = Sink::open(&args.output)?;
-    args.runtime.end_with_parent()?;
     let stop = StopRequest::listen()?;
+    args.runtime.end_with_parent(&stop)?;
     let ports = LocalPorts::read()?;
     let descriptor_limit = limits::raise_descriptor_limit();
     let plan = Plan::new(args, &ports)?;

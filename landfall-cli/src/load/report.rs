@@ -667,7 +667,7 @@ mod tests {
     fn a_local_limit_comes_before_what_followed_from_it() {
         let mut tally = good();
         tally.counts.sent = 20;
-        let cause = Cause::System(rustix::io::Errno::MFILE.raw_os_error());
+        let cause = Cause::System(crate::system::errno::MFILE);
         tally.record_fault(Fault {
             phase: Phase::Connect,
             cause,
@@ -724,7 +724,7 @@ mod tests {
     #[test]
     fn the_table_shows_errors_by_phase_and_name() {
         let mut tally = good();
-        let cause = Cause::System(rustix::io::Errno::CONNRESET.raw_os_error());
+        let cause = Cause::System(crate::system::errno::CONNRESET);
         tally.record_fault(Fault {
             phase: Phase::Receive,
             cause,

@@ -10,7 +10,6 @@ use futures_lite::future;
 use landfall::net::{ConnectOptions, TcpStream};
 use landfall::runtime::spawn;
 use landfall::runtime::time::{sleep, sleep_until};
-use rustix::io::Errno;
 
 use super::control::{Attendance, Control};
 use super::exchange::Exchange;
@@ -18,6 +17,7 @@ use super::plan::Plan;
 use super::report::{Course, Mismatch};
 use super::tally::{Cause, Fault, Phase, Recorder};
 use crate::output::Messages;
+use crate::system::errno;
 use crate::system::process;
 use crate::system::signals::StopRequest;
 use crate::units::show_time;
@@ -217,7 +217,7 @@ impl Run {
 }
 
 fn is_out_of_ports(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(Errno::ADDRNOTAVAIL.raw_os_error())
+    error.raw_os_error() == Some(errno::ADDRNOTAVAIL)
 }
 
 /// What had been used at some moment.

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
-use rustix::io::Errno;
 
 use crate::options::processors;
 use crate::system::errno;
@@ -259,7 +258,7 @@ impl Tally {
     /// Counts a connection that could not be opened.
     pub fn record_connect_fault(&mut self, fault: Fault) {
         self.counts.connect_failed += 1;
-        let refused = Cause::System(Errno::CONNREFUSED.raw_os_error());
+        let refused = Cause::System(errno::CONNREFUSED);
         self.counts.refused += u64::from(fault.cause == refused);
         self.record_fault(fault);
     }
@@ -373,10 +372,10 @@ mod tests {
 
     #[test]
     fn errors_are_told_apart() {
-        let refused = io::Error::from_raw_os_error(rustix::io::Errno::CONNREFUSED.raw_os_error());
+        let refused = io::Error::from_raw_os_error(errno::CONNREFUSED);
         assert_eq!(Cause::of(&refused).name(), "ECONNREFUSED");
         assert_eq!(Cause::of(&io::ErrorKind::TimedOut.into()), Cause::Timeout);
-        let full = io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        let full = io::Error::from_raw_os_error(errno::MFILE);
         assert!(Cause::of(&full).is_local_limit());
         assert!(!Cause::of(&refused).is_local_limit());
     }

@@ -28,8 +28,8 @@ use crate::units::{grouped, show_time};
 /// Runs the subcommand.
 pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     let mut sink = Sink::open(&args.output)?;
-    args.runtime.end_with_parent()?;
     let stop = StopRequest::listen()?;
+    args.runtime.end_with_parent(&stop)?;
     let descriptor_limit = limits::raise_descriptor_limit();
     let runtime = args.runtime.build()?;
     let sockets = runtime.port().socket_capacity() as u64;

@@ -5,47 +5,107 @@ use std::error::Error;
 use std::io;
 use std::iter;
 
-use rustix::io::Errno;
+/// What the system calls each of them by number.
+#[cfg(unix)]
+mod codes {
+    use rustix::io::Errno;
+
+    pub const ACCESS: i32 = Errno::ACCESS.raw_os_error();
+    pub const ADDRINUSE: i32 = Errno::ADDRINUSE.raw_os_error();
+    pub const ADDRNOTAVAIL: i32 = Errno::ADDRNOTAVAIL.raw_os_error();
+    pub const AGAIN: i32 = Errno::AGAIN.raw_os_error();
+    pub const BADF: i32 = Errno::BADF.raw_os_error();
+    pub const CANCELED: i32 = Errno::CANCELED.raw_os_error();
+    pub const CONNABORTED: i32 = Errno::CONNABORTED.raw_os_error();
+    pub const CONNREFUSED: i32 = Errno::CONNREFUSED.raw_os_error();
+    pub const CONNRESET: i32 = Errno::CONNRESET.raw_os_error();
+    pub const HOSTDOWN: i32 = Errno::HOSTDOWN.raw_os_error();
+    pub const HOSTUNREACH: i32 = Errno::HOSTUNREACH.raw_os_error();
+    pub const INVAL: i32 = Errno::INVAL.raw_os_error();
+    pub const MFILE: i32 = Errno::MFILE.raw_os_error();
+    pub const NETDOWN: i32 = Errno::NETDOWN.raw_os_error();
+    pub const NETRESET: i32 = Errno::NETRESET.raw_os_error();
+    pub const NETUNREACH: i32 = Errno::NETUNREACH.raw_os_error();
+    pub const NFILE: i32 = Errno::NFILE.raw_os_error();
+    pub const NOBUFS: i32 = Errno::NOBUFS.raw_os_error();
+    pub const NOMEM: i32 = Errno::NOMEM.raw_os_error();
+    pub const NOTCONN: i32 = Errno::NOTCONN.raw_os_error();
+    pub const PERM: i32 = Errno::PERM.raw_os_error();
+    pub const PIPE: i32 = Errno::PIPE.raw_os_error();
+    pub const TIMEDOUT: i32 = Errno::TIMEDOUT.raw_os_error();
+}
+
+/// The codes of Winsock, and of Windows where it has none.
+#[cfg(windows)]
+mod codes {
+    pub const ACCESS: i32 = 10_013;
+    pub const ADDRINUSE: i32 = 10_048;
+    pub const ADDRNOTAVAIL: i32 = 10_049;
+    pub const AGAIN: i32 = 10_035;
+    pub const BADF: i32 = 10_009;
+    pub const CANCELED: i32 = 995;
+    pub const CONNABORTED: i32 = 10_053;
+    pub const CONNREFUSED: i32 = 10_061;
+    pub const CONNRESET: i32 = 10_054;
+    pub const HOSTDOWN: i32 = 10_064;
+    pub const HOSTUNREACH: i32 = 10_065;
+    pub const INVAL: i32 = 10_022;
+    pub const MFILE: i32 = 10_024;
+    pub const NETDOWN: i32 = 10_050;
+    pub const NETRESET: i32 = 10_052;
+    pub const NETUNREACH: i32 = 10_051;
+    pub const NFILE: i32 = 4;
+    pub const NOBUFS: i32 = 10_055;
+    pub const NOMEM: i32 = 8;
+    pub const NOTCONN: i32 = 10_057;
+    pub const PERM: i32 = 5;
+    pub const PIPE: i32 = 10_058;
+    pub const TIMEDOUT: i32 = 10_060;
+}
+
+pub use codes::{ADDRNOTAVAIL, CONNREFUSED};
+#[cfg(test)]
+pub use codes::{CONNRESET, MFILE};
 
 /// The errors a TCP client can meet; anything else is shown by its number.
-const NAMES: &[(Errno, &str)] = &[
-    (Errno::ACCESS, "EACCES"),
-    (Errno::ADDRINUSE, "EADDRINUSE"),
-    (Errno::ADDRNOTAVAIL, "EADDRNOTAVAIL"),
-    (Errno::AGAIN, "EAGAIN"),
-    (Errno::BADF, "EBADF"),
-    (Errno::CANCELED, "ECANCELED"),
-    (Errno::CONNABORTED, "ECONNABORTED"),
-    (Errno::CONNREFUSED, "ECONNREFUSED"),
-    (Errno::CONNRESET, "ECONNRESET"),
-    (Errno::HOSTDOWN, "EHOSTDOWN"),
-    (Errno::HOSTUNREACH, "EHOSTUNREACH"),
-    (Errno::INVAL, "EINVAL"),
-    (Errno::MFILE, "EMFILE"),
-    (Errno::NETDOWN, "ENETDOWN"),
-    (Errno::NETRESET, "ENETRESET"),
-    (Errno::NETUNREACH, "ENETUNREACH"),
-    (Errno::NFILE, "ENFILE"),
-    (Errno::NOBUFS, "ENOBUFS"),
-    (Errno::NOMEM, "ENOMEM"),
-    (Errno::NOTCONN, "ENOTCONN"),
-    (Errno::PERM, "EPERM"),
-    (Errno::PIPE, "EPIPE"),
-    (Errno::TIMEDOUT, "ETIMEDOUT"),
+const NAMES: &[(i32, &str)] = &[
+    (codes::ACCESS, "EACCES"),
+    (codes::ADDRINUSE, "EADDRINUSE"),
+    (codes::ADDRNOTAVAIL, "EADDRNOTAVAIL"),
+    (codes::AGAIN, "EAGAIN"),
+    (codes::BADF, "EBADF"),
+    (codes::CANCELED, "ECANCELED"),
+    (codes::CONNABORTED, "ECONNABORTED"),
+    (codes::CONNREFUSED, "ECONNREFUSED"),
+    (codes::CONNRESET, "ECONNRESET"),
+    (codes::HOSTDOWN, "EHOSTDOWN"),
+    (codes::HOSTUNREACH, "EHOSTUNREACH"),
+    (codes::INVAL, "EINVAL"),
+    (codes::MFILE, "EMFILE"),
+    (codes::NETDOWN, "ENETDOWN"),
+    (codes::NETRESET, "ENETRESET"),
+    (codes::NETUNREACH, "ENETUNREACH"),
+    (codes::NFILE, "ENFILE"),
+    (codes::NOBUFS, "ENOBUFS"),
+    (codes::NOMEM, "ENOMEM"),
+    (codes::NOTCONN, "ENOTCONN"),
+    (codes::PERM, "EPERM"),
+    (codes::PIPE, "EPIPE"),
+    (codes::TIMEDOUT, "ETIMEDOUT"),
 ];
 
 /// Errors that speak of this machine's own bounds, not of the peer or the way to it.
-const LOCAL_LIMITS: &[Errno] = &[
-    Errno::ADDRNOTAVAIL,
-    Errno::MFILE,
-    Errno::NFILE,
-    Errno::NOBUFS,
-    Errno::NOMEM,
+const LOCAL_LIMITS: &[i32] = &[
+    codes::ADDRNOTAVAIL,
+    codes::MFILE,
+    codes::NFILE,
+    codes::NOBUFS,
+    codes::NOMEM,
 ];
 
 /// The name of a system error: `ECONNRESET`, or `errno 999` for one without a name here.
 pub fn name(code: i32) -> String {
-    let known = NAMES.iter().find(|(errno, _)| errno.raw_os_error() == code);
+    let known = NAMES.iter().find(|(known, _)| *known == code);
     known.map_or_else(|| format!("errno {code}"), |(_, name)| (*name).to_owned())
 }
 
@@ -59,9 +119,7 @@ pub fn code(error: &io::Error) -> Option<i32> {
 
 /// Whether a system error means that this machine ran out of something.
 pub fn is_local_limit(code: i32) -> bool {
-    LOCAL_LIMITS
-        .iter()
-        .any(|errno| errno.raw_os_error() == code)
+    LOCAL_LIMITS.contains(&code)
 }
 
 #[cfg(test)]
@@ -72,7 +130,7 @@ mod tests {
 
     #[test]
     fn errors_have_their_manual_names() {
-        assert_eq!(name(Errno::CONNREFUSED.raw_os_error()), "ECONNREFUSED");
+        assert_eq!(name(codes::CONNREFUSED), "ECONNREFUSED");
         assert_eq!(name(9999), "errno 9999");
     }
 
@@ -90,16 +148,16 @@ mod tests {
                 Some(&self.0)
             }
         }
-        let plain = io::Error::from(Errno::MFILE);
-        assert_eq!(code(&plain), Some(Errno::MFILE.raw_os_error()));
+        let plain = io::Error::from_raw_os_error(codes::MFILE);
+        assert_eq!(code(&plain), Some(codes::MFILE));
         let explained = io::Error::new(plain.kind(), Explained(plain));
-        assert_eq!(code(&explained), Some(Errno::MFILE.raw_os_error()));
+        assert_eq!(code(&explained), Some(codes::MFILE));
         assert_eq!(code(&io::Error::other("no system said so")), None);
     }
 
     #[test]
     fn a_limit_of_this_machine_is_not_blamed_on_the_peer() {
-        assert!(is_local_limit(Errno::MFILE.raw_os_error()));
-        assert!(!is_local_limit(Errno::CONNREFUSED.raw_os_error()));
+        assert!(is_local_limit(codes::MFILE));
+        assert!(!is_local_limit(codes::CONNREFUSED));
     }
 }

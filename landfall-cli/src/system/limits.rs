@@ -1,11 +1,15 @@
 //! Limits of this machine, checked before the work starts: what is needed, and what there is.
 
 use std::fmt;
+#[cfg(unix)]
 use std::fs;
+#[cfg(unix)]
 use std::path::Path;
 
+#[cfg(unix)]
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+#[cfg(unix)]
 use super::process::kib_field;
 use crate::exit::Failure;
 use crate::units::{grouped, show_bytes};
@@ -100,6 +104,7 @@ pub fn check_memory(needed: u64, available: Option<u64>) -> Option<Shortage> {
         })
 }
 
+#[cfg(unix)]
 /// Raises the soft limit on descriptors to the hard one, which needs no privilege, and returns what
 /// it is then.
 pub fn raise_descriptor_limit() -> u64 {
@@ -119,6 +124,7 @@ pub fn raise_descriptor_limit() -> u64 {
     if raised { hard } else { soft }
 }
 
+#[cfg(unix)]
 /// The memory that can be taken without swapping: what the system has, within the bound of this
 /// process's control group. `None` if the system does not say.
 pub fn available_memory() -> Option<u64> {
@@ -132,6 +138,7 @@ pub fn available_memory() -> Option<u64> {
     }
 }
 
+#[cfg(unix)]
 /// What the control group (version 2, the line `0::/path`) leaves: its bound less what it uses.
 fn group_headroom(membership: &str) -> Option<u64> {
     let path = membership
@@ -147,6 +154,18 @@ fn group_headroom(membership: &str) -> Option<u64> {
     };
     // `memory.max` reads `max` when there is no bound.
     Some(read("memory.max")?.saturating_sub(read("memory.current")?))
+}
+
+/// There is no limit on sockets of one process.
+#[cfg(windows)]
+pub fn raise_descriptor_limit() -> u64 {
+    u64::MAX
+}
+
+/// Memory is not counted beforehand: a pagefile makes room.
+#[cfg(windows)]
+pub fn available_memory() -> Option<u64> {
+    None
 }
 
 #[cfg(test)]
@@ -184,6 +203,7 @@ mod tests {
         );
     }
 
+    #[cfg(unix)]
     #[test]
     fn the_descriptor_limit_is_raised_to_the_hard_one() {
         let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
@@ -194,6 +214,7 @@ mod tests {
         );
     }
 
+    #[cfg(unix)]
     #[test]
     fn this_machine_says_what_memory_it_has() {
         assert!(available_memory().unwrap() > 1 << 20);

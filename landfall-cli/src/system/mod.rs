@@ -3,5 +3,6 @@
 pub mod errno;
 pub mod limits;
 pub mod ports;
+#[cfg_attr(windows, path = "process_windows.rs")]
 pub mod process;
 pub mod signals;

@@ -1,12 +1,14 @@
 //! Local ports: a connection takes one of its source address's, and the system has so many to give
 //! per address.
 
+#[cfg(unix)]
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
 use crate::exit::Failure;
 
+#[cfg(unix)]
 const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
 /// What the system says about local ports, as ip-sysctl documents it.
@@ -17,7 +19,18 @@ pub struct LocalPorts {
 }
 
 impl LocalPorts {
+    /// The range that Windows starts with (`netsh int ipv4 show dynamicport tcp`); one that was
+    /// changed is not asked for.
+    #[cfg(windows)]
+    pub fn read() -> Result<Self, Failure> {
+        Ok(Self {
+            range: 49_152..=65_535,
+            reserved: 0,
+        })
+    }
+
     /// Reads the range given out to connections, and what is set apart from it.
+    #[cfg(unix)]
     pub fn read() -> Result<Self, Failure> {
         let range = fs::read_to_string(RANGE).map_err(|error| {
             Failure::of_system(
@@ -32,6 +45,7 @@ impl LocalPorts {
         })
     }
 
+    #[cfg(any(unix, test))]
     fn parse(range: &str, reserved: &str) -> Option<Self> {
         let mut ends = range.split_ascii_whitespace().map(str::parse::<u16>);
         let range = ends.next()?.ok()?..=ends.next()?.ok()?;
@@ -56,6 +70,7 @@ impl LocalPorts {
 }
 
 /// A port, or `from-to`.
+#[cfg(any(unix, test))]
 fn parse_span(text: &str) -> Option<RangeInclusive<u16>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     Some(first.parse().ok()?..=last.parse().ok()?)
@@ -65,6 +80,7 @@ fn width(range: &RangeInclusive<u16>) -> u32 {
     (u32::from(*range.end()) + 1).saturating_sub(u32::from(*range.start()))
 }
 
+#[cfg(any(unix, test))]
 fn overlap(a: &RangeInclusive<u16>, b: &RangeInclusive<u16>) -> u32 {
     width(&(*a.start().max(b.start())..=*a.end().min(b.end())))
 }

@@ -7,10 +7,17 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 
 use event_listener::Event;
+#[cfg(unix)]
 use signal_hook::consts::{SIGINT, SIGTERM};
+#[cfg(unix)]
 use signal_hook::iterator::Signals;
 
 use crate::exit::Failure;
+
+#[cfg(windows)]
+const SIGINT: i32 = 2;
+#[cfg(windows)]
+const SIGTERM: i32 = 15;
 
 /// The wish to stop, as it has been expressed so far. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +39,34 @@ impl StopRequest {
         Self::try_listen().map_err(|error| Failure::of_system("cannot listen for signals", &error))
     }
 
+    /// Ctrl-C stands for the signal of that name.
+    #[cfg(windows)]
+    fn try_listen() -> io::Result<Self> {
+        let request = Self::default();
+        let listener = request.clone();
+        ctrlc::set_handler(move || listener.receive(SIGINT)).map_err(io::Error::other)?;
+        Ok(request)
+    }
+
+    /// Takes the end of standard input for SIGTERM, which one process cannot send another: `demo`
+    /// keeps its children's open.
+    #[cfg(windows)]
+    pub fn listen_to_parent(&self) -> Result<(), Failure> {
+        let listener = self.clone();
+        let listen = move || {
+            // An error is an end as well.
+            let _ = io::copy(&mut io::stdin(), &mut io::sink());
+            listener.receive(SIGTERM);
+        };
+        let started = thread::Builder::new()
+            .name(String::from("parent"))
+            .spawn(listen);
+        started
+            .map(drop)
+            .map_err(|error| Failure::of_system("cannot follow the parent process", &error))
+    }
+
+    #[cfg(unix)]
     fn try_listen() -> io::Result<Self> {
         let request = Self::default();
         let mut signals = Signals::new([SIGINT, SIGTERM])?;

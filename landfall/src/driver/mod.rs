@@ -3,32 +3,41 @@
 //! A driver turns operations into system calls and what the system reports into
 //! [`Completion`]s. It has one or more *lanes*: independent queues (a ring, an epoll instance)
 //! that one thread at a time waits on and any thread may take from. Who waits where, who is
-//! released and how many run is decided above, in `port/scheduler.rs`, once for all drivers.
+//! released and how many run is decided above, in `port/scheduler.rs`, once for all drivers with
+//! lanes. Where the system itself keeps the queue and decides that (Windows), the driver has a
+//! [`SystemQueue`] instead.
 //!
 //! To write another driver, implement [`Driver`] and put it under `tests/contract/`.
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::Socket;
 
 use crate::port::{
-    BufferPolicy, Completion, DriverChoice, Facilities, Handle, Operation, OperationId, SubmitError,
+    BufferPolicy, Completion, DriverChoice, Facilities, GetError, Handle, Operation, OperationId,
+    Posted, SubmitError,
 };
 use crate::sync::atomic::AtomicBool;
 
+#[cfg(unix)]
 mod accept_stream;
+#[cfg(unix)]
 mod direction;
+#[cfg(windows)]
+pub(crate) mod iocp;
+#[cfg(unix)]
 mod name;
+mod os;
+#[cfg(unix)]
 mod poll;
 mod refusal;
 #[cfg(target_os = "linux")]
 pub(crate) mod uring;
 
-/// The code of an operation ended by a cancel or a close.
-pub(crate) const ABORTED: i32 = libc::ECANCELED;
+pub(crate) use os::{ABORTED, OwnedDescriptor};
 
 /// The most lanes a port can have: sets of lanes are the bits of a `u64`.
 pub(crate) const MAX_LANES: usize = 64;
@@ -37,11 +46,13 @@ pub(crate) const MAX_LANES: usize = 64;
 const VARIABLE: &str = "LANDFALL_DRIVER";
 
 /// What a port asks of a driver's set-up.
+#[allow(dead_code, reason = "no system's drivers need all of it")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
+    /// How many threads may run at a time.
+    pub(crate) concurrency: usize,
     pub(crate) lanes: usize,
     pub(crate) buffers: BufferPolicy,
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "io_uring's"))]
     pub(crate) facilities: Facilities,
 }
 
@@ -58,9 +69,10 @@ pub(crate) fn set_up(
         (choice, _) => (choice, "asked for".to_owned()),
     };
     match choice {
-        DriverChoice::Auto => automatic(settings),
-        DriverChoice::Uring => Ok((uring(settings)?, reason)),
-        DriverChoice::Poll => Ok((poll(settings)?, reason)),
+        DriverChoice::Auto => os::automatic(settings),
+        DriverChoice::Uring => Ok((os::uring(settings)?, reason)),
+        DriverChoice::Poll => Ok((os::poll(settings)?, reason)),
+        DriverChoice::Iocp => Ok((os::iocp(settings)?, reason)),
     }
 }
 
@@ -69,51 +81,12 @@ fn named(name: &str) -> io::Result<DriverChoice> {
         "" | "auto" => Ok(DriverChoice::Auto),
         "uring" => Ok(DriverChoice::Uring),
         "poll" => Ok(DriverChoice::Poll),
+        "iocp" => Ok(DriverChoice::Iocp),
         other => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            format!(
-                "{VARIABLE} names no driver of this system: `{other}`; use auto, uring or poll"
-            ),
+            format!("{VARIABLE} names no driver: `{other}`; use auto, uring, poll or iocp"),
         )),
     }
-}
-
-fn poll(settings: Settings) -> io::Result<Box<dyn Driver>> {
-    let driver = poll::Poll::new(settings.lanes, settings.buffers)?;
-    Ok(Box::new(driver))
-}
-
-#[cfg(target_os = "linux")]
-fn uring(settings: Settings) -> io::Result<Box<dyn Driver>> {
-    let driver = uring::Uring::new(settings).map_err(uring::explain)?;
-    Ok(Box::new(driver))
-}
-
-/// io_uring, or readiness where the system does not have or permit it. A lack of memory or
-/// descriptors is no reason: that would hide it, and the other driver needs them too.
-#[cfg(target_os = "linux")]
-fn automatic(settings: Settings) -> io::Result<(Box<dyn Driver>, String)> {
-    match uring::Uring::new(settings) {
-        Ok(driver) => Ok((Box::new(driver), "io_uring is permitted here".to_owned())),
-        Err(error) => match uring::refused(&error) {
-            Some(refusal) => Ok((poll(settings)?, format!("{refusal}: {error}"))),
-            None => Err(uring::explain(error)),
-        },
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn uring(_: Settings) -> io::Result<Box<dyn Driver>> {
-    Err(io::Error::new(
-        io::ErrorKind::Unsupported,
-        "io_uring is a facility of Linux; leave the driver to `auto`, or ask for `poll`",
-    ))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn automatic(settings: Settings) -> io::Result<(Box<dyn Driver>, String)> {
-    let reason = "the only driver for this system".to_owned();
-    Ok((poll(settings)?, reason))
 }
 
 /// A socket inside a driver.
@@ -148,7 +121,27 @@ pub(crate) struct Submitted {
     pub(crate) lanes: u64,
 }
 
+/// The queue of a driver whose system keeps one, and decides by itself who waits, who is released
+/// and how many run. Packets and completions come out of it in one order.
+pub(crate) trait SystemQueue: Send + Sync + fmt::Debug {
+    /// Takes up to `max` completions, waiting until there is one.
+    fn take(
+        &self,
+        sink: &mut dyn Sink,
+        max: usize,
+        timeout: Option<Duration>,
+    ) -> Result<usize, GetError>;
+
+    /// Queues a completion that belongs to no handle.
+    fn post(&self, item: Posted) -> io::Result<()>;
+
+    /// Ends every `take`, now and later.
+    fn close(&self);
+}
+
 /// The list of what every system must provide.
+///
+/// A driver that has a [`SystemQueue`] has no lanes: it leaves what says so below as it is.
 ///
 /// Completions, handles and buffers run user code and other locks when dropped, so a driver never
 /// drops one while it holds a lock of its own.
@@ -156,7 +149,15 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     /// The name that `--driver` takes and the tool prints.
     fn name(&self) -> &'static str;
 
-    fn lanes(&self) -> usize;
+    /// The queue that the system keeps, if it does.
+    fn system_queue(&self) -> Option<Arc<dyn SystemQueue>> {
+        None
+    }
+
+    /// How many there are; 0 with a queue of the system's.
+    fn lanes(&self) -> usize {
+        0
+    }
 
     /// How many sockets the driver can hold; `usize::MAX` if nothing but memory bounds them.
     fn socket_capacity(&self) -> usize {
@@ -197,46 +198,50 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     fn next_turn(&self, socket: SocketRef);
 
     /// A descriptor of the caller's own for a socket.
-    fn descriptor(&self, socket: SocketRef) -> io::Result<OwnedFd>;
-
-    /// Takes up to `max` completions from a lane without waiting and returns how many.
-    fn reap(&self, lane: usize, max: usize, sink: &mut dyn Sink) -> usize;
-
-    /// Whether `reap` would probably find something. Cheap; may be wrong while another thread is
-    /// taking from the lane.
-    fn pending(&self, lane: usize) -> bool;
-
-    /// As `pending`, or there is something to clear away that would keep `wait` from waiting.
-    fn stirred(&self, lane: usize) -> bool;
-
-    /// Hands what rests in the lane to the system and lets the system post what it has, without
-    /// waiting. Returns whether there was anything to do, so that `reap` may now find more.
-    fn flush(&self, lane: usize) -> bool;
-
-    /// Flushes and waits until one of `lanes` (bits) has a completion, `released` is set and `wake`
-    /// called, or the time is over. May return early.
-    fn wait(&self, lanes: u64, timeout: Option<Duration>, released: &AtomicBool);
-
-    /// Rouses a thread that waits in the lane, after its `released` was set. The thread, which may
-    /// have woken by itself, answers with `woken`.
-    fn wake(&self, lane: usize);
-
-    /// The answer to one `wake`.
-    fn woken(&self, lane: usize);
-
-    /// Has the thread that waits in the lane, if there is one, come back and flush.
-    fn nudge(&self, lane: usize);
-
-    /// Makes threads that compute in user code let the system post what they submitted.
-    fn poke(&self);
+    fn descriptor(&self, socket: SocketRef) -> io::Result<OwnedDescriptor>;
 
     /// Refuses what comes later, ends everything pending, and returns when the system holds no
     /// memory of ours any more.
     fn shutdown(&self);
-}
 
-/// How many descriptors this process may have.
-fn descriptor_limit() -> u64 {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    limit.current.unwrap_or(u64::MAX)
+    // What follows is for drivers with lanes.
+
+    /// Takes up to `max` completions from a lane without waiting and returns how many.
+    fn reap(&self, _lane: usize, _max: usize, _sink: &mut dyn Sink) -> usize {
+        0
+    }
+
+    /// Whether `reap` would probably find something. Cheap; may be wrong while another thread is
+    /// taking from the lane.
+    fn pending(&self, _lane: usize) -> bool {
+        false
+    }
+
+    /// As `pending`, or there is something to clear away that would keep `wait` from waiting.
+    fn stirred(&self, _lane: usize) -> bool {
+        false
+    }
+
+    /// Hands what rests in the lane to the system and lets the system post what it has, without
+    /// waiting. Returns whether there was anything to do, so that `reap` may now find more.
+    fn flush(&self, _lane: usize) -> bool {
+        false
+    }
+
+    /// Flushes and waits until one of `lanes` (bits) has a completion, `released` is set and `wake`
+    /// called, or the time is over. May return early.
+    fn wait(&self, _lanes: u64, _timeout: Option<Duration>, _released: &AtomicBool) {}
+
+    /// Rouses a thread that waits in the lane, after its `released` was set. The thread, which may
+    /// have woken by itself, answers with `woken`.
+    fn wake(&self, _lane: usize) {}
+
+    /// The answer to one `wake`.
+    fn woken(&self, _lane: usize) {}
+
+    /// Has the thread that waits in the lane, if there is one, come back and flush.
+    fn nudge(&self, _lane: usize) {}
+
+    /// Makes threads that compute in user code let the system post what they submitted.
+    fn poke(&self) {}
 }

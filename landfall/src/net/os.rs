@@ -4,17 +4,38 @@ use std::io;
 
 use socket2::Socket;
 
+#[cfg(unix)]
+mod codes {
+    pub(crate) const RESET: i32 = libc::ECONNRESET;
+    pub(crate) const BROKEN_PIPE: i32 = libc::EPIPE;
+}
+
+#[cfg(windows)]
+mod codes {
+    use windows_sys::Win32::Networking::WinSock;
+
+    pub(crate) const RESET: i32 = WinSock::WSAECONNRESET;
+    pub(crate) const BROKEN_PIPE: i32 = WinSock::WSAECONNABORTED;
+}
+
 /// The connection was cut: the peer, or something on the way, sent a reset.
-pub(super) const RESET: i32 = libc::ECONNRESET;
+pub(super) const RESET: i32 = codes::RESET;
 
 /// What a send fails with after a reset that something else has been told of already. It means
 /// nothing else, unless this side has shut its sending down itself.
-pub(super) const BROKEN_PIPE: i32 = libc::EPIPE;
+pub(super) const BROKEN_PIPE: i32 = codes::BROKEN_PIPE;
 
-/// Lets a server be started again while connections of the last one linger in `TIME_WAIT`. On
-/// Windows the option of this name means something else, and must not be set.
+/// Lets a server be started again while connections of the last one linger in `TIME_WAIT`.
+#[cfg(unix)]
 pub(super) fn allow_rebinding(socket: &Socket) -> io::Result<()> {
     socket.set_reuse_address(true)
+}
+
+/// Windows permits that by itself. What has the name `SO_REUSEADDR` there lets another program take
+/// the port over; the option set here forbids that.
+#[cfg(windows)]
+pub(super) fn allow_rebinding(socket: &Socket) -> io::Result<()> {
+    crate::driver::iocp::use_address_exclusively(socket)
 }
 
 /// Leaves the choice of a local port to the connect, when the peer is known and ports can be shared
@@ -31,7 +52,13 @@ pub(super) fn choose_port_late(socket: &Socket) -> io::Result<()> {
 }
 
 /// The port is chosen at bind.
-#[cfg(not(target_os = "linux"))]
+#[cfg(all(unix, not(target_os = "linux")))]
 pub(super) fn choose_port_late(_: &Socket) -> io::Result<()> {
+    Ok(())
+}
+
+/// Nothing: `ConnectEx` takes bound sockets only.
+#[cfg(windows)]
+pub(super) fn choose_port_late(_socket: &Socket) -> io::Result<()> {
     Ok(())
 }

@@ -79,7 +79,7 @@ impl TcpStream {
     pub async fn into_std(self) -> io::Result<(std::net::TcpStream, Vec<Buffer>)> {
         let received = std::future::poll_fn(|cx| self.socket.poll_detach(cx)).await;
         std::future::poll_fn(|cx| self.socket.poll_flushed(cx)).await;
-        let stream = std::net::TcpStream::from(self.socket.handle.try_clone_to_owned_fd()?);
+        let stream = std::net::TcpStream::from(self.socket.handle.descriptor()?);
         stream.set_nonblocking(false)?;
         Ok((stream, received))
     }

@@ -19,6 +19,8 @@ pub enum DriverChoice {
     /// Readiness: epoll on Linux, kqueue on macOS and the BSDs (which compile, and are not
     /// tested). [`Facilities`] are io_uring's and change nothing here.
     Poll,
+    /// Windows' own completion ports, or an error elsewhere.
+    Iocp,
 }
 
 /// How much memory each lane of the port has for pooled receives.
@@ -152,6 +154,7 @@ impl Builder {
             lanes => lanes,
         };
         let settings = Settings {
+            concurrency,
             lanes: lanes.min(MAX_LANES),
             buffers: self.buffers,
             facilities: self.facilities,

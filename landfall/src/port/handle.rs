@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use super::error::SubmitError;
 use super::operation::{Operation, OperationId};
 use super::{CompletionPort, Shared};
-use crate::driver::{Driver, SocketRef};
+use crate::driver::{Driver, OwnedDescriptor, SocketRef};
 
 /// What a handle is associated with: a key, and how its completions are delivered.
 #[derive(Clone, Default)]
@@ -165,6 +165,11 @@ impl Handle {
         }
         let address = super::os::peer_addr(self.driver(), self.0.socket)?;
         Ok(self.0.peer.get_or_init(|| address.into()).get())
+    }
+
+    /// A socket of the program's own for the port's.
+    pub(crate) fn descriptor(&self) -> io::Result<OwnedDescriptor> {
+        self.driver().descriptor(self.0.socket)
     }
 
     pub(crate) fn driver(&self) -> &dyn Driver {

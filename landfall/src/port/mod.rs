@@ -23,6 +23,7 @@ mod error;
 mod handle;
 mod operation;
 mod os;
+mod queue;
 mod scheduler;
 mod source;
 mod timers;
@@ -43,9 +44,10 @@ pub use operation::{Accept, Operation, OperationId, SocketOption};
 pub use source::Source;
 
 pub(crate) use completion::Payload;
+pub(crate) use scheduler::Posted;
 
 use crate::driver::{Driver, SocketRef};
-use scheduler::Scheduler;
+use queue::Queue;
 use source::SourceKind;
 use watcher::Watcher;
 
@@ -64,7 +66,7 @@ struct Owner {
 /// What clones of the port, handles and workers share.
 pub(crate) struct Shared {
     pub(crate) driver: Box<dyn Driver>,
-    scheduler: Scheduler,
+    queue: Queue,
     closed: AtomicBool,
     owner: parking_lot::Mutex<Weak<Owner>>,
     driver_reason: String,
@@ -94,10 +96,10 @@ impl CompletionPort {
         concurrency: usize,
         driver_reason: String,
     ) -> io::Result<Self> {
-        let lanes = driver.lanes();
+        let queue = Queue::new(driver.as_ref(), concurrency);
         let shared = Arc::new(Shared {
             driver,
-            scheduler: Scheduler::new(concurrency, lanes),
+            queue,
             closed: AtomicBool::new(false),
             owner: parking_lot::Mutex::new(Weak::new()),
             driver_reason,
@@ -178,7 +180,7 @@ impl CompletionPort {
     ///
     /// # Errors
     ///
-    /// The port is closed; the packet comes back.
+    /// The port is closed, or the system (Windows) has no memory for the packet, which comes back.
     pub fn post(&self, packet: Packet) -> Result<(), PostError> {
         self.0.shared.post(packet, false)
     }
@@ -267,10 +269,10 @@ impl CompletionPort {
 
     /// How many threads may run at a time.
     pub fn concurrency(&self) -> usize {
-        self.0.shared.scheduler.concurrency()
+        self.0.shared.queue.concurrency()
     }
 
-    /// The driver that runs: `uring` or `poll`.
+    /// The driver that runs: `uring`, `poll` or `iocp`.
     pub fn driver(&self) -> &'static str {
         self.0.shared.driver.name()
     }
@@ -292,8 +294,16 @@ impl CompletionPort {
     }
 
     /// Threads that run now: those that took a completion and are neither waiting nor blocked.
+    ///
+    /// On Windows those that are blocked in user code are counted as well: the kernel, which knows
+    /// them, does not tell.
     pub fn running(&self) -> usize {
-        self.0.shared.scheduler.running()
+        self.0.shared.queue.running()
+    }
+
+    /// Whether one more thread would run if there was something to do.
+    pub(crate) fn could_run_more(&self) -> bool {
+        self.0.shared.queue.could_run_more()
     }
 }
 
@@ -325,22 +335,18 @@ impl Shared {
         max: usize,
         timeout: Option<Duration>,
     ) -> Result<usize, GetError> {
-        self.scheduler.get(self, sink, max, timeout)
+        self.queue.get(self, sink, max, timeout)
     }
 
     fn post(&self, packet: Packet, later: bool) -> Result<(), PostError> {
-        let completion = scheduler::Posted {
+        let item = Posted {
             kind: CompletionKind::Packet,
             id: OperationId(0),
             packet,
         };
-        match self.scheduler.post(self.driver.as_ref(), completion, later) {
-            true => Ok(()),
-            false => Err(PostError {
-                error: closed_port(),
-                packet,
-            }),
-        }
+        self.queue
+            .post(self.driver.as_ref(), item, later)
+            .map_err(|error| PostError { error, packet })
     }
 
     fn submit(
@@ -349,50 +355,50 @@ impl Shared {
         operation: Operation,
         token: usize,
     ) -> Result<OperationId, SubmitError> {
-        let worker = self.scheduler.is_worker();
+        let worker = self.queue.is_worker();
         let submitted = self.driver.submit(handle, operation, token, worker)?;
         self.touched(submitted.lanes, worker);
         Ok(submitted.id)
     }
 
     fn cancel(&self, socket: SocketRef, id: OperationId) -> bool {
-        let worker = self.scheduler.is_worker();
+        let worker = self.queue.is_worker();
         let lanes = self.driver.cancel(socket, id, worker);
         self.touched_at_once(lanes.unwrap_or(0), worker);
         lanes.is_some()
     }
 
     fn cancel_all(&self, socket: SocketRef) -> usize {
-        let worker = self.scheduler.is_worker();
+        let worker = self.queue.is_worker();
         let (count, lanes) = self.driver.cancel_all(socket, worker);
         self.touched_at_once(lanes, worker);
         count
     }
 
     fn close_socket(&self, socket: SocketRef) {
-        let worker = self.scheduler.is_worker();
+        let worker = self.queue.is_worker();
         let lanes = self.driver.close(socket, worker);
         self.touched(lanes, worker);
     }
 
     pub(crate) fn release(&self, socket: SocketRef) {
-        let worker = self.scheduler.is_worker();
+        let worker = self.queue.is_worker();
         let lanes = self.driver.release(socket, worker);
         self.touched(lanes, worker);
     }
 
     fn next_turn(&self, socket: SocketRef) {
         self.driver.next_turn(socket);
-        self.touched(1 << socket.lane, self.scheduler.is_worker());
+        self.touched(1 << socket.lane, self.queue.is_worker());
     }
 
     /// A worker flushes what it touched when it comes back to `get`; for another thread, whoever
     /// waits on the lanes is woken to do it.
     fn touched(&self, lanes: u64, worker: bool) {
         if worker {
-            self.scheduler.mark_dirty(lanes);
+            self.queue.mark_dirty(lanes);
         } else {
-            self.scheduler.nudge(self.driver.as_ref(), lanes);
+            self.queue.nudge(self.driver.as_ref(), lanes);
         }
     }
 
@@ -400,14 +406,14 @@ impl Shared {
     /// it goes on to take data in.
     fn touched_at_once(&self, lanes: u64, worker: bool) {
         if worker {
-            self.scheduler.flush_lanes(self.driver.as_ref(), lanes);
+            self.queue.flush_lanes(self.driver.as_ref(), lanes);
         }
         self.touched(lanes, worker);
     }
 
     fn close(&self) {
         if !self.closed.swap(true, Ordering::AcqRel) {
-            self.scheduler.close(self.driver.as_ref());
+            self.queue.close(self.driver.as_ref());
             self.driver.shutdown();
         }
     }

@@ -2,7 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+#[cfg(unix)]
 use std::os::fd::OwnedFd;
+#[cfg(windows)]
+use std::os::windows::io::OwnedSocket;
 
 use socket2::{SockRef, Socket};
 
@@ -10,12 +13,34 @@ use super::handle::Handle;
 use super::source::{Source, SourceKind};
 use crate::driver::{Driver, SocketRef};
 
+#[cfg(unix)]
 impl From<OwnedFd> for Source {
     fn from(fd: OwnedFd) -> Self {
         Source(SourceKind::Socket(Socket::from(fd)))
     }
 }
 
+#[cfg(windows)]
+impl From<OwnedSocket> for Source {
+    fn from(socket: OwnedSocket) -> Self {
+        Source(SourceKind::Socket(Socket::from(socket)))
+    }
+}
+
+#[cfg(windows)]
+impl Handle {
+    /// A socket of its own (`WSADuplicateSocketW`) for the one that the port keeps as well. It
+    /// stays associated with this port: do not start overlapped operations on it.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the handle is closed, or the system has no memory left.
+    pub fn try_clone_to_owned_socket(&self) -> io::Result<OwnedSocket> {
+        self.descriptor()
+    }
+}
+
+#[cfg(unix)]
 impl Handle {
     /// A descriptor of its own for the socket, which the port keeps as well.
     ///
@@ -24,7 +49,7 @@ impl Handle {
     /// Fails when the process has no descriptor left, or the kernel cannot install one for a
     /// socket that lives in a ring (before Linux 6.8).
     pub fn try_clone_to_owned_fd(&self) -> io::Result<OwnedFd> {
-        self.driver().descriptor(self.socket())
+        self.descriptor()
     }
 }
 
@@ -53,13 +78,32 @@ pub(super) enum ThreadState {
     /// On a processor, or waiting for one.
     Running,
     /// Waiting for something else.
+    #[cfg_attr(windows, allow(dead_code, reason = "the kernel sees that by itself"))]
     Blocked,
 }
 
+/// Sees every thread as running: where Windows' own ports are used, the kernel looks after them.
+#[cfg(windows)]
+#[derive(Debug)]
+pub(super) struct ThreadProbe;
+
+#[cfg(windows)]
+impl ThreadProbe {
+    pub(super) fn current() -> Self {
+        ThreadProbe
+    }
+
+    pub(super) fn state(&self) -> ThreadState {
+        ThreadState::Running
+    }
+}
+
 /// Looks at one thread from outside, by its `stat` file in `/proc`.
+#[cfg(target_os = "linux")]
 #[derive(Debug)]
 pub(super) struct ThreadProbe(Option<std::fs::File>);
 
+#[cfg(target_os = "linux")]
 impl ThreadProbe {
     /// A probe of the calling thread. Without `/proc` it sees every thread as running, so that
     /// blocked workers are not covered; nothing else depends on it.
@@ -92,7 +136,7 @@ impl ThreadProbe {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 

@@ -1,5 +1,5 @@
 //! Who waits where, who is released, and how many run: the part of a completion port that Windows
-//! keeps in its kernel, shared by all drivers.
+//! keeps in its kernel, shared by all drivers with lanes.
 //!
 //! Each lane of the driver has a *home* worker, the one whose submissions it mostly carries. Home
 //! workers wait in their own lane; the others (spares) are parked. A thread that goes to wait also
@@ -21,17 +21,18 @@ use super::completion::{Completion, CompletionKind, Packet};
 use super::error::GetError;
 use super::operation::OperationId;
 use super::os::{ThreadProbe, ThreadState};
-use crate::driver::{Driver, Sink};
+use super::queue::Queue;
+use crate::driver::{Driver, MAX_LANES, Sink};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::thread::{self, Thread};
 use crate::sync::{Mutex, MutexGuard, thread_local};
 
 /// A completion that belongs to no handle, on its way through the port's own queue.
 #[derive(Debug)]
-pub(super) struct Posted {
-    pub(super) kind: CompletionKind,
-    pub(super) id: OperationId,
-    pub(super) packet: Packet,
+pub(crate) struct Posted {
+    pub(crate) kind: CompletionKind,
+    pub(crate) id: OperationId,
+    pub(crate) packet: Packet,
 }
 
 impl From<Posted> for Completion {
@@ -154,7 +155,9 @@ thread_local! {
 impl Drop for Membership {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.scheduler.leave(shared.driver.as_ref(), &self.worker);
+            if let Queue::Lanes(scheduler) = &shared.queue {
+                scheduler.leave(shared.driver.as_ref(), &self.worker);
+            }
         }
     }
 }
@@ -207,6 +210,7 @@ impl Wakes {
 
 impl Scheduler {
     pub(super) fn new(limit: usize, lanes: usize) -> Self {
+        assert!(lanes <= MAX_LANES, "{lanes} lanes do not fit into a set");
         Scheduler {
             limit,
             lanes,

@@ -73,6 +73,14 @@ impl Timers {
         None
     }
 
+    /// Arms a timer again that has run out, under the same name unless that was given away.
+    pub(super) fn put_back(&mut self, id: OperationId, packet: Packet, deadline: Instant) {
+        let entry = self.armed.vacant_entry();
+        let id = (id.0 & !u64::from(u32::MAX)) | entry.key() as u64;
+        entry.insert((id, packet));
+        self.heap.push(Reverse((deadline, id)));
+    }
+
     /// When to look again. May name a cancelled timer's deadline.
     pub(super) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((deadline, _))| *deadline)

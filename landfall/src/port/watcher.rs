@@ -26,6 +26,8 @@ const CALM: Duration = Duration::from_millis(8);
 const IDLE: Duration = Duration::from_millis(100);
 /// How long looks stay frequent after something was found.
 const ALERT_TIME: Duration = Duration::from_secs(1);
+/// Until a timer is posted again that the system had no memory for.
+const RETRY: Duration = Duration::from_millis(10);
 /// Looks with nobody running before the watcher goes to sleep.
 const QUIET_LOOKS: u32 = 3;
 
@@ -50,7 +52,7 @@ impl Watcher {
         let thread = thread::Builder::new()
             .name("landfall-watch".to_owned())
             .spawn(move || watch.run())?;
-        shared.scheduler.set_watcher(thread.thread().clone());
+        shared.queue.set_watcher(thread.thread().clone());
         Ok(Watcher {
             timers,
             thread: Some(thread),
@@ -110,12 +112,12 @@ impl Watch {
         let now = Instant::now();
         let due = self.post_due_timers(&shared, now);
         let looked = shared
-            .scheduler
+            .queue
             .look(shared.driver.as_ref(), &mut self.suspects);
         self.adapt(&looked, now);
-        let asleep = self.quiet >= QUIET_LOOKS && shared.scheduler.watcher_may_sleep();
+        let asleep = self.quiet >= QUIET_LOOKS && shared.queue.watcher_may_sleep();
         if self.pause > CALM {
-            shared.scheduler.watcher_naps();
+            shared.queue.watcher_naps();
         }
         let due = due.map(|due| due.saturating_duration_since(now));
         Some(match (asleep, due) {
@@ -134,7 +136,16 @@ impl Watch {
                 id,
                 packet,
             };
-            shared.scheduler.post(shared.driver.as_ref(), item, false);
+            if shared
+                .queue
+                .post(shared.driver.as_ref(), item, false)
+                .is_err()
+                && !shared.is_closed()
+            {
+                // The system has no memory for it: try again soon.
+                timers.put_back(id, packet, now + RETRY);
+                break;
+            }
         }
         timers.next()
     }

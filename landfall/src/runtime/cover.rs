@@ -164,7 +164,9 @@ impl Shared {
 
     fn needs_spare(&self) -> bool {
         let cover = &self.cover;
-        let one_is_blocked = self.port.running() < self.port.concurrency();
-        one_is_blocked && cover.idle_worker(0).is_none() && cover.may_grow() && !self.is_closing()
+        self.port.could_run_more()
+            && cover.idle_worker(0).is_none()
+            && cover.may_grow()
+            && !self.is_closing()
     }
 }

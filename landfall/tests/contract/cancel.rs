@@ -230,7 +230,9 @@ fn c53_a_blocked_send_can_be_cancelled() {
         connection.close();
         let mut arrived = Vec::new();
         peer.read_to_end(&mut arrived).expect("an orderly close");
-        assert_eq!(arrived.len(), sent, "as many arrive as the completion says");
+        // Windows does not tell how much of the part went that it was working at.
+        let told = arrived.len() == sent || cfg!(windows) && arrived.len() > sent;
+        assert!(told, "{} arrive, the completion says {sent}", arrived.len());
     });
 }
 

@@ -3,9 +3,15 @@
 use std::net::{SocketAddr, UdpSocket};
 
 use landfall::port::{BufferPolicy, CompletionPort, Handle, Operation};
-use rustix::io::Errno;
 
 use crate::support::{assert_quiet, for_each_driver, next};
+
+/// `EMSGSIZE`
+#[cfg(target_os = "linux")]
+const TOO_LONG: i32 = rustix::io::Errno::MSGSIZE.raw_os_error();
+/// `WSAEMSGSIZE`
+#[cfg(windows)]
+const TOO_LONG: i32 = 10_040;
 
 /// A datagram socket of a port, where to send to it, and one to send with.
 fn receiver(port: &CompletionPort) -> (Handle, SocketAddr, UdpSocket) {
@@ -32,11 +38,7 @@ fn cuts_the_first(port: &CompletionPort, receive: fn() -> Operation) {
     let mut cut = next(port);
     assert_eq!((cut.key(), cut.token()), (45, 0));
     let error = cut.result().expect_err("the datagram did not fit");
-    assert_eq!(
-        error.raw_os_error(),
-        Some(Errno::MSGSIZE.raw_os_error()),
-        "{error}"
-    );
+    assert_eq!(error.raw_os_error(), Some(TOO_LONG), "{error}");
     assert_eq!(cut.bytes(), 10, "the count is still meaningful");
     assert_eq!(&cut.take_buffer().expect("the buffer")[..], b"a datagram");
     let mut whole = next(port);

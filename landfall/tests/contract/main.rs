@@ -21,4 +21,6 @@ mod post_get;
 mod receive;
 mod send;
 mod timers;
+#[cfg(unix)]
+mod torn;
 mod waiters;

@@ -16,7 +16,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::support::{
     assert_quiet, client, compute_for, connected, for_each_driver, for_each_driver_alone, listener,
-    next, pair, post,
+    next, pair, past_the_port, post,
 };
 use crate::threads::Worker;
 
@@ -287,9 +287,8 @@ fn a_handle_gives_a_descriptor_of_its_own() {
     for_each_driver(|driver| {
         let port = driver.port(0);
         let (connection, mut peer) = connected(&port, 1);
-        let descriptor = connection.try_clone_to_owned_fd().expect("a descriptor");
+        let mut ours = past_the_port(&connection);
         drop(connection);
-        let mut ours = TcpStream::from(descriptor);
         ours.write_all(b"past the port")
             .expect("the socket is open");
         let mut text = [0; 13];

@@ -1,13 +1,15 @@
 //! Receiving from streams: statements 38 to 42.
 
 use std::io::Write;
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use landfall::port::{Completion, CompletionKind, CompletionPort, Handle, Operation};
 
-use crate::support::{QUIET, assert_quiet, connected, for_each_driver, next, reset, until_final};
+use crate::support::{
+    QUIET, Variant, assert_quiet, connected, for_each_driver, next, reset, until_final,
+};
 use crate::threads::Worker;
 
 /// The three ways to receive bytes.
@@ -162,33 +164,43 @@ fn c39_data_before_the_close_comes_first() {
 }
 
 #[test]
-fn c40_a_reset_looks_the_same_before_and_after_the_call() {
+fn c40_a_reset_before_the_call_is_a_completion() {
     for_each_driver(|driver| {
-        let port = driver.port(0);
-        for receive in RECEIVES {
-            for pending in [false, true] {
-                let (connection, peer) = connected(&port, 40);
-                if pending {
-                    connection.submit(receive(), 6).expect("submits");
-                    assert_quiet(&port);
-                }
-                reset(peer);
-                if !pending {
-                    // Loopback delivers the reset before the peer's close returns.
-                    connection
-                        .submit(receive(), 6)
-                        .expect("a failure is a completion");
-                }
-                let failed = next(&port);
-                assert_eq!((failed.key(), failed.token(), failed.bytes()), (40, 6, 0));
-                let error = failed.result().expect_err("reset");
-                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
-                assert!(error.raw_os_error().is_some(), "the system's code is kept");
-                assert!(failed.is_final());
-                assert_quiet(&port);
-            }
-        }
+        meets_a_reset(driver, |_, connection, peer, receive| {
+            // Loopback delivers the reset before the peer's close returns.
+            reset(peer);
+            connection
+                .submit(receive, 6)
+                .expect("a failure is a completion");
+        });
     });
+}
+
+#[test]
+fn c40_a_reset_after_the_call_looks_the_same() {
+    for_each_driver(|driver| {
+        meets_a_reset(driver, |port, connection, peer, receive| {
+            connection.submit(receive, 6).expect("submits");
+            assert_quiet(port);
+            reset(peer);
+        });
+    });
+}
+
+/// Checks what becomes of every form of receive that meets a reset.
+fn meets_a_reset(driver: &Variant, meet: fn(&CompletionPort, &Handle, TcpStream, Operation)) {
+    let port = driver.port(0);
+    for receive in RECEIVES {
+        let (connection, peer) = connected(&port, 40);
+        meet(&port, &connection, peer, receive());
+        let failed = next(&port);
+        assert_eq!((failed.key(), failed.token(), failed.bytes()), (40, 6, 0));
+        let error = failed.result().expect_err("reset");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+        assert!(error.raw_os_error().is_some(), "the system's code is kept");
+        assert!(failed.is_final());
+        assert_quiet(&port);
+    }
 }
 
 #[test]

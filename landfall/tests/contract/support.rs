@@ -32,6 +32,15 @@ pub struct Variant {
     restrict: fn(&mut Facilities),
 }
 
+#[cfg(windows)]
+const VARIANTS: &[Variant] = &[Variant {
+    name: "iocp",
+    driver: DriverChoice::Iocp,
+    lanes: 0,
+    restrict: |_| {},
+}];
+
+#[cfg(target_os = "linux")]
 const VARIANTS: &[Variant] = &[
     Variant {
         name: "defaults",
@@ -133,6 +142,7 @@ impl Variant {
     pub fn driver(&self) -> &'static str {
         match self.driver {
             DriverChoice::Poll => "poll",
+            DriverChoice::Iocp => "iocp",
             _ => "uring",
         }
     }
@@ -326,6 +336,15 @@ pub fn pair() -> (TcpStream, TcpStream) {
 pub fn connected(port: &CompletionPort, key: usize) -> (Handle, TcpStream) {
     let (ours, peer) = pair();
     (port.associate(ours, key).expect("associates"), peer)
+}
+
+/// A stream of the program's own on the socket of a handle.
+pub fn past_the_port(connection: &Handle) -> TcpStream {
+    #[cfg(unix)]
+    let socket = connection.try_clone_to_owned_fd();
+    #[cfg(windows)]
+    let socket = connection.try_clone_to_owned_socket();
+    TcpStream::from(socket.expect("the handle is open"))
 }
 
 /// An address where nobody listens.

@@ -1,6 +1,7 @@
 //! Who is released, and how many run: statements 21 to 27.
 
 use std::io::{Read, Write};
+#[cfg(unix)]
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
@@ -18,6 +19,12 @@ use crate::threads::{Worker, own_times_slept};
 
 /// A time in which whatever the port would do wrongly has happened.
 const A_WHILE: Duration = Duration::from_millis(40);
+
+/// Whether so many threads run, where the port tells: Windows' kernel leaves out those that are
+/// blocked, but does not say how many are left.
+fn runs(port: &CompletionPort, count: usize) -> bool {
+    cfg!(windows) || port.running() == count
+}
 
 /// A thread that takes one completion and ends.
 fn waiter(port: &CompletionPort) -> Worker<usize> {
@@ -197,15 +204,16 @@ fn c22_a_thread_that_finds_a_backlog_never_blocks_and_shares_nothing() {
                         .expect("the queue is not empty");
                     assert_eq!(packet.token(), token);
                 }
-                own_times_slept() - before
+                let after = own_times_slept();
+                after.zip(before).map(|(after, before)| after - before)
             })
         };
         drainer.wait_until_asleep();
         post(&port, BACKLOG);
         let slept = drainer.join();
         assert!(
-            slept <= 2,
-            "slept {slept} times over a queue that was never empty"
+            slept.is_none_or(|slept| slept <= 2),
+            "slept {slept:?} times over a queue that was never empty"
         );
         assert!(
             !other.is_finished(),
@@ -391,6 +399,7 @@ fn c24_a_worker_that_reads_from_elsewhere_is_covered() {
     });
 }
 
+#[cfg(unix)]
 #[test]
 fn c24_a_worker_that_reads_from_a_pipe_is_covered() {
     for_each_driver_alone(|driver| {
@@ -466,7 +475,7 @@ fn c25_a_resumed_worker_exceeds_the_value_and_releases_are_withheld() {
         };
         resumed.wait_until_asleep();
         post(&port, 0);
-        eventually("the blocked worker stops counting", || port.running() == 0);
+        eventually("the blocked worker stops counting", || runs(&port, 0));
 
         let cover = Computing::start_then(&port, |port| {
             let withheld = port
@@ -476,10 +485,10 @@ fn c25_a_resumed_worker_exceeds_the_value_and_releases_are_withheld() {
         });
         post(&port, 1);
         cover.wait_until_at_work();
-        assert_eq!(port.running(), 1);
+        assert!(runs(&port, 1));
 
         drop(wake);
-        eventually("the resumed worker counts again", || port.running() == 2);
+        eventually("the resumed worker counts again", || runs(&port, 2));
         post(&port, 2);
         cover.stop();
         assert_eq!(port.running(), 1, "back at the value");
@@ -578,7 +587,7 @@ fn c27_twice_the_value_of_workers_keep_it_running_when_half_of_them_block() {
         let computing: Vec<_> = (0..2).map(|_| Computing::start(&port)).collect();
         (2..4).for_each(|token| post(&port, token));
         computing.iter().for_each(Computing::wait_until_at_work);
-        assert_eq!(port.running(), 2);
+        assert!(runs(&port, 2));
         drop(wake);
         blocked.into_iter().for_each(Worker::join);
         computing.into_iter().for_each(Computing::stop);

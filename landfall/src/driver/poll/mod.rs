@@ -118,7 +118,7 @@ impl Driver for Poll {
     fn socket_capacity(&self) -> usize {
         // The standard streams, files, the lanes' pollers.
         const OTHERS: u64 = 64;
-        let sockets = super::descriptor_limit().saturating_sub(OTHERS);
+        let sockets = super::os::descriptor_limit().saturating_sub(OTHERS);
         usize::try_from(sockets).unwrap_or(usize::MAX)
     }
 

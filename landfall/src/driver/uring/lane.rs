@@ -539,7 +539,7 @@ fn build_ring(direct_queue: bool) -> io::Result<IoUring> {
 /// the kernel has no such tables.
 fn register_table(ring: &IoUring) -> io::Result<u32> {
     // Linux bounds each table by RLIMIT_NOFILE, and all by 2^20 (IORING_MAX_FIXED_FILES).
-    let size = crate::driver::descriptor_limit().min(1 << 20) as u32;
+    let size = crate::driver::os::descriptor_limit().min(1 << 20) as u32;
     let registered = unless_unsupported(ring.submitter().register_files_sparse(size))?;
     Ok(registered.map_or(0, |()| size))
 }

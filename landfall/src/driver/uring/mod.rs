@@ -48,6 +48,7 @@ impl Uring {
             lanes,
             buffers,
             facilities,
+            ..
         } = settings;
         let streams = Arc::new(Streams::default());
         let lanes: io::Result<Vec<_>> = (0..lanes)
@@ -164,7 +165,7 @@ impl Driver for Uring {
     fn socket_capacity(&self) -> usize {
         let tables: usize = self.lanes.iter().map(|lane| lane.table as usize).sum();
         match tables {
-            0 => usize::try_from(super::descriptor_limit()).unwrap_or(usize::MAX),
+            0 => usize::try_from(super::os::descriptor_limit()).unwrap_or(usize::MAX),
             tables => tables,
         }
     }

@@ -1,0 +1,404 @@
+//! What becomes of an operation when the kernel reports on it.
+
+use std::io::Read;
+use std::net::Shutdown;
+use std::sync::Arc;
+
+use windows_sys::Win32::Networking::WinSock::{
+    WSAECONNABORTED, WSAEMSGSIZE, WSAESHUTDOWN, WSAEWOULDBLOCK,
+};
+
+use super::accept::{self, Outcome};
+use super::op::{Begun, Kind, Op};
+use super::queue::Packet;
+use super::socket::{Socket, State, Way};
+use super::{Core, code, winsock};
+use crate::buffer::{Buffer, filled};
+use crate::driver::ABORTED;
+use crate::port::{Completion, OperationId, Payload};
+
+/// Completions held back for a serial handle before its stream of receives is paused, so that a
+/// peer cannot fill memory while a handler takes its time.
+const MOST_HELD: usize = 8;
+
+/// Blocks kept for packets to come of operations that are over. That they come is seen in Wine and
+/// follows from the rules of Windows' kernel; should they not, this bounds what is kept in vain.
+const MOST_STRAYS: usize = 64;
+
+/// Works a packet of a socket off. Its pointer is compared with those of the operations that the
+/// kernel has of this socket, and is nothing to us if it is none of them: a duplicate of the socket
+/// can bring blocks of the program's own.
+pub(super) fn process(core: &Core, packet: Packet) -> Outcome {
+    let Some(socket) = core.sockets.named(packet.key) else {
+        return [None, None];
+    };
+    let code = code::of_status(packet.status);
+    let mut state = socket.state.lock();
+    let outcome = if let Some(way) = state.way_of(packet.block) {
+        let op = state.direction(way).current.as_mut();
+        let op = op.expect("found by its block");
+        op.in_kernel = false;
+        if matches!(op.kind, Kind::FirstData(..)) {
+            drop(state);
+            accept::first_data(core, &socket, code)
+        } else {
+            let outcome = reported(core, &mut state, way, code, packet.bytes);
+            advance(core, &mut state, way);
+            drop(state);
+            outcome
+        }
+    } else if let Some(place) = state
+        .accepts
+        .iter()
+        .position(|posted| posted.accept.block.address() == packet.block)
+    {
+        accept::accepted(core, state, place, code)
+    } else {
+        state.strays.retain(|block| block.address() != packet.block);
+        return [None, None];
+    };
+    // Last of all: when nothing is in the kernel, nothing is being worked off either.
+    core.out_of_kernel();
+    outcome
+}
+
+fn reported(core: &Core, state: &mut State, way: Way, code: i32, bytes: usize) -> Outcome {
+    let (closing, receives_shut) = (state.closing, state.receives_shut);
+    let Some(op) = &mut state.direction(way).current else {
+        return [None, None];
+    };
+    let ending = op.cancelled || closing;
+    if code != 0 && code != WSAEMSGSIZE {
+        let code = match way {
+            _ if closing => ABORTED,
+            _ if ending => ended(code),
+            Way::Receives if receives_shut => 0,
+            _ => code,
+        };
+        let done = op.done;
+        return [end(state, way, code, done, None), None];
+    }
+    match &mut op.kind {
+        Kind::Receive(vec) => {
+            *vec = filled(std::mem::take(vec), bytes);
+            [end(state, way, code, bytes, None), None]
+        }
+        Kind::Datagram(vec, _) => {
+            let bytes = match code {
+                0 => bytes,
+                _ => vec.capacity() - vec.len(),
+            };
+            *vec = filled(std::mem::take(vec), bytes);
+            [end(state, way, code, bytes, None), None]
+        }
+        Kind::Readable | Kind::ReadableDatagram(_) => [end(state, way, 0, 0, None), None],
+        Kind::Pooled { .. } if ending => [end(state, way, ABORTED, 0, None), None],
+        Kind::Pooled { once } => {
+            let once = *once;
+            pooled(core, state, once)
+        }
+        Kind::Send(_) | Kind::SendVectored(_) => {
+            op.done += bytes;
+            let (done, left) = (op.done, op.length().saturating_sub(op.done));
+            let last = match left {
+                0 => end(state, way, code, done, None),
+                _ if ending => end(state, way, ABORTED, done, None),
+                _ => run(core, state, way),
+            };
+            [last, None]
+        }
+        Kind::Connect(_) => {
+            let finished = state.system.as_ref().map(winsock::finish_connect);
+            let code = match finished {
+                Some(Ok(())) => 0,
+                Some(Err(error)) => code::of(&error),
+                None => ABORTED,
+            };
+            [end(state, way, code, 0, None), None]
+        }
+        Kind::Shutdown(_) | Kind::SetOption(_) | Kind::FirstData(..) => [None, None],
+    }
+}
+
+/// What was asked to end is aborted, unless it had failed for a reason of its own.
+fn ended(code: i32) -> i32 {
+    match code {
+        WSAECONNABORTED => ABORTED,
+        code => code,
+    }
+}
+
+/// There is something to receive, or the end of the stream.
+fn pooled(core: &Core, state: &mut State, once: bool) -> Outcome {
+    let way = Way::Receives;
+    match receive(core, state) {
+        Err(WSAEWOULDBLOCK) => [run(core, state, way), None],
+        Err(code) => [end(state, way, code, 0, None), None],
+        Ok(data) if data.is_empty() => [end(state, way, 0, 0, None), None],
+        Ok(data) if once => {
+            let bytes = data.len();
+            [end(state, way, 0, bytes, Some(data)), None]
+        }
+        Ok(data) => {
+            let completion = step(state, data);
+            let delivered = completion.and_then(|completion| deliver(state, completion));
+            let wait = state.held.len() >= MOST_HELD;
+            if let Some(op) = state.receives.current.as_mut().filter(|_| wait) {
+                op.paused = true;
+                return [delivered, None];
+            }
+            [delivered, run(core, state, way)]
+        }
+    }
+}
+
+/// Receives what is there, without waiting.
+pub(super) fn receive(core: &Core, state: &State) -> Result<Buffer, i32> {
+    let system = state.system.as_ref().ok_or(ABORTED)?;
+    let received = core.buffers.fill(|bytes| (&mut &*system).read(bytes));
+    received.map_err(|error| code::of(&error))
+}
+
+/// Hands a direction's current operation to the kernel. Returns its code if it is over already.
+pub(super) fn begin(core: &Core, state: &mut State, way: Way) -> Option<i32> {
+    let State {
+        system,
+        receives,
+        sends,
+        ..
+    } = state;
+    let direction = match way {
+        Way::Receives => receives,
+        Way::Sends => sends,
+    };
+    let op = direction.current.as_mut()?;
+    let Some(system) = system else {
+        return Some(ABORTED);
+    };
+    // Before the call: its packet may be taken before it returns, by a thread that then waits for
+    // the lock that is held here.
+    op.in_kernel = true;
+    core.into_kernel();
+    let begun = op.begin(system, &core.extensions);
+    if let Ok(Begun::Pending) = begun {
+        return None;
+    }
+    op.in_kernel = false;
+    core.out_of_kernel();
+    Some(begun.err().map_or(0, code::of_error))
+}
+
+/// As [`begin`]; an operation that is over ends, with the completion returned.
+pub(super) fn run(core: &Core, state: &mut State, way: Way) -> Option<Completion> {
+    let mut code = begin(core, state, way)?;
+    if code == WSAEMSGSIZE {
+        return cut_at_once(state, way);
+    }
+    // A receive after this side has shut its receiving down finds the end of the stream, as
+    // everywhere else.
+    if way == Way::Receives && code == WSAESHUTDOWN {
+        code = 0;
+    }
+    let op = state.direction(way).current.as_ref()?;
+    let bytes = op.done;
+    if code == 0 && shuts_receives(op) {
+        end_receives(state);
+    }
+    end(state, way, code, bytes, None)
+}
+
+/// Lets the next operations of a direction go, as long as none is with the kernel.
+pub(super) fn advance(core: &Core, state: &mut State, way: Way) {
+    loop {
+        let direction = state.direction(way);
+        if direction.current.is_some() {
+            return;
+        }
+        direction.current = direction.waiting.pop_front();
+        if direction.current.is_none() {
+            return;
+        }
+        if let Some(completion) = run(core, state, way) {
+            core.announce(completion);
+        }
+    }
+}
+
+/// A datagram longer than its buffer fails the call, and yet a packet follows: to the kernel that
+/// is a warning. It brings nothing new (not even the count, which is the room there was), and has
+/// its block kept until it comes, so that no other operation gets that address meanwhile.
+fn cut_at_once(state: &mut State, way: Way) -> Option<Completion> {
+    let op = state.direction(way).current.as_mut()?;
+    let (code, bytes) = match &mut op.kind {
+        Kind::Datagram(vec, _) => {
+            let room = vec.capacity() - vec.len();
+            *vec = filled(std::mem::take(vec), room);
+            (WSAEMSGSIZE, room)
+        }
+        _ => (0, 0),
+    };
+    let block = op.take_block();
+    if state.strays.len() == MOST_STRAYS {
+        state.strays.pop_front();
+    }
+    state.strays.push_back(block);
+    end(state, way, code, bytes, None)
+}
+
+fn shuts_receives(op: &Op) -> bool {
+    matches!(op.kind, Kind::Shutdown(Shutdown::Read | Shutdown::Both))
+}
+
+/// Ends a receive whose direction has just been shut down, with the end of the stream. The system
+/// would let it wait on.
+fn end_receives(state: &mut State) {
+    state.receives_shut = true;
+    let current = state.receives.current.as_ref().filter(|op| op.in_kernel);
+    if let (Some(op), Some(system)) = (current, &state.system) {
+        winsock::cancel(system, &op.block);
+    }
+}
+
+/// One completion of several.
+fn step(state: &mut State, data: Buffer) -> Option<Completion> {
+    let op = state.receives.current.as_mut()?;
+    let sequence = op.sequence;
+    op.sequence = sequence.wrapping_add(1);
+    Some(Completion {
+        kind: op.completion_kind(),
+        last: false,
+        code: 0,
+        sequence,
+        bytes: data.len(),
+        key: op.handle.as_ref().map_or(0, |handle| handle.key()),
+        token: op.token,
+        id: OperationId(op.id),
+        payload: Payload::Buffer(data),
+        handle: op.handle.clone(),
+    })
+}
+
+/// Ends a direction's current operation and lets its final completion out, or holds it back.
+pub(super) fn end(
+    state: &mut State,
+    way: Way,
+    code: i32,
+    bytes: usize,
+    data: Option<Buffer>,
+) -> Option<Completion> {
+    let op = state.direction(way).current.take()?;
+    let mut completion = finished(op, code, bytes);
+    if let Some(data) = data.filter(|data| !data.is_empty()) {
+        completion.payload = Payload::Buffer(data);
+    }
+    deliver(state, completion)
+}
+
+/// The final completion of an operation, with its memory.
+pub(super) fn finished(mut op: Box<Op>, code: i32, bytes: usize) -> Completion {
+    let handle = op.handle.take();
+    Completion {
+        kind: op.completion_kind(),
+        last: true,
+        code,
+        sequence: op.sequence,
+        bytes,
+        key: handle.as_ref().map_or(0, |handle| handle.key()),
+        token: op.token,
+        id: OperationId(op.id),
+        payload: Op::payload(op.take_kind()),
+        handle,
+    }
+}
+
+/// Hands a completion out, or holds it back while another of a serial handle is out.
+pub(super) fn deliver(state: &mut State, completion: Completion) -> Option<Completion> {
+    let now = match &completion.handle {
+        Some(handle) => !completion.takes_turns() || handle.take_turn(),
+        None => true,
+    };
+    if now {
+        return Some(completion);
+    }
+    state.held.push_back(completion);
+    None
+}
+
+/// Ends a direction's current operation, or asks for its end. Returns whether there is one.
+pub(super) fn cancel_current(core: &Core, state: &mut State, way: Way) -> bool {
+    let State {
+        system,
+        receives,
+        sends,
+        ..
+    } = state;
+    let direction = match way {
+        Way::Receives => receives,
+        Way::Sends => sends,
+    };
+    let Some(op) = &mut direction.current else {
+        return false;
+    };
+    op.cancelled = true;
+    match system.as_ref().filter(|_| op.in_kernel) {
+        Some(system) => winsock::cancel(system, &op.block),
+        None if op.in_kernel => {}
+        // Its report is just being worked off, and finds the flag.
+        None if matches!(op.kind, Kind::FirstData(..)) => {}
+        None => {
+            let done = op.done;
+            let completion = end(state, way, ABORTED, done, None);
+            completion.into_iter().for_each(|c| core.announce(c));
+            advance(core, state, way);
+        }
+    }
+    true
+}
+
+/// Takes operations back that wait for their turn: they complete as aborted.
+pub(super) fn withdraw(
+    core: &Core,
+    state: &mut State,
+    way: Way,
+    which: impl Fn(&Op) -> bool,
+) -> usize {
+    if state.direction(way).waiting.is_empty() {
+        return 0;
+    }
+    let mut withdrawn = 0;
+    for op in state.direction(way).waiting.take().collect::<Vec<_>>() {
+        if !which(&op) {
+            state.direction(way).waiting.push_back(op);
+            continue;
+        }
+        withdrawn += 1;
+        let completion = finished(op, ABORTED, 0);
+        if let Some(completion) = deliver(state, completion) {
+            core.announce(completion);
+        }
+    }
+    withdrawn
+}
+
+/// Lets the next held-back completion of a socket out. On a closed port nobody will take it: it
+/// comes back, to be dropped once the socket is unlocked.
+pub(super) fn next_turn(core: &Core, socket: &Arc<Socket>) -> Option<Completion> {
+    let mut state = socket.state.lock();
+    let completion = state.held.pop_front()?;
+    let left = state.held.len();
+    if let Some(handle) = &completion.handle {
+        handle.keep_turn(left > 0);
+    }
+    if core.is_closed() {
+        return Some(completion);
+    }
+    core.announce(completion);
+    let paused = |op: &mut Box<Op>| std::mem::take(&mut op.paused);
+    if left == 0 && state.receives.current.as_mut().is_some_and(paused) {
+        if let Some(completion) = run(core, &mut state, Way::Receives) {
+            core.announce(completion);
+        }
+        advance(core, &mut state, Way::Receives);
+    }
+    None
+}

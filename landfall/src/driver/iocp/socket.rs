@@ -1,0 +1,151 @@
+//! What the driver keeps of each socket, under the name that its packets carry.
+
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use slab::Slab;
+use socket2::{Domain, Socket as SystemSocket};
+
+use super::accept::{AcceptStream, Posted};
+use super::op::Op;
+use super::winsock::Block;
+use crate::port::Completion;
+use crate::rare_queue::RareQueue;
+
+/// Operations of one direction: one is with the kernel, the others wait their turn.
+#[derive(Default)]
+pub(super) struct Direction {
+    pub(super) current: Option<Box<Op>>,
+    pub(super) waiting: RareQueue<Box<Op>>,
+}
+
+/// Which of the two.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Way {
+    Receives,
+    /// Sends, and what must keep its order with them: connects and shutdowns.
+    Sends,
+}
+
+pub(super) struct Socket {
+    /// The key of its packets.
+    pub(super) name: usize,
+    pub(super) datagram: bool,
+    pub(super) state: Mutex<State>,
+}
+
+pub(super) struct State {
+    /// `None` once closed.
+    pub(super) system: Option<SystemSocket>,
+    pub(super) closing: bool,
+    /// This side has shut its receiving down.
+    pub(super) receives_shut: bool,
+    pub(super) receives: Direction,
+    pub(super) sends: Direction,
+    /// Blocks of operations that are over, of which a packet is still to come.
+    pub(super) strays: RareQueue<Block>,
+    /// Accepts that the kernel has, of a listener.
+    pub(super) accepts: Vec<Posted>,
+    /// The listener's streams, until they are found to have ended.
+    pub(super) streams: Vec<Arc<AcceptStream>>,
+    /// Completions of a serial handle that wait for their turn.
+    pub(super) held: RareQueue<Completion>,
+}
+
+impl State {
+    pub(super) fn direction(&mut self, way: Way) -> &mut Direction {
+        match way {
+            Way::Receives => &mut self.receives,
+            Way::Sends => &mut self.sends,
+        }
+    }
+
+    /// The direction whose operation in the kernel has this block.
+    pub(super) fn way_of(&self, block: usize) -> Option<Way> {
+        let has = |direction: &Direction| {
+            direction
+                .current
+                .as_ref()
+                .is_some_and(|op| op.in_kernel && op.block.address() == block)
+        };
+        match () {
+            () if has(&self.receives) => Some(Way::Receives),
+            () if has(&self.sends) => Some(Way::Sends),
+            () => None,
+        }
+    }
+}
+
+/// Bits of a name that are an index; the others count, so that a packet that comes late does not
+/// find another socket under the name of its own.
+const INDEX_BITS: u32 = match usize::BITS {
+    64 => 32,
+    _ => 20,
+};
+const INDEX: usize = (1 << INDEX_BITS) - 1;
+
+/// The sockets of a port, by name. Names are numbers, never pointers.
+#[derive(Default)]
+pub(super) struct Sockets(RwLock<(Slab<Arc<Socket>>, usize)>);
+
+impl Sockets {
+    /// Enters a socket that is still to be associated under its name.
+    pub(super) fn insert(&self, system: SystemSocket, datagram: bool) -> Arc<Socket> {
+        let (sockets, generation) = &mut *self.0.write();
+        *generation = generation.wrapping_add(1);
+        let entry = sockets.vacant_entry();
+        // The highest generation is kept for the names of our own packets.
+        let generation = *generation % (usize::MAX >> INDEX_BITS);
+        let socket = Arc::new(Socket {
+            name: generation << INDEX_BITS | entry.key() & INDEX,
+            datagram,
+            state: Mutex::new(State {
+                system: Some(system),
+                closing: false,
+                receives_shut: false,
+                receives: Direction::default(),
+                sends: Direction::default(),
+                strays: RareQueue::default(),
+                accepts: Vec::new(),
+                streams: Vec::new(),
+                held: RareQueue::default(),
+            }),
+        });
+        entry.insert(socket).clone()
+    }
+
+    /// The socket of a name, if it is still known.
+    pub(super) fn named(&self, name: usize) -> Option<Arc<Socket>> {
+        let (sockets, _) = &*self.0.read();
+        sockets
+            .get(name & INDEX)
+            .filter(|socket| socket.name == name)
+            .cloned()
+    }
+
+    /// The socket of a handle, which keeps it here.
+    pub(super) fn at(&self, index: u32) -> Arc<Socket> {
+        let (sockets, _) = &*self.0.read();
+        sockets[index as usize].clone()
+    }
+
+    pub(super) fn remove(&self, index: u32) -> Arc<Socket> {
+        self.0.write().0.remove(index as usize)
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Socket>> {
+        let (sockets, _) = &*self.0.read();
+        sockets.iter().map(|(_, socket)| socket.clone()).collect()
+    }
+}
+
+impl Socket {
+    pub(super) fn index(&self) -> u32 {
+        (self.name & INDEX) as u32
+    }
+}
+
+/// The family of a listener's connections.
+pub(super) fn domain_of(listener: &SystemSocket) -> std::io::Result<Domain> {
+    listener.local_addr().map(|address| address.domain())
+}

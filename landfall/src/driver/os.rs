@@ -1,0 +1,97 @@
+//! The parts of the drivers that differ between systems: which there are, and what stands for a
+//! socket outside of the port.
+
+use std::io;
+
+use super::{Driver, Settings};
+
+/// A socket of the program's own.
+#[cfg(unix)]
+pub(crate) type OwnedDescriptor = std::os::fd::OwnedFd;
+/// A socket of the program's own.
+#[cfg(windows)]
+pub(crate) type OwnedDescriptor = std::os::windows::io::OwnedSocket;
+
+/// The code of an operation ended by a cancel or a close.
+#[cfg(unix)]
+pub(crate) const ABORTED: i32 = libc::ECANCELED;
+/// The code of an operation ended by a cancel or a close.
+#[cfg(windows)]
+pub(crate) const ABORTED: i32 = windows_sys::Win32::Foundation::ERROR_OPERATION_ABORTED as i32;
+
+/// io_uring, or readiness where the system does not have or permit it. A lack of memory or
+/// descriptors is no reason: that would hide it, and the other driver needs them too.
+#[cfg(target_os = "linux")]
+pub(super) fn automatic(settings: Settings) -> io::Result<(Box<dyn Driver>, String)> {
+    use super::uring;
+    match uring::Uring::new(settings) {
+        Ok(driver) => Ok((Box::new(driver), "io_uring is permitted here".to_owned())),
+        Err(error) => match uring::refused(&error) {
+            Some(refusal) => Ok((poll(settings)?, format!("{refusal}: {error}"))),
+            None => Err(uring::explain(error)),
+        },
+    }
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+pub(super) fn automatic(settings: Settings) -> io::Result<(Box<dyn Driver>, String)> {
+    let reason = "the only driver for this system".to_owned();
+    Ok((poll(settings)?, reason))
+}
+
+#[cfg(windows)]
+pub(super) fn automatic(settings: Settings) -> io::Result<(Box<dyn Driver>, String)> {
+    let reason = "Windows has completion ports of its own".to_owned();
+    Ok((iocp(settings)?, reason))
+}
+
+#[cfg(target_os = "linux")]
+pub(super) fn uring(settings: Settings) -> io::Result<Box<dyn Driver>> {
+    use super::uring;
+    let driver = uring::Uring::new(settings).map_err(uring::explain)?;
+    Ok(Box::new(driver))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn uring(_: Settings) -> io::Result<Box<dyn Driver>> {
+    Err(elsewhere("io_uring is a facility of Linux"))
+}
+
+#[cfg(unix)]
+pub(super) fn poll(settings: Settings) -> io::Result<Box<dyn Driver>> {
+    let driver = super::poll::Poll::new(settings.lanes, settings.buffers)?;
+    Ok(Box::new(driver))
+}
+
+#[cfg(windows)]
+pub(super) fn poll(_: Settings) -> io::Result<Box<dyn Driver>> {
+    Err(elsewhere("readiness drives ports on Unix only"))
+}
+
+#[cfg(windows)]
+pub(super) fn iocp(settings: Settings) -> io::Result<Box<dyn Driver>> {
+    let driver = super::iocp::Iocp::new(settings.concurrency, settings.buffers)?;
+    Ok(Box::new(driver))
+}
+
+#[cfg(unix)]
+pub(super) fn iocp(_: Settings) -> io::Result<Box<dyn Driver>> {
+    Err(elsewhere(
+        "ports of the system's own are a facility of Windows",
+    ))
+}
+
+/// The refusal of a driver that this system does not have.
+fn elsewhere(why: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!("{why}; leave the driver to `auto`"),
+    )
+}
+
+/// How many descriptors this process may have.
+#[cfg(unix)]
+pub(crate) fn descriptor_limit() -> u64 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.unwrap_or(u64::MAX)
+}
