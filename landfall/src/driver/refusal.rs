@@ -36,6 +36,7 @@ pub(crate) fn not_listening() -> io::Error {
     )
 }
 
+#[cfg(unix)]
 pub(crate) fn too_many() -> io::Error {
     io::Error::new(
         io::ErrorKind::ResourceBusy,

@@ -399,7 +399,10 @@ fn nothing_follows_a_send_that_was_cancelled_half_way() {
         drop(next_send);
         connection.close();
         let arrived = reader.join();
-        assert_eq!((arrived.len(), &arrived[sent..]), (sent + 2, &b"on"[..]));
+        // Windows counts finished parts only: more may have gone.
+        let exact = cfg!(not(windows));
+        assert!(arrived.len() == sent + 2 || !exact && arrived.len() > sent);
+        assert!(arrived.ends_with(b"on"));
     });
 }
 

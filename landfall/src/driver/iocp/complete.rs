@@ -209,6 +209,13 @@ pub(super) fn run(core: &Core, state: &mut State, way: Way) -> Option<Completion
 
 /// Lets the next operations of a direction go, as long as none is with the kernel.
 pub(super) fn advance(core: &Core, state: &mut State, way: Way) {
+    if let Some(code) = state.gap.filter(|_| way == Way::Sends) {
+        withdraw(core, state, way, code, Op::sends_bytes);
+        if code == ABORTED {
+            // The program knows that something is missing, and may go on.
+            state.gap = None;
+        }
+    }
     loop {
         let direction = state.direction(way);
         if direction.current.is_some() {
@@ -287,6 +294,9 @@ pub(super) fn end(
     data: Option<Buffer>,
 ) -> Option<Completion> {
     let op = state.direction(way).current.take()?;
+    if code != 0 && state.stream && op.sends_bytes() {
+        state.gap = Some(code);
+    }
     let mut completion = finished(op, code, bytes);
     if let Some(data) = data.filter(|data| !data.is_empty()) {
         completion.payload = Payload::Buffer(data);
@@ -355,11 +365,12 @@ pub(super) fn cancel_current(core: &Core, state: &mut State, way: Way) -> bool {
     true
 }
 
-/// Takes operations back that wait for their turn: they complete as aborted.
+/// Takes operations back that wait for their turn: they complete with a code.
 pub(super) fn withdraw(
     core: &Core,
     state: &mut State,
     way: Way,
+    code: i32,
     which: impl Fn(&Op) -> bool,
 ) -> usize {
     if state.direction(way).waiting.is_empty() {
@@ -372,7 +383,7 @@ pub(super) fn withdraw(
             continue;
         }
         withdrawn += 1;
-        let completion = finished(op, ABORTED, 0);
+        let completion = finished(op, code, 0);
         if let Some(completion) = deliver(state, completion) {
             core.announce(completion);
         }

@@ -206,7 +206,7 @@ impl Driver for Iocp {
         for way in [Way::Receives, Way::Sends] {
             let current = state.direction(way).current.as_deref().is_some_and(named);
             if current && cancel_current(core, &mut state, way)
-                || withdraw(core, &mut state, way, named) > 0
+                || withdraw(core, &mut state, way, ABORTED, named) > 0
             {
                 return Some(0);
             }
@@ -432,7 +432,7 @@ impl Core {
     fn cancel_operations(&self, state: &mut State) -> usize {
         let mut count = 0;
         for way in [Way::Receives, Way::Sends] {
-            count += withdraw(self, state, way, |_| true);
+            count += withdraw(self, state, way, ABORTED, |_| true);
             count += usize::from(cancel_current(self, state, way));
         }
         count + accept::cancel_all(self, state)

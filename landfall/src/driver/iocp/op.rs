@@ -125,6 +125,10 @@ impl Op {
         Ok(Begun::Pending)
     }
 
+    pub(super) fn sends_bytes(&self) -> bool {
+        matches!(self.kind, Kind::Send(_) | Kind::SendVectored(_))
+    }
+
     pub(super) fn completion_kind(&self) -> CompletionKind {
         match &self.kind {
             Kind::Receive(_)

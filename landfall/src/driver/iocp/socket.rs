@@ -38,6 +38,11 @@ pub(super) struct State {
     /// `None` once closed.
     pub(super) system: Option<SystemSocket>,
     pub(super) closing: bool,
+    /// It carries a stream, in which nothing may follow a gap.
+    pub(super) stream: bool,
+    /// What a send has ended with before all of it had gone: sends queued behind it end with it, and
+    /// later ones too unless it was cancelled.
+    pub(super) gap: Option<i32>,
     /// This side has shut its receiving down.
     pub(super) receives_shut: bool,
     pub(super) receives: Direction,
@@ -102,6 +107,8 @@ impl Sockets {
             state: Mutex::new(State {
                 system: Some(system),
                 closing: false,
+                stream: !datagram,
+                gap: None,
                 receives_shut: false,
                 receives: Direction::default(),
                 sends: Direction::default(),
