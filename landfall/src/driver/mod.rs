@@ -21,6 +21,8 @@ mod accept_stream;
 mod direction;
 pub(crate) mod poll;
 mod refusal;
+#[cfg(test)]
+pub(crate) mod sim;
 pub(crate) mod uring;
 
 /// The code of an operation ended by a cancel or a close.

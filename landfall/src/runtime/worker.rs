@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
+use super::cover::Seat;
 use super::task::Runnable;
 use super::{Shared, enter, ready};
 use crate::port::{Completion, CompletionKind};
@@ -46,17 +47,32 @@ impl Shared {
         let _current = enter(self.clone());
         let mut seat = self.cover.seat(index);
         // Ends when the port is closed.
-        while let Ok(mut completion) = self.port.get(None) {
-            let task = self.dispatch(&mut completion);
-            // Lets the next completion of the same handle out, before the task takes its time.
-            drop(completion);
-            if let Some(task) = task {
-                seat.enter_user_code();
-                // A task catches its own panics; this is for the wakers it calls.
-                let _ = catch_unwind(AssertUnwindSafe(|| task.run()));
-                seat.leave_user_code();
-            }
+        while let Ok(completion) = self.port.get(None) {
+            self.handle(completion, &mut seat);
         }
+    }
+
+    fn handle(self: &Arc<Self>, mut completion: Completion, seat: &mut Seat<'_>) {
+        let task = self.dispatch(&mut completion);
+        // Lets the next completion of the same handle out, before the task takes its time.
+        drop(completion);
+        if let Some(task) = task {
+            seat.enter_user_code();
+            // A task catches its own panics; this is for the wakers it calls.
+            let _ = catch_unwind(AssertUnwindSafe(|| task.run()));
+            seat.leave_user_code();
+        }
+    }
+
+    /// Does what a worker does with one completion, on the calling thread. `false`: there is none.
+    #[cfg(test)]
+    pub(super) fn work_once(self: &Arc<Self>) -> bool {
+        let Ok(completion) = self.port.get(Some(std::time::Duration::ZERO)) else {
+            return false;
+        };
+        let _current = enter(self.clone());
+        self.handle(completion, &mut self.cover.seat(0));
+        true
     }
 
     /// Tells whoever waits for a completion, and returns the task to run.
