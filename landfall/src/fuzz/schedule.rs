@@ -18,6 +18,7 @@ use crate::server::{Report, Server, ServerHandle};
 const MOST_STEPS: usize = 100_000;
 
 /// What the seed has decided beforehand.
+#[derive(Debug)]
 struct Plan {
     world: World,
     peers: usize,
@@ -31,7 +32,7 @@ struct Plan {
     first: [u8; 2],
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Early {
     Drain,
     Stop,
@@ -49,6 +50,7 @@ impl Plan {
         };
         let world = World {
             seed: rng.u64(..),
+            tells: false,
             lanes: rng.usize(1..4),
             buffers: BufferPolicy {
                 size: rng.usize(1..48),
@@ -106,11 +108,11 @@ impl Drop for Clock {
 }
 
 /// Plays a schedule. Returns a sum of what happened. Panics when something is wrong.
-pub(super) fn play(seed: u64) -> u64 {
+pub(super) fn play(seed: u64, tells: bool) -> u64 {
     let now = Instant::now();
     clock::set(Some(now));
     let _clock = Clock;
-    let mut schedule = Schedule::begin(seed, now);
+    let mut schedule = Schedule::begin(seed, tells, now);
     let rested = schedule.run();
     match rested {
         true => schedule.check_at_rest(),
@@ -127,9 +129,13 @@ fn listener() -> TcpListener {
 }
 
 impl Schedule {
-    fn begin(seed: u64, now: Instant) -> Self {
+    fn begin(seed: u64, tells: bool, now: Instant) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let plan = Plan::new(&mut rng);
+        let mut plan = Plan::new(&mut rng);
+        plan.world.tells = tells;
+        if tells {
+            eprintln!("{plan:#?}");
+        }
         let (driver, network) = Sim::new(plan.world).expect("a few bytes are left");
         let port = CompletionPort::simulated(Box::new(driver));
         let runtime = Runtime::builder().max_spares(0).without_workers(port, 1);

@@ -1,7 +1,9 @@
 //! Operations that a stream waits for one at a time: sends above all, and connect, shutdown and
 //! options.
 //!
-//! A future that is dropped leaves its operation with the port, which finishes it in its turn.
+//! A future that is dropped leaves its operation behind, which is finished in its turn. One send at
+//! a time is with the port, and the next one follows when it has succeeded: after a failure that
+//! passes, as for want of memory, it would leave a hole in the stream.
 
 use std::future::Future;
 use std::io;
@@ -12,7 +14,8 @@ use super::inbox;
 use super::os::{BROKEN_PIPE, RESET};
 use super::socket::{Socket, SocketState, error_code, register};
 use crate::buffer::Buffer;
-use crate::port::{CompletionKind, Operation};
+use crate::port::{CompletionKind, Handle, Operation};
+use crate::rare_queue::RareQueue;
 use crate::runtime::Event;
 
 /// Unfinished operations, and bytes of theirs, past which a further send waits: what the sends of
@@ -28,6 +31,10 @@ pub(super) struct Calls {
     unfinished: u32,
     /// Bytes of unfinished sends.
     bytes: usize,
+    /// A send, or what must keep its order with sends, is with the port.
+    is_sending: bool,
+    /// Those that follow it, with their tokens.
+    queue: RareQueue<(u32, Operation)>,
     /// The operation that somebody waits for.
     awaited: Option<u32>,
     /// It has ended, and given this back.
@@ -41,6 +48,16 @@ pub(super) struct Calls {
     timed_out: bool,
 }
 
+/// What to do, once unlocked, after an operation has ended.
+#[derive(Default)]
+pub(super) struct Finished {
+    waiter: Option<Waker>,
+    /// The operation to submit now.
+    next: Option<(u32, Operation)>,
+    /// Operations that will not be submitted any more.
+    _dropped: Vec<(u32, Operation)>,
+}
+
 /// How an operation ended, and its buffer if it had one.
 pub(super) struct Done {
     pub(super) result: io::Result<()>,
@@ -50,9 +67,8 @@ pub(super) struct Done {
 impl Calls {
     /// Whether an operation may be submitted now. What does not queue behind sends always may.
     fn has_room_for(&self, operation: &Operation) -> bool {
-        let queues = is_send(operation) || matches!(operation, Operation::Shutdown(_));
         let has_bytes_free = self.bytes == 0 || self.bytes + length(operation) <= MOST_BYTES;
-        !queues || (self.unfinished < MOST_UNFINISHED && has_bytes_free)
+        !queues(operation) || (self.unfinished < MOST_UNFINISHED && has_bytes_free)
     }
 
     /// Counts an operation that is about to be submitted, and names it.
@@ -65,29 +81,74 @@ impl Calls {
         token
     }
 
+    /// Gives an operation that has begun back if it is to be submitted now.
+    fn enter(&mut self, token: u32, operation: Operation) -> Option<Operation> {
+        if !queues(&operation) {
+            return Some(operation);
+        }
+        if self.is_sending {
+            self.queue.push_back((token, operation));
+            return None;
+        }
+        self.is_sending = true;
+        Some(operation)
+    }
+
     /// Takes back what `begin` did, as the operation was refused.
     fn refused(&mut self, operation: &Operation) {
+        self.is_sending &= !queues(operation);
         // A failure meanwhile has taken everything off the count.
         self.unfinished = self.unfinished.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(length(operation));
         self.awaited = None;
     }
 
-    /// Takes a completion in. Returns whom to wake.
-    fn finish(&mut self, event: &mut Event<'_>, failure: Option<i32>) -> Option<Waker> {
-        self.unfinished = self.unfinished.saturating_sub(1);
+    /// Takes a completion in.
+    fn finish(&mut self, event: &mut Event<'_>, failure: Option<i32>) -> Finished {
+        let mut finished = Finished::default();
+        let kind = event.completion.kind();
         match failure {
-            // Nothing of what is queued will go any more.
-            Some(code) if event.completion.kind() == CompletionKind::Send => {
-                self.broken = Some(code);
-                self.bytes = 0;
-            }
-            _ if event.completion.kind() == CompletionKind::Send => {
-                self.bytes = self.bytes.saturating_sub(event.completion.bytes())
+            Some(code) if kind == CompletionKind::Send => finished = self.fail(code),
+            _ if kind == CompletionKind::Send => {
+                self.bytes = self.bytes.saturating_sub(event.completion.bytes());
             }
             _ => {}
         }
+        if matches!(kind, CompletionKind::Send | CompletionKind::Shutdown) {
+            finished.next = self.queue.pop_front();
+            self.is_sending = finished.next.is_some();
+        }
         let token = event.completion.token() as u32;
+        if let Some(waiter) = self.ended(token, failure, || event.buffer.take()) {
+            finished.waiter = Some(waiter);
+        }
+        finished
+    }
+
+    /// A send has failed: nothing of what is queued will go any more.
+    fn fail(&mut self, code: i32) -> Finished {
+        self.broken = Some(code);
+        self.bytes = 0;
+        let mut finished = Finished::default();
+        for (token, operation) in self.queue.take().collect::<Vec<_>>() {
+            let mut operation = Some(operation);
+            let waiter = self.ended(token, Some(code), || operation.take().and_then(buffer_of));
+            finished.waiter = finished.waiter.or(waiter);
+            finished
+                ._dropped
+                .extend(operation.map(|operation| (token, operation)));
+        }
+        finished
+    }
+
+    /// An operation has ended. Returns whom to wake.
+    fn ended(
+        &mut self,
+        token: u32,
+        failure: Option<i32>,
+        buffer: impl FnOnce() -> Option<Buffer>,
+    ) -> Option<Waker> {
+        self.unfinished = self.unfinished.saturating_sub(1);
         match self.awaited {
             Some(awaited) if awaited != token => return None,
             Some(_) => {
@@ -95,7 +156,7 @@ impl Calls {
                 let result = failure.map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code)));
                 self.done = Some(Done {
                     result,
-                    buffer: event.buffer.take(),
+                    buffer: buffer(),
                 });
             }
             None => {}
@@ -124,6 +185,11 @@ impl Calls {
         self.timed_out = waiter.is_some();
         waiter
     }
+}
+
+/// Whether an operation keeps its order with sends.
+fn queues(operation: &Operation) -> bool {
+    is_send(operation) || matches!(operation, Operation::Shutdown(_))
 }
 
 fn length(operation: &Operation) -> usize {
@@ -157,8 +223,29 @@ fn buffer_of(operation: Operation) -> Option<Buffer> {
 }
 
 impl SocketState {
-    /// Takes the completion of a call in. Returns whom to wake.
-    pub(super) fn finish_call(&self, event: &mut Event<'_>) -> Option<Waker> {
+    /// Takes the completion of a call in, and submits what follows. Returns whom to wake.
+    pub(super) fn finish_call(&self, handle: &Handle, event: &mut Event<'_>) -> Option<Waker> {
+        let Finished { waiter, next, .. } = self.take_in(event);
+        let (token, operation) = match next {
+            Some(next) => next,
+            None => return waiter,
+        };
+        let Err(refused) = handle.submit(operation, token as usize) else {
+            return waiter;
+        };
+        // Closed meanwhile.
+        let mut calls = self.calls.lock();
+        calls.is_sending = false;
+        let code = refused.error.raw_os_error().unwrap_or(RESET);
+        let own = calls.ended(token, Some(code), || buffer_of(refused.operation));
+        let failed = calls.fail(code);
+        drop(calls);
+        let [others, own] = [failed.waiter, own].map(|waker| waker.into_iter());
+        others.chain(own).for_each(Waker::wake);
+        waiter
+    }
+
+    fn take_in(&self, event: &mut Event<'_>) -> Finished {
         let code = error_code(event);
         let mut calls = self.calls.lock();
         let failure = match code {
@@ -187,7 +274,13 @@ impl Socket {
 
     /// Submits an operation whose end nobody waits for.
     pub(super) fn begin_unawaited(&self, operation: Operation) {
-        let token = self.state.calls.lock().begin(&operation);
+        let mut calls = self.state.calls.lock();
+        let token = calls.begin(&operation);
+        let now = calls.enter(token, operation);
+        drop(calls);
+        let Some(operation) = now else {
+            return;
+        };
         if let Err(refused) = self.handle.submit(operation, token as usize) {
             self.state.calls.lock().refused(&refused.operation);
         }
@@ -268,14 +361,21 @@ impl Socket {
             });
         }
         let outdated = register(&mut calls.waiter, cx);
-        let has_room = calls.has_room_for(&operation);
-        let token = has_room.then(|| calls.begin(&operation));
-        calls.awaited = token;
+        if !calls.has_room_for(&operation) {
+            calls.awaited = None;
+            drop(calls);
+            drop(outdated);
+            self.state.touch();
+            return Err(Stage::Waiting(operation));
+        }
+        let token = calls.begin(&operation);
+        calls.awaited = Some(token);
+        let now = calls.enter(token, operation);
         drop(calls);
         drop(outdated);
         self.state.touch();
-        let Some(token) = token else {
-            return Err(Stage::Waiting(operation));
+        let Some(operation) = now else {
+            return Err(Stage::Submitted);
         };
         match self.handle.submit(operation, token as usize) {
             Ok(_) => Err(Stage::Submitted),

@@ -166,8 +166,8 @@ impl SocketState {
         }
     }
 
-    fn respond_to_call(&self, mut event: Event<'_>) {
-        let waiter = self.finish_call(&mut event);
+    fn respond_to_call(&self, handle: &Handle, mut event: Event<'_>) {
+        let waiter = self.finish_call(handle, &mut event);
         if event.completion.kind() == CompletionKind::Send {
             if let Some(observer) = &self.observer {
                 observer.sent(event.completion.bytes());
@@ -184,7 +184,7 @@ impl Respond for SocketState {
         self.touch();
         match event.completion.kind() {
             CompletionKind::Receive => self.respond_to_receive(handle, event),
-            _ => self.respond_to_call(event),
+            _ => self.respond_to_call(handle, event),
         }
     }
 

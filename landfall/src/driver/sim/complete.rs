@@ -360,6 +360,9 @@ impl State {
 
     /// Lets a completion out, or holds it back while another of a serial handle is out.
     fn deliver(&mut self, completion: Completion) {
+        if self.world.tells {
+            eprintln!("{completion:?}");
+        }
         let Some(SocketRef { lane, index }) = completion.handle.as_ref().map(|h| h.socket()) else {
             return;
         };

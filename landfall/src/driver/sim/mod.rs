@@ -52,6 +52,8 @@ pub(crate) struct Faults {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct World {
     pub(crate) seed: u64,
+    /// Prints each completion.
+    pub(crate) tells: bool,
     pub(crate) lanes: usize,
     /// Pooled memory. Pieces of a byte each are as good as any.
     pub(crate) buffers: BufferPolicy,
