@@ -3,17 +3,19 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::Shutdown;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use fastrand::Rng;
 use parking_lot::Mutex;
 
 use crate::buffer::Buffer;
 use crate::net::{ReadHalf, TcpStream, WriteHalf};
-use crate::runtime;
+use crate::runtime::time::timeout;
+use crate::runtime::{self, JoinHandle};
 use crate::server::Connection;
 
 /// Unfinished sends that a stream keeps at least, whatever becomes of their futures, and still
@@ -21,6 +23,8 @@ use crate::server::Connection;
 const MOST_UNFINISHED: u32 = 7;
 /// Timeouts in a row that a handler puts up with.
 const MOST_TIMEOUTS: u32 = 3;
+
+const LONGEST_CONNECT: Duration = Duration::from_millis(5);
 
 /// By connection that was served, whether all that came was sent back.
 pub(super) type Reports = Arc<Mutex<BTreeMap<usize, bool>>>;
@@ -36,6 +40,8 @@ pub(super) struct Habits {
     shuts: bool,
     /// Receives and sends in a task each.
     splits: bool,
+    /// Connects to others as well.
+    reaches_out: bool,
     fault: Option<Fault>,
     /// Rounds until then.
     rounds: u32,
@@ -62,6 +68,7 @@ impl Habits {
             reads: rng.bool(),
             shuts: rng.bool(),
             splits: rng.u8(..3) == 0,
+            reaches_out: rng.u8(..8) == 0,
             fault,
             rounds: rng.u32(..6),
             rng,
@@ -101,6 +108,9 @@ pub(super) async fn echo(connection: Connection, seed: u64, reports: Reports) ->
     reports.lock().insert(number, false);
     let habits = Habits::of(seed, number);
     let stream = connection.into_stream();
+    if habits.reaches_out {
+        reach_out().await;
+    }
     let done = match habits.splits {
         true => echo_in_two(stream, habits).await?,
         false => echo_in_one(stream, habits).await?,
@@ -134,7 +144,7 @@ async fn echo_in_two(stream: TcpStream, habits: Habits) -> io::Result<bool> {
     let mut source = Source::new(Input::Half(read), &habits);
     let mut sink = Sink::new(&habits);
     let (shuts, mut writing) = (habits.shuts, habits.clone());
-    let writer = runtime::spawn(async move {
+    let mut writer = Writer(runtime::spawn(async move {
         while let Some(data) = queue.next().await {
             if !writing.round()? {
                 return Ok(false);
@@ -145,36 +155,60 @@ async fn echo_in_two(stream: TcpStream, habits: Habits) -> io::Result<bool> {
             write.shutdown(Shutdown::Write).await?;
         }
         Ok::<_, io::Error>(true)
-    });
+    }));
     while let Some(data) = source.next(None).await? {
         end.0.push(data);
     }
     if shuts {
         drop(source);
         drop(end);
-        return writer.await?;
+        return (&mut writer.0).await?;
     }
     drop(end);
-    let result = writer.await?;
+    let result = (&mut writer.0).await?;
     drop(source);
     result
 }
 
-/// Polls a future once, and again so many times; then drops it.
-async fn within<F: Future>(again: Option<u32>, future: F) -> Option<F::Output> {
+/// The task that sends, which ends with the handler: when the server cuts a connection, it drops
+/// the handler, and knows of no other task.
+struct Writer(JoinHandle<io::Result<bool>>);
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Polls a future once, and again so many times; then drops it, later than that, without asking it
+/// once more.
+pub(super) async fn within<F: Future>(again: Option<u32>, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
-    let mut left = again;
-    poll_fn(|cx| match (future.as_mut().poll(cx), &mut left) {
-        (Poll::Ready(output), _) => Poll::Ready(Some(output)),
-        (Poll::Pending, None) => Poll::Pending,
-        (Poll::Pending, Some(0)) => Poll::Ready(None),
-        (Poll::Pending, Some(left)) => {
-            *left -= 1;
-            cx.waker().wake_by_ref();
-            Poll::Pending
+    let mut left = again.map(|again| again + 1);
+    poll_fn(|cx| {
+        if left == Some(0) {
+            return Poll::Ready(None);
         }
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        if let Some(left) = &mut left {
+            *left -= 1;
+            // The last wait may be until there is a result, which then is not taken.
+            if *left > 0 || again.is_some_and(|again| again % 2 == 0) {
+                cx.waker().wake_by_ref();
+            }
+        }
+        Poll::Pending
     })
     .await
+}
+
+/// Connects to somebody, who may not answer, and leaves again.
+async fn reach_out() {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    // Refused or not, there is nothing to say.
+    let _ = timeout(LONGEST_CONNECT, TcpStream::connect(address)).await;
 }
 
 fn is_timeout<T>(result: &io::Result<T>) -> bool {

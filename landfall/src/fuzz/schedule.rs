@@ -9,7 +9,7 @@ use fastrand::Rng;
 use super::handler::{self, Habits, Reports};
 use super::peer::Peer;
 use crate::clock::simulated as clock;
-use crate::driver::sim::{Faults, Network, Sim, World};
+use crate::driver::sim::{Faults, Flow, Network, Sim, World};
 use crate::port::{BufferPolicy, CompletionPort};
 use crate::runtime::{JoinHandle, Runtime};
 use crate::server::{Report, Server, ServerHandle};
@@ -63,7 +63,7 @@ impl Plan {
             eagerness: rng.u8(..230),
             faults: Faults {
                 failures: if fails { rng.u32(1..60) } else { 0 },
-                unanswered: 0,
+                unanswered: if fails { 300 } else { 0 },
             },
         };
         Plan {
@@ -93,6 +93,8 @@ struct Schedule {
     handle: ServerHandle,
     reports: Reports,
     peers: Vec<Peer>,
+    /// Those that handlers have connected to.
+    others: Vec<usize>,
     now: Instant,
     /// A sum of all that has happened.
     trace: u64,
@@ -121,7 +123,7 @@ pub(super) fn play(seed: u64, tells: bool) -> u64 {
 }
 
 /// The server asks its listener only whether it is one: all schedules share one.
-fn listener() -> TcpListener {
+pub(super) fn listener() -> TcpListener {
     static LISTENER: OnceLock<TcpListener> = OnceLock::new();
     let listener =
         LISTENER.get_or_init(|| TcpListener::bind("127.0.0.1:0").expect("loopback is there"));
@@ -163,6 +165,7 @@ impl Schedule {
             handle,
             reports,
             peers,
+            others: Vec::new(),
             now,
             trace: 0,
         }
@@ -216,6 +219,13 @@ impl Schedule {
     }
 
     fn act_as_peers(&mut self) -> bool {
+        if let Some(other) = self.network.outgoing() {
+            if self.rng.bool() {
+                self.network.reset(other);
+            }
+            self.others.push(other);
+            return true;
+        }
         let start = self.rng.usize(..self.peers.len());
         for index in (start..self.peers.len()).chain(0..start) {
             if self.peers[index].act(&self.network, &mut self.rng) {
@@ -258,6 +268,7 @@ impl Schedule {
         for peer in &mut self.peers {
             peer.finish(&self.network);
         }
+        check_closed(&self.others, &self.network);
         self.check_streams();
         let stats = self.handle.stats();
         let (received, sent) = self.network.carried();
@@ -306,11 +317,12 @@ impl Schedule {
     fn check_dropped(mut self) -> u64 {
         let trace = self.trace;
         let mut peers = std::mem::take(&mut self.peers);
-        let network = self.network.clone();
+        let (network, others) = (self.network.clone(), std::mem::take(&mut self.others));
         self.drop_runtime();
         for peer in &mut peers {
             peer.finish(&network);
         }
+        check_closed(&others, &network);
         assert_eq!(
             network.leftovers(),
             Vec::<String>::new(),
@@ -330,5 +342,15 @@ impl Schedule {
         self.drop_runtime();
         assert!(network.is_alone(), "the port is left");
         trace
+    }
+}
+
+fn check_closed(connections: &[usize], network: &Network) {
+    for &connection in connections {
+        let (flow, _) = network.read(connection, 1);
+        assert!(
+            matches!(flow, Flow::Ended | Flow::Cut),
+            "outgoing connection {connection} stays open for ever"
+        );
     }
 }

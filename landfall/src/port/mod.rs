@@ -113,12 +113,6 @@ impl CompletionPort {
         Self::owned(shared, Watcher::without_thread())
     }
 
-    /// A port over a simulated driver with everything else real.
-    #[cfg(test)]
-    pub(crate) fn over(driver: Box<dyn Driver>, concurrency: usize) -> io::Result<Self> {
-        Self::from_parts(driver, concurrency, "a simulation".to_owned())
-    }
-
     /// Posts the timers of a simulated port that have run out by `now`; returns when the next one
     /// is due.
     #[cfg(test)]

@@ -56,6 +56,9 @@ impl State {
         let is_turn = self
             .direction_of(key)
             .is_none_or(|direction| direction.current == Some(key));
+        if is_turn && self.fail_as_commanded(key) {
+            return true;
+        }
         let moved = is_turn
             && match self.ops[key as usize].kind {
                 Kind::Accept { .. } => self.accept(key),
@@ -71,6 +74,16 @@ impl State {
             self.end(key, ABORTED, 0);
         }
         moved || cancelled
+    }
+
+    fn fail_as_commanded(&mut self, key: u32) -> bool {
+        let kind = self.ops[key as usize].kind.completion_kind();
+        let Some(place) = self.commanded.iter().position(|(other, _)| *other == kind) else {
+            return false;
+        };
+        let (_, code) = self.commanded.remove(place);
+        self.end(key, code, 0);
+        true
     }
 
     fn fails(&mut self) -> bool {
@@ -373,7 +386,7 @@ impl State {
         }
     }
 
-    fn give(&mut self, lane: u32, completion: Completion) {
+    pub(super) fn give(&mut self, lane: u32, completion: Completion) {
         match self.closed {
             true => self.dropped.push(completion),
             false => self.ready[lane as usize].push_back(completion),

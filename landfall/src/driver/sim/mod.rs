@@ -5,8 +5,8 @@
 //! pieces of any size, beside those of other sockets in any order, on any lane, with any error of
 //! the system; a cancel may come too late or wait. Nothing happens by itself: what is possible is
 //! done, one step at a time, when somebody takes completions or a test asks for it
-//! ([`Network::advance`]), and which step that is the seed says. So on one thread a schedule is the
-//! same each time that it is played.
+//! ([`Network::advance`]), and which step that is the seed says. So a schedule is the same each time
+//! that it is played. It is all on one thread, which never waits: it takes [`IDLE`] instead.
 //!
 //! The other ends of the connections are the test's, through [`Network`].
 //!
@@ -22,22 +22,31 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use fastrand::Rng;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use slab::Slab;
 use socket2::Socket as SystemSocket;
 
 use super::poll::buffers::Buffers;
 use super::refusal::{self, closed, not_listening};
 use super::{Driver, Sink, SocketRef, Submitted};
-use crate::port::{BufferPolicy, Completion, Handle, Operation, OperationId, SubmitError};
+use crate::port::{
+    BufferPolicy, Completion, CompletionKind, Handle, Operation, OperationId, Packet, SubmitError,
+};
 use network::Connection;
 pub(crate) use network::{Flow, Network};
 use op::{Kind, Op};
 use socket::{Role, Socket};
+
+/// What a thread takes from a port that has nothing for it, instead of waiting for ever.
+pub(crate) const IDLE: Packet = Packet {
+    bytes: usize::MAX,
+    key: 0,
+    token: 0,
+};
 
 /// What may go wrong, and how often.
 #[derive(Clone, Copy, Debug, Default)]
@@ -69,8 +78,6 @@ pub(crate) struct Sim(Arc<Shared>);
 /// What the driver shares with the other ends.
 struct Shared {
     state: Mutex<State>,
-    /// Something may be possible that was not.
-    changed: Condvar,
     buffers: Buffers,
     lanes: usize,
 }
@@ -88,6 +95,8 @@ struct State {
     ready: Vec<VecDeque<Completion>>,
     /// Completions that nobody will take, to be dropped without the lock.
     dropped: Vec<Completion>,
+    /// Errors that the next operations of a kind fail with.
+    commanded: Vec<(CompletionKind, i32)>,
     closed: bool,
 }
 
@@ -104,9 +113,9 @@ impl Sim {
                 outgoing: VecDeque::new(),
                 ready: (0..world.lanes).map(|_| VecDeque::new()).collect(),
                 dropped: Vec::new(),
+                commanded: Vec::new(),
                 closed: false,
             }),
-            changed: Condvar::new(),
             buffers: Buffers::new(world.buffers)?,
             lanes: world.lanes,
         });
@@ -121,7 +130,6 @@ impl Shared {
         let result = work(&mut state);
         let dropped = std::mem::take(&mut state.dropped);
         drop(state);
-        self.changed.notify_all();
         drop(dropped);
         result
     }
@@ -302,39 +310,21 @@ impl Driver for Sim {
         })
     }
 
-    fn wait(&self, lanes: u64, timeout: Option<Duration>, released: &AtomicBool) {
-        let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut state = self.0.state.lock();
-        while !released.load(Ordering::SeqCst) && !state.has_ready(lanes) {
-            if state.advance(&self.0.buffers) {
-                self.0.changed.notify_all();
-                continue;
+    /// Nothing happens by itself: a thread that has nothing to take is sent back with [`IDLE`].
+    fn wait(&self, lanes: u64, _timeout: Option<Duration>, _released: &AtomicBool) {
+        self.0.locked(|state| {
+            if !state.has_ready(lanes) {
+                let idle = Completion::unbound(CompletionKind::Packet, OperationId(0), IDLE);
+                state.give(lanes.trailing_zeros(), idle);
             }
-            let timed_out = match until {
-                Some(until) => self.0.changed.wait_until(&mut state, until).timed_out(),
-                None => {
-                    self.0.changed.wait(&mut state);
-                    false
-                }
-            };
-            if timed_out {
-                break;
-            }
-        }
-        let dropped = std::mem::take(&mut state.dropped);
-        drop(state);
-        drop(dropped);
+        });
     }
 
-    fn wake(&self, _lane: usize) {
-        self.0.locked(|_| {});
-    }
+    fn wake(&self, _lane: usize) {}
 
     fn woken(&self, _lane: usize) {}
 
-    fn nudge(&self, _lane: usize) {
-        self.0.locked(|_| {});
-    }
+    fn nudge(&self, _lane: usize) {}
 
     fn poke(&self) {}
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::socket::Role;
 use super::{Shared, State};
+use crate::port::CompletionKind;
 
 /// One connection, as the network sees it.
 #[derive(Default)]
@@ -67,6 +68,11 @@ impl Network {
     /// Has the system do one of the things that it can do now; `false`: there is none.
     pub(crate) fn advance(&self) -> bool {
         self.0.locked(|state| state.advance(&self.0.buffers))
+    }
+
+    /// Fails the next operation of a kind that gets on.
+    pub(crate) fn fail_next(&self, kind: CompletionKind, code: i32) {
+        self.0.locked(|state| state.commanded.push((kind, code)));
     }
 
     /// A connection to the listener, to be accepted; `None` while there is no listener.
