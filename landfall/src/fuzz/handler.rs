@@ -368,13 +368,20 @@ fn alone(sent: Option<(io::Result<()>, Buffer)>) -> Option<io::Result<()>> {
 
 /// From the task that receives to the one that sends.
 #[derive(Clone, Default)]
-struct Queue(Arc<Mutex<(VecDeque<Vec<u8>>, bool, Option<Waker>)>>);
+struct Queue(Arc<Mutex<Queued>>);
+
+#[derive(Default)]
+struct Queued {
+    data: VecDeque<Vec<u8>>,
+    ended: bool,
+    waker: Option<Waker>,
+}
 
 impl Queue {
     fn push(&self, data: Vec<u8>) {
         let mut queue = self.0.lock();
-        queue.0.push_back(data);
-        let waker = queue.2.take();
+        queue.data.push_back(data);
+        let waker = queue.waker.take();
         drop(queue);
         waker.into_iter().for_each(Waker::wake);
     }
@@ -382,9 +389,9 @@ impl Queue {
     async fn next(&self) -> Option<Vec<u8>> {
         poll_fn(|cx| {
             let mut queue = self.0.lock();
-            match (queue.0.pop_front(), queue.1) {
+            match (queue.data.pop_front(), queue.ended) {
                 (None, false) => {
-                    let last = queue.2.replace(cx.waker().clone());
+                    let last = queue.waker.replace(cx.waker().clone());
                     drop(queue);
                     drop(last);
                     Poll::Pending
@@ -402,8 +409,8 @@ struct End(Queue);
 impl Drop for End {
     fn drop(&mut self) {
         let mut queue = self.0.0.lock();
-        queue.1 = true;
-        let waker = queue.2.take();
+        queue.ended = true;
+        let waker = queue.waker.take();
         drop(queue);
         waker.into_iter().for_each(Waker::wake);
     }

@@ -77,11 +77,10 @@ impl Peer {
             self.connection = network.connect();
             return self.connection.is_some();
         };
-        if rng.bool() {
-            self.send(connection, network, rng) || self.receive(connection, network, rng)
-        } else {
-            self.receive(connection, network, rng) || self.send(connection, network, rng)
-        }
+        let both = [Self::send, Self::receive];
+        let first = rng.usize(..2);
+        both[first](self, connection, network, rng)
+            || both[1 - first](self, connection, network, rng)
     }
 
     fn send(&mut self, connection: usize, network: &Network, rng: &mut Rng) -> bool {
