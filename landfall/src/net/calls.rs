@@ -132,7 +132,7 @@ impl Calls {
         let mut finished = Finished::default();
         for (token, operation) in self.queue.take().collect::<Vec<_>>() {
             let mut operation = Some(operation);
-            let waiter = self.ended(token, Some(code), || operation.take().and_then(buffer_of));
+            let waiter = self.ended(token, Some(code), || take_buffer(&mut operation));
             finished.waiter = finished.waiter.or(waiter);
             finished
                 ._dropped
@@ -222,6 +222,14 @@ fn buffer_of(operation: Operation) -> Option<Buffer> {
     }
 }
 
+/// As `buffer_of`. What has none to give back stays, to be dropped without a lock held.
+fn take_buffer(operation: &mut Option<Operation>) -> Option<Buffer> {
+    let one = |operation: &mut Operation| {
+        matches!(operation, Operation::Send(_) | Operation::SendZeroCopy(_))
+    };
+    operation.take_if(one).and_then(buffer_of)
+}
+
 impl SocketState {
     /// Takes the completion of a call in, and submits what follows. Returns whom to wake.
     pub(super) fn finish_call(&self, handle: &Handle, event: &mut Event<'_>) -> Option<Waker> {
@@ -237,7 +245,8 @@ impl SocketState {
         let mut calls = self.calls.lock();
         calls.is_sending = false;
         let code = refused.error.raw_os_error().unwrap_or(RESET);
-        let own = calls.ended(token, Some(code), || buffer_of(refused.operation));
+        let mut operation = Some(refused.operation);
+        let own = calls.ended(token, Some(code), || take_buffer(&mut operation));
         let failed = calls.fail(code);
         drop(calls);
         let [others, own] = [failed.waiter, own].map(|waker| waker.into_iter());
