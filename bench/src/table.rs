@@ -10,6 +10,8 @@ use crate::statistics::{Comparison, Series, Summary};
 /// What Landfall has set itself: its cost against that of the best peer, against the limit, and that
 /// of its runtime against its port.
 const PEER_BOUND: f64 = 1.03;
+/// Of the driver for readiness, to the best peer.
+const POLL_BOUND: f64 = 1.05;
 const LIMIT_BOUND: f64 = 1.10;
 const PORT_BOUND: f64 = 1.10;
 
@@ -49,7 +51,9 @@ pub fn comparison(comparison: &Comparison) -> String {
         let verdicts: Vec<_> = match row.series.stack {
             Stack::LandfallPort => [peer, limit].into_iter().flatten().collect(),
             // The ring's limit is not one of readiness.
-            Stack::LandfallPoll => peer.into_iter().collect(),
+            Stack::LandfallPoll => judge(row.to_peer, POLL_BOUND, name(Role::Peer))
+                .into_iter()
+                .collect(),
             Stack::LandfallRuntime => [peer, port].into_iter().flatten().collect(),
             _ => continue,
         };

@@ -51,9 +51,15 @@ impl RuntimeOptions {
             .map_err(|error| Failure::of_system("cannot create the completion port", &error))
     }
 
-    /// How many sockets such a port can hold: each of its lanes, one for every thread that may run
-    /// at once, keeps them in a table of its own, which is as large as the limit on descriptors.
-    pub fn socket_capacity(&self, descriptor_limit: u64) -> u64 {
+    /// How many sockets such a port can hold. With `uring` each of its lanes, one for every thread
+    /// that may run at once, keeps them in a table of its own, which is as large as the limit on
+    /// descriptors; elsewhere each is a descriptor of the process.
+    pub fn socket_capacity(&self, driver: &str, descriptor_limit: u64) -> u64 {
+        // The standard streams, files, the lanes' pollers.
+        const OTHER_DESCRIPTORS: u64 = 64;
+        if driver != "uring" {
+            return descriptor_limit.saturating_sub(OTHER_DESCRIPTORS);
+        }
         // What the port and the kernel allow at most: see `landfall::port::Builder::lanes`, and
         // IORING_MAX_FIXED_FILES.
         const MOST_LANES: u32 = 64;
@@ -91,8 +97,9 @@ impl Driver {
         match self {
             Self::Auto => Ok(DriverChoice::Auto),
             Self::Uring => Ok(DriverChoice::Uring),
-            Self::Poll | Self::Iocp => Err(Failure::usage(format!(
-                "this build has no driver `{}`: leave it to `auto`, or ask for `uring`",
+            Self::Poll => Ok(DriverChoice::Poll),
+            Self::Iocp => Err(Failure::usage(format!(
+                "this build has no driver `{}`: leave it to `auto`, or ask for `uring` or `poll`",
                 self.name()
             ))),
         }

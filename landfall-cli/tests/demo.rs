@@ -169,9 +169,9 @@ fn impossible_runs_are_refused() {
     run(&["demo", "--interval", "3"])
         .expect_code(2)
         .expect_message(&["3ms for milliseconds"]);
-    run(&["demo", "--driver", "poll"])
+    run(&["demo", "--driver", "iocp"])
         .expect_code(2)
-        .expect_message(&["no driver `poll`"]);
+        .expect_message(&["no driver `iocp`"]);
 }
 
 #[test]

@@ -271,8 +271,11 @@ fn every_place_and_every_buffer_can_be_used_again() {
     server.wait_until_unused();
     every_buffer_is_in_the_pool(address);
     server.wait_until_unused();
-    every_place_is_free(&mut server);
-    server.wait_until_unused();
+    // Only rings have places of their own; elsewhere connections are descriptors.
+    if CompletionPort::new(1).expect("a port").driver() == "uring" {
+        every_place_is_free(&mut server);
+        server.wait_until_unused();
+    }
 }
 
 /// Has the server keep as many buffers as there are.

@@ -39,10 +39,11 @@ pub fn run(args: &LoadArgs) -> Result<Exit, Failure> {
     let ports = LocalPorts::read()?;
     let descriptor_limit = limits::raise_descriptor_limit();
     let plan = Plan::new(args, &ports)?;
-    let sockets = args.runtime.socket_capacity(descriptor_limit);
+    let runtime = args.runtime.build()?;
+    let driver = runtime.port().driver();
+    let sockets = args.runtime.socket_capacity(driver, descriptor_limit);
     check_limits(&plan, &ports, sockets, descriptor_limit)?;
     tell_sources(&plan.sources, &ports, messages);
-    let runtime = args.runtime.build()?;
     let setting = Setting {
         target: named(&args.target, &plan),
         mode: plan.mode,

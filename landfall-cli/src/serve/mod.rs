@@ -31,7 +31,9 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     args.runtime.end_with_parent()?;
     let stop = StopRequest::listen()?;
     let descriptor_limit = limits::raise_descriptor_limit();
-    let sockets = args.runtime.socket_capacity(descriptor_limit);
+    let runtime = args.runtime.build()?;
+    let driver = runtime.port().driver();
+    let sockets = args.runtime.socket_capacity(driver, descriptor_limit);
     let most = args.max_conns.0.map(u64::from);
     limits::refuse_if_short(
         "--max-conns",
@@ -39,7 +41,6 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     )?;
     let began = Instant::now();
     let server = bind(args)?;
-    let runtime = args.runtime.build()?;
     let setting = Setting {
         args,
         announcement: Announcement::new(&server, runtime.port().driver())?,

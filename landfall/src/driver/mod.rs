@@ -15,21 +15,107 @@ use std::time::Duration;
 
 use socket2::Socket;
 
-use crate::port::{Completion, Handle, Operation, OperationId, SubmitError};
+use crate::port::{
+    BufferPolicy, Completion, DriverChoice, Facilities, Handle, Operation, OperationId, SubmitError,
+};
 
 mod accept_stream;
 mod direction;
-pub(crate) mod poll;
+mod poll;
 mod refusal;
 #[cfg(test)]
 pub(crate) mod sim;
-pub(crate) mod uring;
+#[cfg(target_os = "linux")]
+mod uring;
 
 /// The code of an operation ended by a cancel or a close.
 pub(crate) const ABORTED: i32 = libc::ECANCELED;
 
 /// The most lanes a port can have: sets of lanes are the bits of a `u64`.
 pub(crate) const MAX_LANES: usize = 64;
+
+/// In place of [`DriverChoice::Auto`], if it is set.
+const VARIABLE: &str = "LANDFALL_DRIVER";
+
+/// What a port asks of a driver's set-up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) lanes: usize,
+    pub(crate) buffers: BufferPolicy,
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "io_uring's"))]
+    pub(crate) facilities: Facilities,
+}
+
+/// Sets a driver up. Returns it with the reason for it, in a sentence.
+pub(crate) fn set_up(
+    choice: DriverChoice,
+    settings: Settings,
+) -> io::Result<(Box<dyn Driver>, String)> {
+    let (choice, reason) = match (choice, std::env::var_os(VARIABLE)) {
+        (DriverChoice::Auto, Some(name)) => {
+            let asked_for = format!("{VARIABLE} asks for it");
+            (named(&name.to_string_lossy())?, asked_for)
+        }
+        (choice, _) => (choice, "asked for".to_owned()),
+    };
+    match choice {
+        DriverChoice::Auto => automatic(settings),
+        DriverChoice::Uring => Ok((uring(settings)?, reason)),
+        DriverChoice::Poll => Ok((poll(settings)?, reason)),
+    }
+}
+
+fn named(name: &str) -> io::Result<DriverChoice> {
+    match name {
+        "" | "auto" => Ok(DriverChoice::Auto),
+        "uring" => Ok(DriverChoice::Uring),
+        "poll" => Ok(DriverChoice::Poll),
+        other => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "{VARIABLE} names no driver of this system: `{other}`; use auto, uring or poll"
+            ),
+        )),
+    }
+}
+
+fn poll(settings: Settings) -> io::Result<Box<dyn Driver>> {
+    let driver = poll::Poll::new(settings.lanes, settings.buffers)?;
+    Ok(Box::new(driver))
+}
+
+#[cfg(target_os = "linux")]
+fn uring(settings: Settings) -> io::Result<Box<dyn Driver>> {
+    let driver = uring::Uring::new(settings).map_err(uring::explain)?;
+    Ok(Box::new(driver))
+}
+
+/// io_uring, or readiness where the system does not have or permit it. A lack of memory or
+/// descriptors is no reason: that would hide it, and the other driver needs them too.
+#[cfg(target_os = "linux")]
+fn automatic(settings: Settings) -> io::Result<(Box<dyn Driver>, String)> {
+    match uring::Uring::new(settings) {
+        Ok(driver) => Ok((Box::new(driver), "io_uring is permitted here".to_owned())),
+        Err(error) => match uring::refused(&error) {
+            Some(refusal) => Ok((poll(settings)?, format!("{refusal}: {error}"))),
+            None => Err(uring::explain(error)),
+        },
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn uring(_: Settings) -> io::Result<Box<dyn Driver>> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "io_uring is a facility of Linux; leave the driver to `auto`, or ask for `poll`",
+    ))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn automatic(settings: Settings) -> io::Result<(Box<dyn Driver>, String)> {
+    let reason = "the only driver for this system".to_owned();
+    Ok((poll(settings)?, reason))
+}
 
 /// A socket inside a driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -20,11 +20,18 @@ pub(super) fn allow_rebinding(socket: &Socket) -> io::Result<()> {
 /// Leaves the choice of a local port to the connect, when the peer is known and ports can be shared
 /// between peers. Choosing one at bind gets slower with each port in use: 28,000 connections took
 /// most of a minute.
+#[cfg(target_os = "linux")]
 pub(super) fn choose_port_late(socket: &Socket) -> io::Result<()> {
     nix::sys::socket::setsockopt(
         socket,
         nix::sys::socket::sockopt::IpBindAddressNoPort,
         &true,
     )?;
+    Ok(())
+}
+
+/// The port is chosen at bind.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn choose_port_late(_: &Socket) -> io::Result<()> {
     Ok(())
 }

@@ -3,18 +3,21 @@
 use std::io;
 
 use super::CompletionPort;
-use crate::driver::{Driver, MAX_LANES, poll, uring};
+use crate::driver::{self, MAX_LANES, Settings};
 
 /// Which driver a port uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum DriverChoice {
-    /// The best one that the system permits.
+    /// The one that the environment variable `LANDFALL_DRIVER` names (`uring`, `poll`, `auto`), or
+    /// else the best one that the system permits: io_uring on Linux, readiness where that is
+    /// missing or forbidden. [`CompletionPort::driver_reason`] says why it became which.
     #[default]
     Auto,
     /// io_uring, or an error that says why not.
     Uring,
-    /// Readiness: epoll on Linux.
+    /// Readiness: epoll on Linux, kqueue on macOS and the BSDs (which compile, and are not
+    /// tested). [`Facilities`] are io_uring's and change nothing here.
     Poll,
 }
 
@@ -147,21 +150,12 @@ impl Builder {
             0 => concurrency,
             lanes => lanes,
         };
-        let lanes = lanes.min(MAX_LANES);
-        let (driver, reason): (Box<dyn Driver>, _) = match self.driver {
-            DriverChoice::Auto => {
-                let driver = uring::Uring::new(lanes, self.buffers, self.facilities)?;
-                (Box::new(driver), "io_uring is permitted here".to_owned())
-            }
-            DriverChoice::Uring => {
-                let driver = uring::Uring::new(lanes, self.buffers, self.facilities)?;
-                (Box::new(driver), "asked for".to_owned())
-            }
-            DriverChoice::Poll => {
-                let driver = poll::Poll::new(lanes, self.buffers)?;
-                (Box::new(driver), "asked for".to_owned())
-            }
+        let settings = Settings {
+            lanes: lanes.min(MAX_LANES),
+            buffers: self.buffers,
+            facilities: self.facilities,
         };
+        let (driver, reason) = driver::set_up(self.driver, settings)?;
         CompletionPort::from_parts(driver, concurrency, reason)
     }
 }

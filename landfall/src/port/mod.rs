@@ -279,7 +279,7 @@ impl CompletionPort {
         self.0.shared.scheduler.concurrency()
     }
 
-    /// The driver that runs: `uring` on Linux.
+    /// The driver that runs: `uring` or `poll`.
     pub fn driver(&self) -> &'static str {
         self.0.shared.driver.name()
     }

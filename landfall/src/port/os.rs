@@ -63,9 +63,16 @@ pub(super) struct ThreadProbe(Option<std::fs::File>);
 impl ThreadProbe {
     /// A probe of the calling thread. Without `/proc` it sees every thread as running, so that
     /// blocked workers are not covered; nothing else depends on it.
+    #[cfg(target_os = "linux")]
     pub(super) fn current() -> Self {
         let id = rustix::thread::gettid().as_raw_nonzero();
         ThreadProbe(std::fs::File::open(format!("/proc/self/task/{id}/stat")).ok())
+    }
+
+    /// Elsewhere every thread is seen as running.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn current() -> Self {
+        ThreadProbe(None)
     }
 
     /// What the thread is doing now; a few microseconds.

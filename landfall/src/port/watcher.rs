@@ -43,6 +43,7 @@ impl Watcher {
             suspects: Suspects::default(),
             checking: false,
             period: CALM,
+            pause: CALM,
             alert_until: None,
             quiet: 0,
         };
@@ -100,7 +101,10 @@ struct Watch {
     suspects: Suspects,
     /// The next look is the second of a pair.
     checking: bool,
+    /// Between pairs of looks; grows while nothing is found.
     period: Duration,
+    /// Until the next look.
+    pause: Duration,
     alert_until: Option<Instant>,
     quiet: u32,
 }
@@ -125,14 +129,14 @@ impl Watch {
             .look(shared.driver.as_ref(), &mut self.suspects);
         self.adapt(&looked, now);
         let asleep = self.quiet >= QUIET_LOOKS && shared.scheduler.watcher_may_sleep();
-        if self.period > CALM {
+        if self.pause > CALM {
             shared.scheduler.watcher_naps();
         }
         let due = due.map(|due| due.saturating_duration_since(now));
         Some(match (asleep, due) {
             (true, None) => Pause::UntilWoken,
             (true, Some(due)) => Pause::For(due),
-            (false, due) => Pause::For(due.map_or(self.period, |due| due.min(self.period))),
+            (false, due) => Pause::For(due.map_or(self.pause, |due| due.min(self.pause))),
         })
     }
 
@@ -153,11 +157,13 @@ impl Watch {
         };
         self.checking = looked.running && !self.checking;
         // What a computing worker submitted is posted when it is poked, at each look.
-        self.period = if self.checking || looked.computing {
-            CHECK
+        if self.checking || looked.computing {
+            self.pause = CHECK;
         } else {
-            longest.min(self.period.max(ALERT) * 2)
-        };
+            // Not the time of a check, which would keep it from growing.
+            self.period = longest.min(self.period.max(ALERT) * 2);
+            self.pause = self.period;
+        }
     }
 }
 

@@ -36,8 +36,14 @@ const EVENTS: usize = 256;
 /// The system may not know longer times, and the caller comes back anyway.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A thread that looks without waiting is never the one that a wake is meant for.
-static NOBODY: AtomicBool = AtomicBool::new(false);
+/// Who takes events, and so perhaps the one that was to wake a thread.
+#[derive(Clone, Copy)]
+enum Looker<'a> {
+    /// The only thread that waits in this lane and no other: if it is released, a wake is its own.
+    Waiter(&'a AtomicBool),
+    /// A thread that does not wait, or waits in several lanes and was woken in who knows which.
+    PasserBy,
+}
 
 pub(super) struct Lane {
     pub(super) index: usize,
@@ -65,6 +71,10 @@ pub(super) struct State {
     pub(super) ops: Slab<Op>,
     pub(super) sockets: Slab<Socket>,
     pub(super) ready: VecDeque<Completion>,
+    /// Sockets with a send that a worker submitted. They rest until it comes back, as on a ring: a
+    /// handler costs no system call, so that its worker is not taken for one that computes, and
+    /// the send completes when its receive's completion is out of the way.
+    pub(super) sends: VecDeque<u32>,
     /// Sockets that may get on, each once, in the order in which they are served.
     runnable: VecDeque<u32>,
     /// When connections whose first data is awaited are closed, with the operation that waits.
@@ -125,7 +135,7 @@ impl State {
     }
 
     pub(super) fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.runnable.is_empty()
+        !self.ready.is_empty() || !self.sends.is_empty() || !self.runnable.is_empty()
     }
 
     /// Notes what an event says.
@@ -164,6 +174,7 @@ impl Lane {
                 ops: Slab::new(),
                 sockets: Slab::new(),
                 ready: VecDeque::with_capacity(64),
+                sends: VecDeque::with_capacity(64),
                 runnable: VecDeque::with_capacity(64),
                 deadlines: BTreeSet::new(),
                 accepting: Vec::new(),
@@ -241,6 +252,9 @@ impl Lane {
                 taken += 1;
                 continue;
             }
+            if self.send_next(&mut state) {
+                continue;
+            }
             let Some(socket) = state.runnable.pop_front() else {
                 break;
             };
@@ -268,15 +282,31 @@ impl Lane {
         taken
     }
 
+    /// Sends what rests on one socket; whether there was one.
+    fn send_next(&self, state: &mut State) -> bool {
+        let Some(index) = state.sends.pop_front() else {
+            return false;
+        };
+        if state.sockets.contains(index as usize) {
+            complete::send(self, state, index);
+        }
+        true
+    }
+
     /// Whether there is something to take, or a socket that may bring it.
     pub(super) fn pending(&self) -> bool {
         self.state.try_lock().is_some_and(|state| state.has_work())
     }
 
-    /// Looks for events without waiting. Returns whether there were any.
+    /// Sends what rests here, and looks for events without waiting. Returns whether there is
+    /// something to take.
     pub(super) fn flush(&self, lanes: &[Lane]) -> bool {
+        // The lock is given up between sends, since there may be any number of them.
+        while self.locked(lanes, |state| self.send_next(state)) {}
         let found = match self.poller.try_lock() {
-            Some(mut poller) => self.look(lanes, &mut poller, Some(Duration::ZERO), &NOBODY),
+            Some(mut poller) => {
+                self.look(lanes, &mut poller, Some(Duration::ZERO), Looker::PasserBy)
+            }
             // Whoever waits sees them.
             None => false,
         };
@@ -298,7 +328,7 @@ impl Lane {
         // it waits, and makes an event.
         let idle = || !released.load(Ordering::SeqCst) && !self.state.lock().has_work();
         if let Some(mut poller) = poller.filter(|_| idle()) {
-            self.look(lanes, &mut poller, timeout, released);
+            self.look(lanes, &mut poller, timeout, Looker::Waiter(released));
         }
         self.waiting.fetch_sub(1, Ordering::SeqCst);
     }
@@ -309,10 +339,10 @@ impl Lane {
         self.until_deadline(timeout)
     }
 
-    pub(super) fn end_shared_wait(&self, lanes: &[Lane], released: &AtomicBool) {
+    pub(super) fn end_shared_wait(&self, lanes: &[Lane]) {
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         if let Some(mut poller) = self.poller.try_lock() {
-            self.look(lanes, &mut poller, Some(Duration::ZERO), released);
+            self.look(lanes, &mut poller, Some(Duration::ZERO), Looker::PasserBy);
         }
     }
 
@@ -331,7 +361,7 @@ impl Lane {
         lanes: &[Lane],
         poller: &mut Poller,
         timeout: Option<Duration>,
-        released: &AtomicBool,
+        looker: Looker<'_>,
     ) -> bool {
         if poller.poll.poll(&mut poller.events, timeout).is_err() {
             // Interrupted: the caller comes back.
@@ -348,8 +378,11 @@ impl Lane {
             accept::expire(self, state);
             state.has_work()
         });
-        // It may have been meant for another thread.
-        if woken && !released.load(Ordering::SeqCst) && self.wakes.load(Ordering::SeqCst) > 0 {
+        let own = match looker {
+            Looker::Waiter(released) => isize::from(released.load(Ordering::SeqCst)),
+            Looker::PasserBy => 0,
+        };
+        if woken && self.wakes.load(Ordering::SeqCst) > own {
             self.wake_up();
         }
         found

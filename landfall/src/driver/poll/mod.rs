@@ -5,8 +5,8 @@
 //! when it comes, and never again: an edge says that a direction may get on, and the driver
 //! remembers that until a call comes back short. So a message costs one receive, one send, and a
 //! share of a wait. Receives are made when somebody takes completions, not when the edge comes: an
-//! idle connection holds no buffer, and what nobody takes stays with the system. Sends are tried
-//! when they are submitted.
+//! idle connection holds no buffer, and what nobody takes stays with the system. A worker's sends go
+//! out when it comes back for the next completion, other threads' at once.
 //!
 //! Nothing is with the system between calls: a cancel and a close take effect at once, and there
 //! is no memory to wait for.
@@ -74,12 +74,11 @@ impl Poll {
                 _ => Err(closed()),
             }
         };
-        let listening = |fd: &Arc<OwnedFd>| SockRef::from(&**fd).is_listener().unwrap_or(true);
-        let listener = match listener {
-            Ok(fd) if listening(&fd) => fd,
-            refused => {
+        let listener = match listener.and_then(ready_to_accept) {
+            Ok(listener) => listener,
+            Err(error) => {
                 return Err(SubmitError {
-                    error: refused.err().unwrap_or_else(not_listening),
+                    error,
                     operation: Operation::Accept(accept),
                 });
             }
@@ -140,7 +139,7 @@ impl Driver for Poll {
         handle: &Handle,
         operation: Operation,
         token: usize,
-        _worker: bool,
+        worker: bool,
     ) -> Result<Submitted, SubmitError> {
         if let Operation::Accept(accept) = operation {
             return self.accept(handle, accept, token);
@@ -182,9 +181,11 @@ impl Driver for Poll {
                 state.queue(socket.index);
             }
         } else if entry.sends.enter(key) {
-            complete::send(lane, &mut state, socket.index);
+            match worker {
+                true => state.sends.push_back(socket.index),
+                false => complete::send(lane, &mut state, socket.index),
+            }
         }
-        // Nothing rests here until a flush; only what has completed is to be noticed.
         let lanes = u64::from(state.has_work()) << lane.index;
         Ok(Submitted { id, lanes })
     }
@@ -296,7 +297,7 @@ impl Driver for Poll {
         if !released.load(Ordering::SeqCst) && !lanes().any(Lane::pending) {
             wait_for_any(lanes(), timeout);
         }
-        lanes().for_each(|lane| lane.end_shared_wait(&self.lanes, released));
+        lanes().for_each(|lane| lane.end_shared_wait(&self.lanes));
     }
 
     fn wake(&self, lane: usize) {
@@ -311,7 +312,7 @@ impl Driver for Poll {
         self.lanes[lane].rouse();
     }
 
-    /// What threads that compute submitted was tried at once, so nothing hides behind them.
+    /// Nothing but what a flush hands on hides behind a thread that computes.
     fn poke(&self) {}
 
     fn shutdown(&self) {
@@ -335,13 +336,32 @@ impl fmt::Debug for Poll {
     }
 }
 
-/// Readies a socket. Calls on it say for themselves that they must not wait; only accepting has no
-/// such flag everywhere.
+/// Readies a socket. Calls on it say for themselves that they must not wait.
 fn prepare(socket: &SystemSocket) -> io::Result<Type> {
     let kind = socket.r#type()?;
-    let listens = socket.is_listener().unwrap_or(false);
-    socket.set_nonblocking(listens)?;
+    socket.set_nonblocking(false)?;
     Ok(kind)
+}
+
+/// Readies a listener: accepting has no flag that says that it must not wait.
+fn ready_to_accept(listener: Arc<OwnedFd>) -> io::Result<Arc<OwnedFd>> {
+    let socket = SockRef::from(&*listener);
+    if !listens(&socket) {
+        return Err(not_listening());
+    }
+    socket.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+#[cfg(not(target_vendor = "apple"))]
+fn listens(socket: &SockRef<'_>) -> bool {
+    socket.is_listener().unwrap_or(true)
+}
+
+/// Not to be asked there: the accept fails.
+#[cfg(target_vendor = "apple")]
+fn listens(_: &SockRef<'_>) -> bool {
+    true
 }
 
 fn emptiest(lanes: &[Lane]) -> &Lane {

@@ -26,8 +26,8 @@ use socket2::{Socket as SystemSocket, Type};
 
 use super::accept_stream::{AcceptStream, STREAM_LANE};
 use super::refusal::{self, closed, not_listening};
-use super::{Driver, Sink, SocketRef, Submitted};
-use crate::port::{BufferPolicy, Facilities, Handle, Operation, OperationId, SubmitError};
+use super::{Driver, Settings, Sink, SocketRef, Submitted};
+use crate::port::{Handle, Operation, OperationId, SubmitError};
 use accept::Streams;
 use lane::{Lane, State};
 use op::{Connect, Form, Installed, Kind, Message, Op, Options};
@@ -41,17 +41,19 @@ pub(crate) struct Uring {
 }
 
 impl Uring {
-    pub(crate) fn new(
-        lanes: usize,
-        buffers: BufferPolicy,
-        facilities: Facilities,
-    ) -> io::Result<Self> {
+    /// An error is the system's own, to be judged by [`refused`] and told by [`explain`].
+    pub(crate) fn new(settings: Settings) -> io::Result<Self> {
+        let Settings {
+            lanes,
+            buffers,
+            facilities,
+        } = settings;
         let streams = Arc::new(Streams::default());
         let lanes: io::Result<Vec<_>> = (0..lanes)
             .map(|index| Lane::new(index, buffers, facilities, streams.clone()))
             .collect();
         Ok(Uring {
-            lanes: lanes.map_err(explain)?,
+            lanes: lanes?,
             streams,
             membarrier: register_membarrier(),
         })
@@ -497,21 +499,28 @@ fn wait_for_any<'a>(lanes: impl Iterator<Item = &'a Lane>, timeout: Option<Durat
     let _ = rustix::event::poll(&mut fds, left.as_ref());
 }
 
-/// Says what to do about a refused set-up.
-fn explain(error: io::Error) -> io::Error {
-    let advice = match error.raw_os_error() {
-        Some(libc::ENOSYS) => "this kernel has no io_uring (Linux 6.1 or later is needed)",
-        Some(libc::EPERM) => {
+/// Why there is no io_uring to be had here, if that is what an error at set-up means.
+pub(super) fn refused(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error()? {
+        libc::ENOSYS => Some("this kernel has no io_uring (Linux 6.1 or later is needed)"),
+        libc::EPERM => Some(
             "io_uring is forbidden here, by a container's seccomp profile or the sysctl \
-             kernel.io_uring_disabled; permit it"
-        }
-        Some(libc::EINVAL) => "this kernel's io_uring is too old (Linux 6.1 or later is needed)",
+             kernel.io_uring_disabled; permit it",
+        ),
+        libc::EINVAL => Some("this kernel's io_uring is too old (Linux 6.1 or later is needed)"),
+        _ => None,
+    }
+}
+
+/// Says what to do about a set-up that failed.
+pub(super) fn explain(error: io::Error) -> io::Error {
+    let advice = refused(&error).unwrap_or_else(|| match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE) => "no descriptor is left; raise the limit (ulimit -n)",
         Some(libc::ENOMEM) => {
             "no memory is left, or the limit on locked memory (ulimit -l) is too low"
         }
         _ => "setting io_uring up failed",
-    };
+    });
     io::Error::new(error.kind(), format!("{advice}: {error}"))
 }
 
