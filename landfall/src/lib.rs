@@ -19,11 +19,14 @@
     reason = "buffers share memory with the kernel; each block says why it is sound"
 )]
 pub mod buffer;
+mod clock;
 #[allow(
     unsafe_code,
     reason = "drivers talk to the system; each block says why it is sound"
 )]
 mod driver;
+#[cfg(all(test, unix, not(loom)))]
+mod fuzz;
 pub mod net;
 pub mod port;
 mod rare_queue;

@@ -283,6 +283,12 @@ impl ServerHandle {
         self.0.stop();
     }
 
+    /// Whether it has not been told to end.
+    #[cfg(all(test, unix, not(loom)))]
+    pub(crate) fn is_serving(&self) -> bool {
+        self.0.is_serving()
+    }
+
     /// The counts at this moment.
     pub fn stats(&self) -> Stats {
         self.0.stats()

@@ -34,6 +34,8 @@ mod os;
 #[cfg(unix)]
 mod poll;
 mod refusal;
+#[cfg(all(test, unix, not(loom)))]
+pub(crate) mod sim;
 #[cfg(target_os = "linux")]
 pub(crate) mod uring;
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::socket::SocketState;
+use crate::clock::now;
 use crate::runtime::Alarm;
 
 pub(super) struct Idle {
@@ -42,7 +43,7 @@ impl Wake for Bell {
 impl Idle {
     fn new() -> Self {
         Idle {
-            begun: Instant::now(),
+            begun: now(),
             period: AtomicU64::new(0),
             last: AtomicU64::new(0),
             setting: Mutex::default(),
@@ -50,8 +51,10 @@ impl Idle {
     }
 
     pub(super) fn touch(&self) {
-        self.last
-            .store(nanos(self.begun.elapsed()), Ordering::Relaxed);
+        self.last.store(
+            nanos(now().saturating_duration_since(self.begun)),
+            Ordering::Relaxed,
+        );
     }
 
     /// When the timeout ends, as things stand; nothing when there is none.
@@ -117,7 +120,7 @@ impl SocketState {
             return;
         };
         let serial = idle.setting.lock().serial;
-        if idle.due().is_some_and(|due| due <= Instant::now()) {
+        if idle.due().is_some_and(|due| due <= now()) {
             self.expire();
             // A program at work on something else is not late: the time begins anew.
             idle.touch();

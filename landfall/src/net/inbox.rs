@@ -8,6 +8,8 @@ use std::task::{Context, Poll, Waker};
 use super::os::RESET;
 use super::socket::{Socket, register};
 use crate::buffer::Buffer;
+#[cfg(all(test, unix, not(loom)))]
+use crate::fuzz::broken::{self, Broken};
 use crate::port::{Operation, OperationId, is_aborted};
 use crate::rare_queue::RareQueue;
 use crate::runtime::Event;
@@ -123,6 +125,10 @@ impl Inbox {
             self.receiving = Receiving::Ending;
             arrival.cancel = Some(event.completion.id());
         }
+        #[cfg(all(test, unix, not(loom)))]
+        if broken::is(Broken::ForgetsTheReader) && bytes == 1 {
+            return arrival;
+        }
         arrival.reader = self.reader.take();
         arrival
     }
@@ -141,6 +147,10 @@ impl Inbox {
     }
 
     fn put_back(&mut self, buffer: Buffer) {
+        #[cfg(all(test, unix, not(loom)))]
+        if broken::is(Broken::PutsTheRestBehind) {
+            return self.push(buffer);
+        }
         if let Some(second) = self.first.replace(buffer) {
             self.rest.push_front(second);
         }
@@ -179,6 +189,11 @@ impl Inbox {
     fn disown(&mut self) -> Option<Buffer> {
         self.reading = false;
         let bytes = self.own.take()? as usize;
+        #[cfg(all(test, unix, not(loom)))]
+        let bytes = match broken::is(Broken::LosesWhatADroppedReadBrought) {
+            true => 0,
+            false => bytes,
+        };
         if bytes == 0 {
             return self.pop();
         }
@@ -284,6 +299,11 @@ impl Socket {
     /// Drops what has come, and ends the stream of receives.
     pub(super) fn stop_receiving(&self) {
         let (id, discarded) = self.state.inbox.lock().discard();
+        #[cfg(all(test, unix, not(loom)))]
+        if broken::is(Broken::LeaksWhatNobodyReceives) {
+            std::mem::forget(discarded);
+            return;
+        }
         drop(discarded);
         if let Some(id) = id {
             self.handle.cancel(id);
@@ -415,6 +435,10 @@ impl Socket {
                 buffer.advance(count);
                 if !buffer.is_empty() {
                     inbox.put_back(buffer);
+                }
+                #[cfg(all(test, unix, not(loom)))]
+                if broken::is(Broken::ReceivesTwice) {
+                    inbox.put_back(vec[vec.len() - count..].to_vec().into());
                 }
                 return Ok((Ok(count), vec));
             }

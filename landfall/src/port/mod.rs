@@ -96,21 +96,30 @@ impl CompletionPort {
         concurrency: usize,
         driver_reason: String,
     ) -> io::Result<Self> {
-        let queue = Queue::new(driver.as_ref(), concurrency);
-        let shared = Arc::new(Shared {
-            driver,
-            queue,
-            closed: AtomicBool::new(false),
-            owner: parking_lot::Mutex::new(Weak::new()),
-            driver_reason,
-        });
+        let shared = Shared::new(driver, concurrency, driver_reason);
         let watcher = Watcher::start(&shared)?;
-        let owner = Arc::new(Owner {
-            shared: shared.clone(),
-            watcher,
-        });
-        *shared.owner.lock() = Arc::downgrade(&owner);
-        Ok(CompletionPort(owner))
+        Ok(Self::owned(shared, watcher))
+    }
+
+    fn owned(shared: Arc<Shared>, watcher: Watcher) -> Self {
+        let owner = Arc::new(Owner { shared, watcher });
+        *owner.shared.owner.lock() = Arc::downgrade(&owner);
+        CompletionPort(owner)
+    }
+
+    /// A port over a simulated driver without a thread of its own: what happens, happens when the
+    /// calling thread says so.
+    #[cfg(all(test, unix, not(loom)))]
+    pub(crate) fn simulated(driver: Box<dyn Driver>) -> Self {
+        let shared = Shared::new(driver, 1, "a simulation".to_owned());
+        Self::owned(shared, Watcher::without_thread())
+    }
+
+    /// Posts the timers of a simulated port that have run out by `now`; returns when the next one
+    /// is due.
+    #[cfg(all(test, unix, not(loom)))]
+    pub(crate) fn post_due_timers(&self, now: Instant) -> Option<Instant> {
+        self.0.watcher.post_due_timers(&self.0.shared, now)
     }
 
     fn of(shared: &Arc<Shared>) -> io::Result<Self> {
@@ -325,6 +334,17 @@ impl fmt::Debug for CompletionPort {
 }
 
 impl Shared {
+    fn new(driver: Box<dyn Driver>, concurrency: usize, driver_reason: String) -> Arc<Self> {
+        let queue = Queue::new(driver.as_ref(), concurrency);
+        Arc::new(Shared {
+            driver,
+            queue,
+            closed: AtomicBool::new(false),
+            owner: parking_lot::Mutex::new(Weak::new()),
+            driver_reason,
+        })
+    }
+
     fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }

@@ -59,6 +59,21 @@ impl Watcher {
         })
     }
 
+    /// Without a thread: a test posts timers itself, and is the only worker.
+    #[cfg(all(test, unix, not(loom)))]
+    pub(super) fn without_thread() -> Self {
+        Watcher {
+            timers: Arc::default(),
+            thread: None,
+        }
+    }
+
+    /// Posts what has run out by `now`; returns when the next timer is due.
+    #[cfg(all(test, unix, not(loom)))]
+    pub(super) fn post_due_timers(&self, shared: &Shared, now: Instant) -> Option<Instant> {
+        post_due_timers(&self.timers, shared, now)
+    }
+
     pub(super) fn timer(&self, deadline: Instant, packet: Packet) -> OperationId {
         let (id, earliest) = self.timers.lock().insert(deadline, packet);
         if let Some(thread) = self.thread.as_ref().filter(|_| earliest) {
@@ -110,7 +125,7 @@ impl Watch {
     fn step(&mut self) -> Option<Pause> {
         let shared = self.shared.upgrade().filter(|shared| !shared.is_closed())?;
         let now = Instant::now();
-        let due = self.post_due_timers(&shared, now);
+        let due = post_due_timers(&self.timers, &shared, now);
         let looked = shared
             .queue
             .look(shared.driver.as_ref(), &mut self.suspects);
@@ -125,29 +140,6 @@ impl Watch {
             (true, Some(due)) => Pause::For(due),
             (false, due) => Pause::For(due.map_or(self.pause, |due| due.min(self.pause))),
         })
-    }
-
-    /// Posts what has run out; returns when the next timer is due.
-    fn post_due_timers(&self, shared: &Shared, now: Instant) -> Option<Instant> {
-        let mut timers = self.timers.lock();
-        while let Some((id, packet)) = timers.expired(now) {
-            let item = Posted {
-                kind: CompletionKind::Timer,
-                id,
-                packet,
-            };
-            if shared
-                .queue
-                .post(shared.driver.as_ref(), item, false)
-                .is_err()
-                && !shared.is_closed()
-            {
-                // The system has no memory for it: try again soon.
-                timers.put_back(id, packet, now + RETRY);
-                break;
-            }
-        }
-        timers.next()
     }
 
     fn adapt(&mut self, looked: &Looked, now: Instant) {
@@ -174,6 +166,25 @@ impl Watch {
             self.period
         };
     }
+}
+
+/// Posts what has run out; returns when the next timer is due.
+fn post_due_timers(timers: &Mutex<Timers>, shared: &Shared, now: Instant) -> Option<Instant> {
+    let mut timers = timers.lock();
+    while let Some((id, packet)) = timers.expired(now) {
+        let item = Posted {
+            kind: CompletionKind::Timer,
+            id,
+            packet,
+        };
+        let posted = shared.queue.post(shared.driver.as_ref(), item, false);
+        if posted.is_err() && !shared.is_closed() {
+            // The system has no memory for it: try again soon.
+            timers.put_back(id, packet, now + RETRY);
+            break;
+        }
+    }
+    timers.next()
 }
 
 enum Pause {

@@ -105,11 +105,27 @@ impl Builder {
     ///
     /// The system refuses the port's set-up or a thread.
     pub fn build(self) -> io::Result<Runtime> {
-        let port = self.port.build()?;
+        let port = self.port.clone().build()?;
+        self.build_on(port)
+    }
+
+    /// Starts the workers of a port that nobody else takes from.
+    pub(crate) fn build_on(self, port: CompletionPort) -> io::Result<Runtime> {
         let workers = match self.workers {
             0 => 2 * port.concurrency(),
             workers => workers,
         };
+        // Dropped on failure, the runtime ends the threads that have been started.
+        let runtime = self.without_workers(port, workers);
+        for _ in 0..workers {
+            runtime.shared.start_worker()?;
+        }
+        runtime.shared.start_cover()?;
+        Ok(runtime)
+    }
+
+    /// A runtime with room for so many workers, of which none has been started.
+    pub(crate) fn without_workers(&self, port: CompletionPort, workers: usize) -> Runtime {
         let shared = Arc::new(Shared {
             port,
             ready: Ready::default(),
@@ -121,12 +137,6 @@ impl Builder {
             close_deadline: self.close_deadline,
             threads: Mutex::new(Vec::new()),
         });
-        // Dropped on failure, the runtime ends the threads that have been started.
-        let runtime = Runtime { shared };
-        for _ in 0..workers {
-            runtime.shared.start_worker()?;
-        }
-        runtime.shared.start_cover()?;
-        Ok(runtime)
+        Runtime { shared }
     }
 }

@@ -138,6 +138,19 @@ impl Runtime {
     }
 }
 
+#[cfg(all(test, unix, not(loom)))]
+impl Runtime {
+    /// Does what a worker does with one completion, on the calling thread. `false`: there is none.
+    pub(crate) fn step(&self) -> bool {
+        self.shared.work_once()
+    }
+
+    /// Tasks that have not ended, and sockets that have not been forgotten.
+    pub(crate) fn census(&self) -> (usize, usize) {
+        (self.shared.tasks.len(), self.shared.responders.len())
+    }
+}
+
 impl Drop for Runtime {
     fn drop(&mut self) {
         let shared = self.shared.clone();

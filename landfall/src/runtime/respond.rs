@@ -121,6 +121,12 @@ impl Responders {
         responders.into_iter().for_each(visit);
     }
 
+    /// Responders that have not been forgotten.
+    #[cfg(all(test, unix, not(loom)))]
+    pub(super) fn len(&self) -> usize {
+        self.list.lock().as_ref().map_or(0, Slab::len)
+    }
+
     /// Tells all that the runtime is gone.
     pub(super) fn abandon(&self) {
         self.for_each(|responder| responder.abandon());

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use pin_project_lite::pin_project;
 
 use super::{Alarm, OUTSIDE, current};
+use crate::clock::now;
 
 /// So far ahead that nobody waits for it, where the clock cannot count any further.
 const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -21,7 +22,7 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 ///
 /// Polled outside of a runtime.
 pub fn sleep(duration: Duration) -> Sleep {
-    sleep_until(after(Instant::now(), duration))
+    sleep_until(after(now(), duration))
 }
 
 /// Waits until a moment.
@@ -64,7 +65,7 @@ impl Future for Sleep {
         if let Some(alarm) = &self.alarm {
             return alarm.poll(cx);
         }
-        if self.deadline <= Instant::now() {
+        if self.deadline <= now() {
             return Poll::Ready(());
         }
         let Some(shared) = current() else {
@@ -184,7 +185,7 @@ impl Interval {
     pub async fn tick(&mut self) -> Instant {
         std::future::poll_fn(|cx| Pin::new(&mut self.sleep).poll(cx)).await;
         let due = self.sleep.deadline;
-        let missed = due.elapsed().as_nanos() / self.period.as_nanos();
+        let missed = now().saturating_duration_since(due).as_nanos() / self.period.as_nanos();
         let last = due
             + self
                 .period

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 
+use super::cover::Seat;
 use super::task::Runnable;
 use super::{Shared, enter, ready};
 use crate::port::{Completion, CompletionKind};
@@ -46,16 +47,34 @@ impl Shared {
         let _current = enter(self.clone());
         let mut seat = self.cover.seat(index);
         // Ends when the port is closed.
-        while let Ok(mut completion) = self.port.get(None) {
-            let task = self.dispatch(&mut completion);
-            // Lets the next completion of the same handle out, before the task takes its time.
-            drop(completion);
-            if let Some(task) = task {
-                seat.enter_user_code();
-                // A task catches its own panics; this is for the wakers it calls.
-                let _ = catch_unwind(AssertUnwindSafe(|| task.run()));
-                seat.leave_user_code();
+        while let Ok(completion) = self.port.get(None) {
+            self.handle(completion, &mut seat);
+        }
+    }
+
+    fn handle(self: &Arc<Self>, mut completion: Completion, seat: &mut Seat<'_>) {
+        let task = self.dispatch(&mut completion);
+        // Lets the next completion of the same handle out, before the task takes its time.
+        drop(completion);
+        if let Some(task) = task {
+            seat.enter_user_code();
+            // A task catches its own panics; this is for the wakers it calls.
+            let _ = catch_unwind(AssertUnwindSafe(|| task.run()));
+            seat.leave_user_code();
+        }
+    }
+
+    /// Does what a worker of a simulated port does with one completion. `false`: there is none.
+    #[cfg(all(test, unix, not(loom)))]
+    pub(super) fn work_once(self: &Arc<Self>) -> bool {
+        let _current = enter(self.clone());
+        match self.port.get(None) {
+            Ok(idle) if idle.bytes() == crate::driver::sim::IDLE.bytes => false,
+            Ok(completion) => {
+                self.handle(completion, &mut self.cover.seat(0));
+                true
             }
+            Err(_) => false,
         }
     }
 

@@ -106,6 +106,11 @@ impl Control {
         }
     }
 
+    #[cfg(all(test, unix, not(loom)))]
+    pub(super) fn is_serving(&self) -> bool {
+        self.state.lock().phase == Phase::Serving
+    }
+
     /// How many connections may be open at a time.
     pub(super) fn set_limit(&self, connections: u64) {
         self.state.lock().limit = connections;

@@ -12,7 +12,7 @@
 //! is no memory to wait for.
 
 mod accept;
-mod buffers;
+pub(in crate::driver) mod buffers;
 mod complete;
 mod lane;
 mod op;
