@@ -12,6 +12,10 @@ mod primitives {
     pub(crate) use parking_lot::{Mutex, MutexGuard};
 
     /// Accesses that are `SeqCst` are in one order for all by themselves.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        allow(dead_code, reason = "rings have these")
+    )]
     #[inline(always)]
     pub(crate) fn one_order_for_all() {}
 }

@@ -310,13 +310,16 @@ fn tasks_dropped_with_the_runtime_may_wake_and_spawn() {
     }
     let runtime = runtime();
     let (send, receive) = mpsc::channel();
+    let (begun, has_begun) = mpsc::channel();
     let inner = runtime.spawn(pending::<()>());
     drop(runtime.spawn(async move {
         let _on_drop = SpawnOnDrop(send);
+        begun.send(()).expect("the test waits for it");
         // Woken by the other's end, while everything ends.
         let _ = inner.await;
         pending::<()>().await;
     }));
+    assert_eq!(has_begun.recv_timeout(Duration::from_secs(10)), Ok(()));
     drop(runtime);
     assert_eq!(receive.recv_timeout(Duration::from_secs(10)), Ok(()));
 }

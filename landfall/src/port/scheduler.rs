@@ -546,6 +546,8 @@ impl Scheduler {
         let unattended = set_of(self.unattended(&self.state.lock()));
         worker.touch(unattended);
         self.flush(driver, worker, home);
+        // Taking may submit again what is to go on.
+        worker.touch(unattended);
         bits(unattended)
             .filter(|&lane| Some(lane) != home)
             .map(|lane| driver.reap(lane, max, sink))

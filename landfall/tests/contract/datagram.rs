@@ -69,6 +69,35 @@ fn c45_a_datagram_larger_than_a_pooled_buffer_is_told_of_too() {
     });
 }
 
+/// As many waits as receives that fail at once: what the system still reports of each must not be
+/// taken for the next one's.
+#[test]
+fn many_waits_for_one_datagram_all_see_it() {
+    for_each_driver(|driver| {
+        const WAITS: usize = 200;
+        let port = driver.port(0);
+        let (socket, address, sender) = receiver(&port);
+        sender
+            .send_to(b"longer than a byte", address)
+            .expect("sends");
+        for token in 0..WAITS {
+            socket
+                .submit(Operation::WaitReadable, token)
+                .expect("submits");
+        }
+        for token in 0..WAITS {
+            let waited = next(&port);
+            assert_eq!((waited.token(), waited.result().ok()), (token, Some(0)));
+        }
+        socket
+            .submit(Operation::Receive(Vec::with_capacity(100)), 0)
+            .expect("submits");
+        let data = next(&port).take_buffer().expect("the buffer");
+        assert_eq!(&data[..], b"longer than a byte");
+        assert_quiet(&port);
+    });
+}
+
 #[test]
 fn c45_a_datagram_is_received_and_sent_whole() {
     for_each_driver(|driver| {

@@ -407,6 +407,27 @@ fn nothing_follows_a_send_that_was_cancelled_half_way() {
 }
 
 #[test]
+fn a_send_before_the_connect_does_not_break_what_follows_it() {
+    for_each_driver(|driver| {
+        let port = driver.port(0);
+        let (listener, address) = crate::support::listener();
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let connection = port.associate(socket, 1).expect("associates");
+        let result = |operation| {
+            connection.submit(operation, 0).expect("submits");
+            next(&port).result()
+        };
+        result(Operation::Send("too soon".into())).expect_err("there is no connection");
+        result(Operation::Connect(address)).expect("somebody listens");
+        let sent = result(Operation::Send("hello".into())).expect("connected");
+        let (mut peer, _) = listener.accept().expect("connected");
+        let mut text = [0; 5];
+        peer.read_exact(&mut text).expect("it arrives");
+        assert_eq!((sent, &text), (5, b"hello"));
+    });
+}
+
+#[test]
 fn sends_and_receives_of_one_socket_do_not_wait_for_each_other() {
     for_each_driver(|driver| {
         let port = driver.port(0);

@@ -21,8 +21,9 @@ use crate::port::{Completion, OperationId, Payload};
 /// peer cannot fill memory while a handler takes its time.
 const MOST_HELD: usize = 8;
 
-/// Blocks kept for packets to come of operations that are over. That they come is seen in Wine and
-/// follows from the rules of Windows' kernel; should they not, this bounds what is kept in vain.
+/// Blocks kept at most for packets to come of operations that are over; a block is never freed before
+/// its packet, or an operation that got its address would be taken for it. That the packets come is
+/// seen in Wine and follows from the rules of Windows' kernel.
 const MOST_STRAYS: usize = 64;
 
 /// Works a packet of a socket off. Its pointer is compared with those of the operations that the
@@ -54,7 +55,11 @@ pub(super) fn process(core: &Core, packet: Packet) -> Outcome {
     {
         accept::accepted(core, state, place, code)
     } else {
+        let strays = state.strays.len();
         state.strays.retain(|block| block.address() != packet.block);
+        if state.strays.len() < strays {
+            advance(core, &mut state, Way::Receives);
+        }
         return [None, None];
     };
     // Last of all: when nothing is in the kernel, nothing is being worked off either.
@@ -110,7 +115,11 @@ fn reported(core: &Core, state: &mut State, way: Way, code: i32, bytes: usize) -
         Kind::Connect(_) => {
             let finished = state.system.as_ref().map(winsock::finish_connect);
             let code = match finished {
-                Some(Ok(())) => 0,
+                Some(Ok(())) => {
+                    // What sends failed with before is nothing to those that follow.
+                    state.gap = None;
+                    0
+                }
                 Some(Err(error)) => code::of(&error),
                 None => ABORTED,
             };
@@ -217,8 +226,10 @@ pub(super) fn advance(core: &Core, state: &mut State, way: Way) {
         }
     }
     loop {
+        // The next one waits for a packet that is to come, or the blocks would grow without end.
+        let full = state.strays.len() >= MOST_STRAYS;
         let direction = state.direction(way);
-        if direction.current.is_some() {
+        if direction.current.is_some() || way == Way::Receives && full {
             return;
         }
         direction.current = direction.waiting.pop_front();
@@ -245,9 +256,6 @@ fn cut_at_once(state: &mut State, way: Way) -> Option<Completion> {
         _ => (0, 0),
     };
     let block = op.take_block();
-    if state.strays.len() == MOST_STRAYS {
-        state.strays.pop_front();
-    }
     state.strays.push_back(block);
     end(state, way, code, bytes, None)
 }

@@ -121,6 +121,10 @@ pub(super) fn send(lane: &Lane, state: &mut State, index: u32) {
             Kind::Connect(connect) => match connect.advance(fd) {
                 Some(code) => {
                     socket.writable = true;
+                    if code == 0 {
+                        // What sends failed with before is nothing to those that follow.
+                        socket.broken = None;
+                    }
                     code
                 }
                 None => {

@@ -384,11 +384,17 @@ impl Lane {
             accept::expire(self, state);
             state.has_work()
         });
-        let own = match looker {
-            Looker::Waiter(released) => isize::from(released.load(Ordering::SeqCst)),
-            Looker::PasserBy => 0,
+        // A wake for another thread is passed on, and so is one that only says to look again.
+        let for_another = match looker {
+            Looker::Waiter(released) => {
+                let own = isize::from(released.load(Ordering::SeqCst));
+                self.wakes.load(Ordering::SeqCst) > own
+            }
+            Looker::PasserBy => {
+                self.wakes.load(Ordering::SeqCst) > 0 || self.waiting.load(Ordering::SeqCst) > 0
+            }
         };
-        if woken && self.wakes.load(Ordering::SeqCst) > own {
+        if woken && for_another {
             self.wake_up();
         }
         found

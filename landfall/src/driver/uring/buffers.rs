@@ -12,6 +12,7 @@ use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 use parking_lot::Mutex;
 
+use super::op::Stage;
 use crate::buffer::{Home, Pool};
 use crate::port::BufferPolicy;
 
@@ -236,6 +237,15 @@ pub(super) struct Turn {
     select: u16,
     /// All others, without.
     rest: bool,
+}
+
+impl Turn {
+    /// A receive that was to start had ended or started already: its buffer is for the next.
+    pub(super) fn passed_over(&mut self, stage: &Stage) {
+        if matches!(stage, Stage::Select) {
+            self.select += 1;
+        }
+    }
 }
 
 impl Drop for BufferRing {

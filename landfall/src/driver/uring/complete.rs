@@ -252,14 +252,14 @@ pub(super) fn feed(lane: &Lane, state: &mut State, idle: bool) {
             Next::Select(name) => (name, Stage::Select),
             Next::Own(name) => (name, Stage::Poll),
         };
-        let Some(key) = Lane::find(state, name) else {
+        // One that was paused and has gone on meanwhile is with the kernel again.
+        let waits =
+            |key: &u32| !state.ops[*key as usize].in_kernel && !state.ops[*key as usize].paused;
+        let Some(key) = Lane::find(state, name).filter(waits) else {
+            turn.passed_over(&stage);
             continue;
         };
         let op = &mut state.ops[key as usize];
-        // One that was paused and has gone on meanwhile is with the kernel again.
-        if op.in_kernel || op.paused {
-            continue;
-        }
         if let Kind::Pooled { stage: now, .. } = &mut op.kind {
             *now = stage;
         }
@@ -363,7 +363,9 @@ fn sent_without_copying(
         return None;
     }
     let result = known.take().unwrap_or(result);
-    if result == -libc::EOPNOTSUPP && !op.cancelled && !state.closed {
+    // Sockets without the facility, and memory that cannot be locked, take copies.
+    let refused = [libc::EOPNOTSUPP, libc::ENOMEM, libc::ENOBUFS].contains(&-result);
+    if refused && !op.cancelled && !state.closed {
         op.kind = Kind::Send(std::mem::take(buffer));
         lane.start(state, key, true);
         return None;
@@ -437,15 +439,23 @@ fn connected(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Co
             connect.again = false;
             again_or_abort(lane, state, key, false)
         }
-        libc::EISCONN if connect.retried => end(lane, state, key, 0, 0),
+        libc::EISCONN if connect.retried => connection_made(lane, state, key),
+        ..=0 => connection_made(lane, state, key),
         libc::ECANCELED | libc::EINTR | libc::EALREADY if !ending => {
             connect.again = true;
             connect.retried = true;
             lane.start(state, key, true);
             None
         }
-        code => end(lane, state, key, code.max(0), 0),
+        code => end(lane, state, key, code, 0),
     }
+}
+
+/// What sends failed with before there was a connection is nothing to those that follow.
+fn connection_made(lane: &Lane, state: &mut State, key: u32) -> Option<Completion> {
+    let socket = state.ops[key as usize].socket;
+    state.sockets[socket as usize].broken = None;
+    end(lane, state, key, 0, 0)
 }
 
 /// One completion of several.

@@ -75,6 +75,14 @@ pub(super) struct State {
     generation: u32,
 }
 
+impl State {
+    /// Whether a thread that waits in the lane has something to do that the ring does not show:
+    /// completions to take, or receives that start again at the latest when it waits.
+    fn has_left(&self) -> bool {
+        !self.ready.is_empty() || !self.starved.is_empty()
+    }
+}
+
 impl Lane {
     pub(super) fn new(
         index: usize,
@@ -292,7 +300,7 @@ impl Lane {
                     taken += 1;
                 }
             }
-            (!state.ready.is_empty(), std::mem::take(&mut state.urgent))
+            (state.has_left(), std::mem::take(&mut state.urgent))
         };
         if urgent {
             self.flush();
@@ -452,7 +460,7 @@ impl Lane {
                     state.ready.insert(place, completion);
                 }
             }
-            !state.ready.is_empty()
+            state.has_left()
         };
         self.waiters.taken(ready, woken, || self.post_wake());
     }

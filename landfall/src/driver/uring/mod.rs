@@ -363,15 +363,19 @@ impl Driver for Uring {
             let key = lane.insert(&mut state, op);
             lane.start(&mut state, key, true);
         }
-        loop {
+        let answer = loop {
             lane.flush();
             lane.drain();
-            match answer.wait(Duration::from_millis(1)) {
-                None => {}
-                // SAFETY: the kernel answers an install with a new descriptor.
-                Some(fd @ 0..) => return Ok(unsafe { lane::own(fd) }),
-                Some(code) => return Err(io::Error::from_raw_os_error(-code)),
+            if let Some(answer) = answer.wait(Duration::from_millis(1)) {
+                break answer;
             }
+        };
+        // What was taken along may have begun something again.
+        lane.flush();
+        match answer {
+            // SAFETY: the kernel answers an install with a new descriptor.
+            fd @ 0.. => Ok(unsafe { lane::own(fd) }),
+            code => Err(io::Error::from_raw_os_error(-code)),
         }
     }
 
