@@ -42,9 +42,18 @@ pub struct RuntimeOptions {
     pub end_with_parent: bool,
 }
 
+/// More threads than any machine runs well; a typing error should not start millions.
+const MOST_WORKERS: u32 = 4096;
+
 impl RuntimeOptions {
     /// Builds the runtime these options describe.
     pub fn build(&self) -> Result<Runtime, Failure> {
+        if self.workers.max(self.concurrency) > MOST_WORKERS {
+            return Err(Failure::usage(format!(
+                "--workers {} and --concurrency {}: a port is served by {MOST_WORKERS} threads at most",
+                self.workers, self.concurrency
+            )));
+        }
         Runtime::builder()
             .workers(self.workers as usize)
             .concurrency(self.concurrency as usize)

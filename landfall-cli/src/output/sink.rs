@@ -13,7 +13,7 @@ use crate::exit::Failure;
 /// The output flags every subcommand has.
 #[derive(Args, Clone, Debug)]
 pub struct OutputArgs {
-    /// Print the result as one JSON object (its keys are in the README)
+    /// Print the result as one JSON object (its keys are in landfall-cli/README.md)
     #[arg(long, env = "LANDFALL_JSON", help_heading = "Output")]
     pub json: bool,
 

@@ -28,6 +28,11 @@ use crate::units::{grouped, show_time};
 /// Runs the subcommand.
 pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     let mut sink = Sink::open(&args.output)?;
+    if args.idle_timeout.0.is_some_and(|time| time.is_zero()) {
+        return Err(Failure::usage(
+            "--idle-timeout 0s leaves clients no time at all: give them some, as in 10m, or `none`",
+        ));
+    }
     let stop = StopRequest::listen()?;
     args.runtime.end_with_parent(&stop)?;
     let descriptor_limit = limits::raise_descriptor_limit();

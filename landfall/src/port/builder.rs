@@ -9,9 +9,10 @@ use crate::driver::{self, MAX_LANES, Settings};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum DriverChoice {
-    /// The one that the environment variable `LANDFALL_DRIVER` names (`uring`, `poll`, `auto`), or
-    /// else the best one that the system permits: io_uring on Linux, readiness where that is
-    /// missing or forbidden. [`CompletionPort::driver_reason`] says why it became which.
+    /// The one that the environment variable `LANDFALL_DRIVER` names (`uring`, `poll`, `iocp`,
+    /// `auto`), or else the best one that the system permits: Windows' own ports; io_uring on Linux,
+    /// readiness where that is missing or forbidden (a lack of memory or descriptors is an error
+    /// instead). [`CompletionPort::driver_reason`] says why it became which.
     #[default]
     Auto,
     /// io_uring, or an error that says why not.

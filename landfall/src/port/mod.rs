@@ -3,8 +3,8 @@
 //! The eight steps of the classic tutorial: create a port, start workers that
 //! [`get`](CompletionPort::get), [`associate`](CompletionPort::associate) a listener,
 //! [`submit`](Handle::submit) an accept; on an accept associate the connection and submit a
-//! receive; on a receive use the data and submit the next; drop the handle to close. The example
-//! `eight_steps` is exactly that.
+//! receive; on a receive use the data and submit the next; [`close`](Handle::close) the handle, or
+//! drop it with nothing pending. The example `eight_steps` is exactly that.
 //!
 //! ```
 //! use landfall::port::{CompletionPort, Packet};
