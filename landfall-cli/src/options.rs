@@ -54,6 +54,7 @@ impl RuntimeOptions {
                 self.workers, self.concurrency
             )));
         }
+        self.driver.check()?;
         Runtime::builder()
             .workers(self.workers as usize)
             .concurrency(self.concurrency as usize)
@@ -105,6 +106,23 @@ impl Driver {
             Self::Uring => DriverChoice::Uring,
             Self::Poll => DriverChoice::Poll,
             Self::Iocp => DriverChoice::Iocp,
+        }
+    }
+
+    /// Refuses a driver that this system cannot have.
+    fn check(self) -> Result<(), Failure> {
+        let is_here = match self {
+            Self::Auto => true,
+            Self::Uring => cfg!(target_os = "linux"),
+            Self::Poll => cfg!(unix),
+            Self::Iocp => cfg!(windows),
+        };
+        match is_here {
+            true => Ok(()),
+            false => Err(Failure::usage(format!(
+                "there is no driver `{}` on this system; leave it to `auto`",
+                self.name()
+            ))),
         }
     }
 
