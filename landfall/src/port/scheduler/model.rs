@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use loom::sync::Condvar;
 use socket2::Socket;
 
+use super::super::queue::Queue;
 use super::*;
 use crate::driver::uring::waiters::Waiters;
 use crate::driver::{SocketRef, Submitted};
@@ -192,7 +193,7 @@ fn port(concurrency: usize, lanes: usize) -> (Arc<Shared>, Rings) {
     let rings = Rings::new(lanes);
     let shared = Shared {
         driver: Box::new(rings.clone()),
-        scheduler: Scheduler::new(concurrency, lanes),
+        queue: Queue::Lanes(Scheduler::new(concurrency, lanes)),
         closed: false.into(),
         owner: parking_lot::Mutex::new(Weak::new()),
         driver_reason: String::new(),
