@@ -95,3 +95,19 @@ pub(crate) fn descriptor_limit() -> u64 {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current.unwrap_or(u64::MAX)
 }
+
+/// Waits until one of these descriptors is readable or the time is over; may return early.
+#[cfg(unix)]
+pub(crate) fn wait_for_any<'a>(
+    descriptors: impl Iterator<Item = std::os::fd::BorrowedFd<'a>>,
+    timeout: Option<std::time::Duration>,
+) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut descriptors: Vec<_> = descriptors
+        .map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN))
+        .collect();
+    // A time too long for the system is as good as none.
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    // An error is an interruption, after which the caller looks at its lanes and comes back.
+    let _ = poll(&mut descriptors, timeout.as_ref());
+}

@@ -23,9 +23,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{SockRef, Socket as SystemSocket, Type};
 
 use super::accept_stream::{STREAM_LANE, Streams};
@@ -307,7 +306,7 @@ impl Driver for Poll {
         };
         let timeout = lanes().fold(timeout, |timeout, lane| lane.begin_shared_wait(timeout));
         if !released.load(Ordering::SeqCst) && !lanes().any(Lane::pending) {
-            wait_for_any(lanes(), timeout);
+            super::os::wait_for_any(lanes().map(Lane::fd), timeout);
         }
         lanes().for_each(|lane| lane.end_shared_wait(&self.lanes));
     }
@@ -381,18 +380,6 @@ fn emptiest(lanes: &[Lane]) -> &Lane {
         .iter()
         .min_by_key(|lane| lane.population.load(Ordering::Relaxed))
         .expect("a driver has at least one lane")
-}
-
-fn wait_for_any<'a>(lanes: impl Iterator<Item = &'a Lane>, timeout: Option<Duration>) {
-    let mut fds: Vec<_> = lanes
-        .map(|lane| PollFd::from_borrowed_fd(lane.fd(), PollFlags::IN))
-        .collect();
-    let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-    // A time too long for the system is as good as none.
-    let left = left.and_then(|left| Timespec::try_from(left).ok());
-    // An error is an interruption, after which the caller looks at the lanes and comes back.
-    let _ = rustix::event::poll(&mut fds, left.as_ref());
 }
 
 /// Says what to do about a refused set-up.

@@ -20,9 +20,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{Socket as SystemSocket, Type};
 
 use super::accept_stream::{AcceptStream, STREAM_LANE};
@@ -418,7 +417,7 @@ impl Driver for Uring {
         };
         lanes().for_each(Lane::begin_shared_wait);
         if !released.load(Ordering::SeqCst) && !lanes().any(Lane::stirred) {
-            wait_for_any(lanes(), timeout);
+            super::os::wait_for_any(lanes().map(Lane::fd), timeout);
         }
         lanes().for_each(Lane::end_wait);
     }
@@ -517,18 +516,6 @@ fn cancel_operations(lane: &Lane, state: &mut State, socket: u32, worker: bool) 
         cancel_one(lane, state, key, worker);
     }
     withdrawn + current.into_iter().flatten().count()
-}
-
-fn wait_for_any<'a>(lanes: impl Iterator<Item = &'a Lane>, timeout: Option<Duration>) {
-    let mut fds: Vec<_> = lanes
-        .map(|lane| PollFd::from_borrowed_fd(lane.fd(), PollFlags::IN))
-        .collect();
-    let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-    // A time too long for the system is as good as none.
-    let left = left.and_then(|left| Timespec::try_from(left).ok());
-    // An error is an interruption, after which the caller looks at the lanes and comes back.
-    let _ = rustix::event::poll(&mut fds, left.as_ref());
 }
 
 /// Why there is no io_uring to be had here, if that is what an error at set-up means.
