@@ -25,6 +25,8 @@ use crate::sync::atomic::AtomicBool;
 #[cfg(unix)]
 mod accept_stream;
 #[cfg(unix)]
+mod buffers;
+#[cfg(unix)]
 mod direction;
 #[cfg(windows)]
 pub(crate) mod iocp;

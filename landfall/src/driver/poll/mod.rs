@@ -12,7 +12,6 @@
 //! is no memory to wait for.
 
 mod accept;
-pub(in crate::driver) mod buffers;
 mod complete;
 mod lane;
 mod op;
