@@ -21,8 +21,7 @@ use socket2::SockRef;
 const STALLED: usize = 64;
 
 /// Memory of the server for each of them: what waits to be received and what waits to be sent, in
-/// pooled buffers of 16 KiB. One run of a multishot receive brings up to 32 before the cancel that
-/// is to hold it back takes effect.
+/// pooled buffers of 16 KiB.
 const EACH: u64 = 1 << 20;
 
 /// Written to a connection at most, before it is stalled.

@@ -93,7 +93,9 @@ impl Stack {
             | Stack::LandfallRuntime
             | Stack::Tokio
             | Stack::Threads => 1,
-            Stack::Compio | Stack::Monoio | Stack::Ring | Stack::RingDefer | Stack::RingPoll => workers,
+            Stack::Compio | Stack::Monoio | Stack::Ring | Stack::RingDefer | Stack::RingPoll => {
+                workers
+            }
         }
     }
 

@@ -1,6 +1,9 @@
-//! The limit in another form: each connection has a multishot poll, and what is ready is received in small batches,
-//! each answered before the next is received, so that a connection's memory is still in the cache when
-//! it is answered.
+//! The limit in another form, with cooperative task running: each connection has a multishot poll,
+//! and those that have something are received from a few at a time, into the buffer that came back
+//! last. So a connection is answered while the processor's cache still has its memory.
+//!
+//! Like `ring` it relies on one message in flight per connection, and ends at the first unexpected
+//! error.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,6 +19,8 @@ use super::{Expected, RECEIVE_SIZE};
 use crate::protocol::attend;
 
 const ENTRIES: u32 = 4096;
+/// Connections received from between two answers to them.
+const AT_A_TIME: usize = 32;
 
 pub fn serve(listener: TcpListener, _: Expected) -> Result<()> {
     let mut builder = IoUring::builder();
@@ -23,53 +28,91 @@ pub fn serve(listener: TcpListener, _: Expected) -> Result<()> {
     let ring = builder.build(ENTRIES)?;
     let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let slots = u32::try_from(descriptors).unwrap_or(u32::MAX).min(1 << 20);
-    ring.submitter().register_files_sparse(slots)?;
-    let batch = std::env::var("RING_POLL_BATCH").ok().and_then(|v| v.parse().ok()).unwrap_or(32);
-    let mut worker = Worker { ring, listener, batch, ready: VecDeque::new(), pending: 0, free: Vec::new(), buffers: Vec::new() };
+    ring.submitter()
+        .register_files_sparse(slots)
+        .context("cannot register direct descriptors")?;
+    let worker = Worker {
+        ring,
+        listener,
+        readable: VecDeque::new(),
+        receiving: 0,
+        buffers: Buffers::default(),
+    };
     worker.run()
+}
+
+/// What a completion belongs to, carried in its user data: 8 bits, 24 for a buffer, 32 for a socket.
+#[derive(Clone, Copy)]
+enum Operation {
+    Accept,
+    Poll { socket: u32 },
+    Receive { socket: u32, buffer: u32 },
+    Send { buffer: u32 },
+    Close,
+}
+
+impl Operation {
+    fn encode(self) -> u64 {
+        let (kind, socket, buffer) = match self {
+            Operation::Accept => (0, 0, 0),
+            Operation::Poll { socket } => (1, socket, 0),
+            Operation::Receive { socket, buffer } => (2, socket, buffer),
+            Operation::Send { buffer } => (3, 0, buffer),
+            Operation::Close => (4, 0, 0),
+        };
+        kind | u64::from(buffer) << 8 | u64::from(socket) << 32
+    }
+
+    fn decode(data: u64) -> Self {
+        let socket = (data >> 32) as u32;
+        let buffer = data as u32 >> 8;
+        match data & 0xff {
+            0 => Operation::Accept,
+            1 => Operation::Poll { socket },
+            2 => Operation::Receive { socket, buffer },
+            3 => Operation::Send { buffer },
+            _ => Operation::Close,
+        }
+    }
+}
+
+/// Buffers by number, and those that nobody uses, the warmest last. None is ever freed.
+#[derive(Default)]
+struct Buffers {
+    all: Vec<Box<[u8]>>,
+    free: Vec<u32>,
+}
+
+impl Buffers {
+    fn take(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.all.push(vec![0; RECEIVE_SIZE].into_boxed_slice());
+            self.all.len() as u32 - 1
+        })
+    }
 }
 
 struct Worker {
     ring: IoUring,
     listener: TcpListener,
-    batch: usize,
-    ready: VecDeque<u32>,
-    pending: usize,
-    free: Vec<u32>,
-    buffers: Vec<Box<[u8]>>,
-}
-
-const ACCEPT: u64 = 0;
-const POLL: u64 = 1;
-const RECEIVE: u64 = 2;
-const SEND: u64 = 3;
-const CLOSE: u64 = 4;
-
-fn pack(kind: u64, socket: u32, buffer: u32) -> u64 {
-    kind | u64::from(buffer) << 8 | u64::from(socket) << 32
+    /// Connections that have something, in the order in which they are received from.
+    readable: VecDeque<u32>,
+    receiving: usize,
+    buffers: Buffers,
 }
 
 impl Worker {
-    fn run(&mut self) -> Result<()> {
+    fn run(mut self) -> Result<()> {
         self.accept()?;
         let mut completions: Vec<cqueue::Entry> = Vec::with_capacity(2 * ENTRIES as usize);
         loop {
-            for _ in 0..self.batch {
-                let Some(socket) = self.ready.pop_front() else { break };
-                let buffer = self.free.pop().unwrap_or_else(|| {
-                    self.buffers.push(vec![0; RECEIVE_SIZE].into_boxed_slice());
-                    self.buffers.len() as u32 - 1
-                });
-                let memory = self.buffers[buffer as usize].as_mut_ptr();
-                let entry = opcode::Recv::new(Fixed(socket), memory, RECEIVE_SIZE as u32)
-                    .flags(libc::MSG_DONTWAIT)
-                    .build();
-                self.push(entry, pack(RECEIVE, socket, buffer))?;
-                self.pending += 1;
-            }
-            let want = usize::from(self.pending == 0);
-            match self.ring.submit_and_wait(want) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
+            self.receive_some()?;
+            // What is received is there when the call returns.
+            let awaited = usize::from(self.receiving == 0);
+            match self.ring.submit_and_wait(awaited) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(error.into());
+                }
                 _ => completions.extend(self.ring.completion()),
             }
             for completion in completions.drain(..) {
@@ -78,78 +121,115 @@ impl Worker {
         }
     }
 
-    fn complete(&mut self, completion: &cqueue::Entry) -> Result<()> {
-        let more = cqueue::more(completion.flags());
-        let result = completion.result();
-        let data = completion.user_data();
-        let socket = (data >> 32) as u32;
-        let buffer = (data >> 8) as u32 & 0xff_ffff;
-        match data & 0xff {
-            ACCEPT => {
-                let Ok(socket) = u32::try_from(result) else { bail!("accept {result}") };
-                self.poll(socket)?;
-                if !more {
-                    self.accept()?;
-                }
-            }
-            POLL => {
-                if result > 0 {
-                    self.ready.push_back(socket);
-                    if !more {
-                        self.poll(socket)?;
-                    }
-                }
-            }
-            RECEIVE => {
-                self.pending -= 1;
-                match result {
-                    1.. => {
-                        let message = &self.buffers[buffer as usize][..result as usize];
-                        attend(message);
-                        let entry = opcode::Send::new(Fixed(socket), message.as_ptr(), result as u32)
-                            .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
-                            .build();
-                        self.push(entry, pack(SEND, socket, buffer))?;
-                        if cqueue::sock_nonempty(completion.flags()) {
-                            self.ready.push_back(socket);
-                        }
-                    }
-                    _ => {
-                        self.free.push(buffer);
-                        if result != -libc::EAGAIN {
-                            let entry = opcode::Close::new(Fixed(socket)).build();
-                            let entry = entry.flags(squeue::Flags::SKIP_SUCCESS);
-                            self.push(entry, CLOSE)?;
-                        }
-                    }
-                }
-            }
-            SEND => self.free.push(buffer),
-            _ => {}
+    fn receive_some(&mut self) -> Result<()> {
+        while self.receiving < AT_A_TIME {
+            let Some(socket) = self.readable.pop_front() else {
+                break;
+            };
+            let buffer = self.buffers.take();
+            let memory = self.buffers.all[buffer as usize].as_mut_ptr();
+            let entry = opcode::Recv::new(Fixed(socket), memory, RECEIVE_SIZE as u32)
+                .flags(libc::MSG_DONTWAIT)
+                .build();
+            self.push(entry, Operation::Receive { socket, buffer })?;
+            self.receiving += 1;
         }
         Ok(())
     }
 
+    fn complete(&mut self, completion: &cqueue::Entry) -> Result<()> {
+        let more = cqueue::more(completion.flags());
+        let result = completion.result();
+        match Operation::decode(completion.user_data()) {
+            Operation::Accept => {
+                self.poll(check(result).context("accept failed")?)?;
+                if !more {
+                    self.accept()?;
+                }
+            }
+            Operation::Poll { socket } if result > 0 => {
+                self.readable.push_back(socket);
+                if !more {
+                    self.poll(socket)?;
+                }
+            }
+            Operation::Receive { socket, buffer } => {
+                self.receiving -= 1;
+                self.received(socket, buffer, completion)?;
+            }
+            Operation::Send { buffer } => self.buffers.free.push(buffer),
+            Operation::Close => drop(check(result).context("close failed")?),
+            Operation::Poll { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn received(&mut self, socket: u32, buffer: u32, completion: &cqueue::Entry) -> Result<()> {
+        let result = completion.result();
+        if result > 0 {
+            if cqueue::sock_nonempty(completion.flags()) {
+                self.readable.push_back(socket);
+            }
+            return self.send(socket, buffer, result as usize);
+        }
+        self.buffers.free.push(buffer);
+        match -result {
+            // Somebody else's notice: it had been received already.
+            libc::EAGAIN => Ok(()),
+            _ => self.close(socket),
+        }
+    }
+
     fn accept(&mut self) -> Result<()> {
-        let entry = opcode::AcceptMulti::new(Fd(self.listener.as_raw_fd()))
+        let listener = Fd(self.listener.as_raw_fd());
+        let entry = opcode::AcceptMulti::new(listener)
             .allocate_file_index(true)
             .build();
-        self.push(entry, ACCEPT)
+        self.push(entry, Operation::Accept)
     }
 
     fn poll(&mut self, socket: u32) -> Result<()> {
         let entry = opcode::PollAdd::new(Fixed(socket), libc::POLLIN as u32)
             .multi(true)
             .build();
-        self.push(entry, pack(POLL, socket, 0))
+        self.push(entry, Operation::Poll { socket })
     }
 
-    fn push(&mut self, entry: squeue::Entry, data: u64) -> Result<()> {
-        let entry = entry.user_data(data);
+    fn send(&mut self, socket: u32, buffer: u32, length: usize) -> Result<()> {
+        let message = &self.buffers.all[buffer as usize][..length];
+        attend(message);
+        let entry = opcode::Send::new(Fixed(socket), message.as_ptr(), length as u32)
+            .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
+            .build();
+        self.push(entry, Operation::Send { buffer })
+    }
+
+    /// The poll goes with the socket's last message: the kernel ends it when it is told to.
+    fn close(&mut self, socket: u32) -> Result<()> {
+        let poll = Operation::Poll { socket }.encode();
+        let entry = opcode::AsyncCancel::new(poll).build();
+        self.push(
+            entry.flags(squeue::Flags::SKIP_SUCCESS),
+            Operation::Poll { socket },
+        )?;
+        let entry = opcode::Close::new(Fixed(socket)).build();
+        self.push(entry.flags(squeue::Flags::SKIP_SUCCESS), Operation::Close)
+    }
+
+    fn push(&mut self, entry: squeue::Entry, operation: Operation) -> Result<()> {
+        let entry = entry.user_data(operation.encode());
         if self.ring.submission().is_full() {
             self.ring.submit()?;
         }
-        // SAFETY: buffers are never freed, and never used twice at a time.
+        // SAFETY: the only memory an entry refers to is a buffer of `Buffers`, which is never freed,
+        // and is taken by one operation at a time.
         unsafe { self.ring.submission().push(&entry) }.context("the submission queue is full")
+    }
+}
+
+fn check(result: i32) -> Result<u32> {
+    match u32::try_from(result) {
+        Ok(value) => Ok(value),
+        Err(_) => bail!(io::Error::from_raw_os_error(-result)),
     }
 }

@@ -31,7 +31,8 @@ pub enum DriverChoice {
 /// nobody sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BufferPolicy {
-    /// Bytes of one buffer; a multiple of the page size is best.
+    /// Bytes of one buffer. A little more than the usual message is best: room that is left over says
+    /// that nothing more is there, which saves asking.
     pub size: usize,
     /// Buffers of each lane; rounded up to a power of two, at most 32,768.
     pub count: usize,
@@ -40,7 +41,8 @@ pub struct BufferPolicy {
 impl Default for BufferPolicy {
     fn default() -> Self {
         BufferPolicy {
-            size: 16 * 1024,
+            // 16 KiB, a common size of messages, or the largest TLS record with its header and seal.
+            size: 16 * 1024 + 64,
             count: 128,
         }
     }

@@ -11,8 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{MaybeUninitSlice, SockAddr, SockRef, TcpKeepalive};
 
 use crate::buffer::{Buffer, filled};
-use crate::driver::buffers::Buffers;
 use crate::driver::accept_stream::AcceptStream;
+use crate::driver::buffers::Buffers;
 use crate::port::{CompletionKind, Handle, Operation, Payload, SocketOption};
 
 pub(super) struct Op {

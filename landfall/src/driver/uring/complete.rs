@@ -429,7 +429,13 @@ fn next_of(socket: &mut Socket, op: &Op, key: u32) -> Option<u32> {
 }
 
 /// The final completion of an operation, with its memory.
-pub(super) fn finished(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) -> Completion {
+pub(super) fn finished(
+    lane: &Lane,
+    state: &mut State,
+    key: u32,
+    code: i32,
+    bytes: usize,
+) -> Completion {
     let id = lane.id(state, key);
     let mut op = remove(lane, state, key);
     let handle = op.handle.take();

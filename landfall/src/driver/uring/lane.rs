@@ -16,11 +16,11 @@ use parking_lot::{Mutex, MutexGuard};
 use slab::Slab;
 
 use super::accept::Streams;
+use super::complete;
 use super::op::{Kind, Means, Op};
 use super::receive::{self, Readable};
 use super::socket::{Place, Slots, Socket};
 use super::waiters::Waiters;
-use super::complete;
 use crate::driver::buffers::Buffers;
 use crate::driver::{ABORTED, Sink, name};
 use crate::port::{BufferPolicy, Completion, Facilities, OperationId};
@@ -276,16 +276,17 @@ impl Lane {
     }
 
     pub(super) fn reap(&self, max: usize, sink: &mut dyn Sink) -> usize {
-        match self.take(max, sink) {
-            0 if self.state.lock().has_left() => {
-                self.flush();
-                self.take(max, sink)
-            }
-            taken => taken,
+        let (taken, left) = self.take(max, sink);
+        if taken > 0 || !left {
+            return taken;
         }
+        // Sockets to receive from: what they have is there at once.
+        self.flush();
+        self.take(max, sink).0
     }
 
-    fn take(&self, max: usize, sink: &mut dyn Sink) -> usize {
+    /// Takes completions. Returns how many, and whether there is more that the ring does not show.
+    fn take(&self, max: usize, sink: &mut dyn Sink) -> (usize, bool) {
         let mut taken = 0;
         let mut woken = false;
         let left = {
@@ -308,7 +309,7 @@ impl Lane {
             state.has_left()
         };
         self.waiters.taken(left, woken, || self.post_wake());
-        taken
+        (taken, left)
     }
 
     /// The guard shows that the lane is locked.
@@ -385,7 +386,8 @@ impl Lane {
         if more_than_fits {
             self.flush();
         }
-        let awaited = usize::from(!released.load(Ordering::SeqCst) && !self.state.lock().has_left());
+        let awaited =
+            usize::from(!released.load(Ordering::SeqCst) && !self.state.lock().has_left());
         let result = match timeout {
             None => self.ring.submitter().submit_and_wait(awaited),
             Some(timeout) => {

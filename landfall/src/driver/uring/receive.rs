@@ -3,7 +3,7 @@
 //! A stream of receives has a poll with the kernel, which says when there is data, and is received
 //! from a few sockets at a time. So a connection is answered while the processor still has its
 //! memory, which a thousand multishot receives that all come at once would have driven out of the
-//! cache (`docs/decisions/0002-accepts-buffers-and-the-watcher.md`), and buffers are used that have
+//! cache (`docs/decisions/0002-accepts-receives-and-the-watcher.md`), and buffers are used that have
 //! just come back.
 
 use std::collections::VecDeque;
