@@ -22,10 +22,10 @@ const STALLED: usize = 64;
 
 /// Memory of the server for each of them: what waits to be received and what waits to be sent, in
 /// pooled buffers of 16 KiB.
-const EACH: u64 = 1 << 20;
+const EACH: u64 = 256 << 10;
 
 /// Written to a connection at most, before it is stalled.
-const HELD_BACK: usize = 4 << 20;
+const HELD_BACK: usize = 1 << 20;
 
 /// Send and receive buffers of the system for sockets that are to be stalled: fixed, as it would
 /// let them grow to many MiB.
