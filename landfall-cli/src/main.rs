@@ -52,7 +52,9 @@ fn main() -> ExitCode {
 }
 
 fn report_failure(failure: Failure) -> Exit {
-    output::Messages::error(&failure);
+    if !failure.is_told() {
+        output::Messages::error(&failure);
+    }
     failure.exit
 }
 
