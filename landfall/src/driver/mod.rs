@@ -24,6 +24,8 @@ use crate::sync::atomic::AtomicBool;
 
 #[cfg(unix)]
 mod accept_stream;
+#[cfg(landfall_broken)]
+mod broken;
 #[cfg(unix)]
 mod buffers;
 #[cfg(unix)]

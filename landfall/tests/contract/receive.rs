@@ -387,9 +387,8 @@ fn c42_receives_of_different_kinds_keep_their_order() {
     });
 }
 
-/// Statement 37's other half: another thread may have the completion before `submit` returns.
 #[test]
-fn a_completion_may_be_handled_before_its_submission_returns() {
+fn c37_a_completion_may_be_handled_before_its_submission_returns() {
     for_each_driver(|driver| {
         const ROUNDS: usize = 300;
         let port = driver.port(0);

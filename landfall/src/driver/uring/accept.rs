@@ -15,6 +15,8 @@ use super::socket::{Place, Socket};
 use crate::buffer::Buffer;
 use crate::driver::SocketRef;
 use crate::driver::accept_stream::{self, AcceptStream};
+#[cfg(landfall_broken)]
+use crate::driver::broken::{self, Broken};
 use crate::port::Completion;
 
 /// Single accepts kept posted on each lane (as many as libuv posts on Windows): a burst of clients
@@ -181,7 +183,10 @@ fn connection(
 ) -> Option<Completion> {
     let socket = state.sockets.insert(Socket::new(place, false)) as u32;
     lane.population.fetch_add(1, Ordering::Relaxed);
-    let Some(time) = stream.first_data else {
+    let first_data = stream.first_data;
+    #[cfg(landfall_broken)]
+    let first_data = first_data.filter(|_| !broken::is(Broken::FirstData));
+    let Some(time) = first_data else {
         return completion(lane, stream, socket, peer, None);
     };
     if state.closed {
