@@ -25,6 +25,7 @@ mod clock;
     reason = "drivers talk to the system; each block says why it is sound"
 )]
 mod driver;
+pub mod fs;
 #[cfg(all(test, unix, not(loom)))]
 mod fuzz;
 pub mod net;
