@@ -80,6 +80,14 @@ pub(crate) fn not_listening() -> io::Error {
     )
 }
 
+#[cfg(windows)]
+pub(crate) fn not_a_socket() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "the handle is a file's, which is no socket and has no address",
+    )
+}
+
 #[cfg(unix)]
 pub(crate) fn too_many() -> io::Error {
     io::Error::new(
