@@ -211,7 +211,7 @@ impl Shared {
         abandoned.then(|| {
             io::Error::new(
                 io::ErrorKind::NotConnected,
-                "the runtime of this socket or file has been dropped",
+                "the socket's or file's runtime has been dropped",
             )
         })
     }
