@@ -64,6 +64,7 @@ mod clock;
 )]
 mod driver;
 mod explained;
+pub mod fs;
 #[cfg(all(test, unix, not(loom)))]
 mod fuzz;
 pub mod net;

@@ -16,6 +16,14 @@ pub(crate) fn check(operation: Operation, datagram: bool) -> Result<Operation, S
         Operation::ReceiveStream if datagram => {
             "a stream of receives needs a stream socket; this one has datagrams"
         }
+        Operation::SendFile { .. } if datagram => {
+            "sending a file needs a stream socket; this one has datagrams"
+        }
+        Operation::SendFile { offset, .. } if *offset > MOST_OFFSET => TOO_FAR,
+        Operation::ReadAt { .. }
+        | Operation::WriteAt { .. }
+        | Operation::SyncAll
+        | Operation::SyncData => "the operation is for files; this handle is a socket's",
         _ => return Ok(operation),
     };
     Err(SubmitError {
@@ -23,6 +31,40 @@ pub(crate) fn check(operation: Operation, datagram: bool) -> Result<Operation, S
         operation,
     })
 }
+
+/// Whether an operation fits a file, as far as that can be told without the system; else it is given
+/// back.
+pub(crate) fn check_file(operation: Operation) -> Result<Operation, SubmitError> {
+    let too_far = |offset: u64, length: usize| {
+        let end = offset.checked_add(length as u64);
+        end.is_none_or(|end| end > MOST_OFFSET)
+    };
+    let error = match &operation {
+        Operation::ReadAt { buffer, .. } if buffer.capacity() == buffer.len() => {
+            "the vector has no spare capacity to read into; reserve some"
+        }
+        Operation::ReadAt { offset, buffer }
+            if too_far(*offset, buffer.capacity() - buffer.len()) =>
+        {
+            TOO_FAR
+        }
+        Operation::WriteAt { offset, buffer } if too_far(*offset, buffer.len()) => TOO_FAR,
+        Operation::ReadAt { .. }
+        | Operation::WriteAt { .. }
+        | Operation::SyncAll
+        | Operation::SyncData => return Ok(operation),
+        _ => "the operation is for sockets; this handle is a file's",
+    };
+    Err(SubmitError {
+        error: io::Error::new(io::ErrorKind::InvalidInput, error),
+        operation,
+    })
+}
+
+/// The end of the largest file there can be.
+pub(crate) const MOST_OFFSET: u64 = i64::MAX as u64;
+
+const TOO_FAR: &str = "the range ends past the end of the largest file there can be (2^63 - 1)";
 
 pub(crate) fn closed() -> io::Error {
     io::Error::new(
@@ -35,6 +77,14 @@ pub(crate) fn not_listening() -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidInput,
         "accepting needs a listening socket",
+    )
+}
+
+#[cfg(windows)]
+pub(crate) fn not_a_socket() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "the handle is a file's, which is no socket and has no address",
     )
 }
 

@@ -22,12 +22,18 @@ pub enum CompletionKind {
     Connect,
     /// A receive of any form.
     Receive,
-    /// A send of any form.
+    /// A send of any form, of a file too.
     Send,
     /// A shutdown.
     Shutdown,
     /// An option was set.
     SetOption,
+    /// A read of a file.
+    Read,
+    /// A write to a file.
+    Write,
+    /// A file's contents were stored.
+    Sync,
 }
 
 /// A packet that a program posts to its own port.
@@ -146,7 +152,7 @@ impl Completion {
         self.handle.as_ref()
     }
 
-    /// Takes the buffer: received data, or the memory that was sent.
+    /// Takes the buffer: received or read data, or the memory that was sent or written.
     #[inline]
     pub fn take_buffer(&mut self) -> Option<Buffer> {
         match std::mem::replace(&mut self.payload, Payload::None) {

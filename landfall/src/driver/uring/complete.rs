@@ -3,6 +3,7 @@
 use io_uring::cqueue;
 
 use super::accept;
+use super::file;
 use super::lane::{Lane, State, user_data};
 use super::op::{Kind, NO_SOCKET, Op};
 use super::receive;
@@ -60,6 +61,8 @@ pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Op
             let truncated = message.truncated();
             received(lane, state, key, result, truncated)
         }
+        Kind::SendFile(_) => file::sent(lane, state, key, result),
+        Kind::File(_) => file::reported(lane, state, key, result),
         Kind::Connect(_) => connected(lane, state, key, result),
         Kind::Readable | Kind::Shutdown(_) => {
             if result < 0 && retried(lane, state, key, result) {
@@ -96,8 +99,9 @@ fn cancel_again(lane: &Lane, state: &mut State, data: u64) {
         return;
     };
     let op = &state.ops[key as usize];
-    // A notification cannot be cancelled.
-    let waits = op.in_kernel && !matches!(op.kind, Kind::SendZeroCopy(_, Some(_)));
+    // A notification cannot be cancelled, nor a file's operation that has begun.
+    let notifies = matches!(op.kind, Kind::SendZeroCopy(_, Some(_)));
+    let waits = op.in_kernel && !notifies && !file::is_at_work(&op.kind);
     if waits && op.cancelled {
         lane.push_cancel(state, key, true);
     }
@@ -251,7 +255,12 @@ fn sent(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Complet
 /// Ends a send of which not all has gone, and on a stream the sends queued behind it with the same
 /// code: nothing may follow a gap. A failure breaks the socket for later sends as well; after a
 /// cancel the program, which knows how much has gone, may go on.
-fn end_broken(lane: &Lane, state: &mut State, key: u32, code: i32) -> Option<Completion> {
+pub(super) fn end_broken(
+    lane: &Lane,
+    state: &mut State,
+    key: u32,
+    code: i32,
+) -> Option<Completion> {
     let State { ops, sockets, .. } = state;
     let op = &ops[key as usize];
     let done = op.done;

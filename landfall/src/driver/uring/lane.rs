@@ -261,10 +261,13 @@ impl Lane {
             // sockets are closed by the kernel, where a lingering close blocks nobody.
             Place::Plain(fd) => {
                 if let Some(fd) = Arc::into_inner(fd) {
-                    let fd = std::os::fd::IntoRawFd::into_raw_fd(fd);
-                    let entry = opcode::Close::new(types::Fd(fd)).build();
-                    let data = user_data::tagged(user_data::IGNORE, 0);
-                    self.push(state, entry.user_data(data), worker);
+                    self.close_in_kernel(state, fd, worker);
+                }
+            }
+            // Likewise, if the program has let go of it.
+            Place::File(file) => {
+                if let Some(file) = Arc::into_inner(file) {
+                    self.close_in_kernel(state, file.into(), worker);
                 }
             }
             Place::Closed => {}
@@ -273,6 +276,13 @@ impl Lane {
             state.sockets.remove(socket as usize);
             self.population.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    fn close_in_kernel(&self, state: &mut State, fd: OwnedFd, worker: bool) {
+        let fd = std::os::fd::IntoRawFd::into_raw_fd(fd);
+        let entry = opcode::Close::new(types::Fd(fd)).build();
+        let data = user_data::tagged(user_data::IGNORE, 0);
+        self.push(state, entry.user_data(data), worker);
     }
 
     pub(super) fn reap(&self, max: usize, sink: &mut dyn Sink) -> usize {

@@ -9,6 +9,7 @@
 
 mod accept;
 mod complete;
+mod file;
 mod lane;
 mod op;
 mod receive;
@@ -16,6 +17,7 @@ mod socket;
 pub(crate) mod waiters;
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -25,10 +27,12 @@ use std::time::Duration;
 use socket2::{Socket as SystemSocket, Type};
 
 use super::accept_stream::{AcceptStream, STREAM_LANE};
+use super::file::{FileOp, FileRange};
 use super::refusal::{self, closed, not_listening};
 use super::{Driver, Settings, Sink, SocketRef, Submitted};
 use crate::port::{Handle, Operation, OperationId, SubmitError};
 use accept::Streams;
+use file::SendFile;
 use lane::{Lane, State};
 use op::{Connect, Installed, Kind, Message, Op, Options};
 use receive::{Stage, Stream};
@@ -63,6 +67,13 @@ impl Uring {
 
     fn lane(&self, socket: SocketRef) -> &Lane {
         &self.lanes[socket.lane as usize]
+    }
+
+    fn emptiest(&self) -> &Lane {
+        self.lanes
+            .iter()
+            .min_by_key(|lane| lane.population.load(Ordering::Relaxed))
+            .expect("a driver has at least one lane")
     }
 
     fn all_lanes(&self) -> u64 {
@@ -176,11 +187,7 @@ impl Driver for Uring {
             Err(error) => return Err((error, socket)),
         };
         let listener = socket.is_listener().unwrap_or(false);
-        let emptiest = self
-            .lanes
-            .iter()
-            .min_by_key(|lane| lane.population.load(Ordering::Relaxed));
-        let lane = emptiest.expect("a driver has at least one lane");
+        let lane = self.emptiest();
         // A listener serves all lanes, so it stays in the process's table.
         let slot = if listener {
             None
@@ -209,6 +216,16 @@ impl Driver for Uring {
         Ok(SocketRef {
             lane: lane.index as u32,
             index,
+        })
+    }
+
+    fn attach_file(&self, file: Arc<File>) -> io::Result<SocketRef> {
+        let lane = self.emptiest();
+        lane.population.fetch_add(1, Ordering::Relaxed);
+        let entry = Socket::new(Place::File(file), false);
+        Ok(SocketRef {
+            lane: lane.index as u32,
+            index: lane.state.lock().sockets.insert(entry) as u32,
         })
     }
 
@@ -353,6 +370,7 @@ impl Driver for Uring {
             let mut state = lane.state.lock();
             match &state.sockets[socket.index as usize].place {
                 Place::Plain(fd) => return fd.try_clone(),
+                Place::File(file) => return file.try_clone().map(OwnedFd::from),
                 Place::Closed => return Err(closed()),
                 Place::Direct(_) => {}
             }
@@ -469,6 +487,9 @@ fn prepare(socket: &SystemSocket) -> io::Result<Type> {
 
 /// Pairs an operation with the memory it needs, or gives it back.
 fn kind_of(socket: &Socket, operation: Operation) -> Result<Kind, SubmitError> {
+    if let Place::File(_) = socket.place {
+        return FileOp::of(operation).map(Kind::File);
+    }
     Ok(match refusal::check(operation, socket.datagram)? {
         Operation::Receive(buffer) if socket.datagram => {
             Kind::ReceiveDatagram(buffer, Message::new())
@@ -490,7 +511,16 @@ fn kind_of(socket: &Socket, operation: Operation) -> Result<Kind, SubmitError> {
             std::net::Shutdown::Both => libc::SHUT_RDWR,
         }),
         Operation::SetOption(option) => Kind::SetOption(Options::new(option)),
+        Operation::SendFile {
+            file,
+            offset,
+            length,
+        } => Kind::SendFile(SendFile::new(FileRange::new(file, offset, length))),
         Operation::Accept(_) => unreachable!("accepts are submitted as streams"),
+        Operation::ReadAt { .. }
+        | Operation::WriteAt { .. }
+        | Operation::SyncAll
+        | Operation::SyncData => unreachable!("refused on sockets"),
     })
 }
 
@@ -503,7 +533,8 @@ fn cancel_operations(lane: &Lane, state: &mut State, socket: u32, worker: bool) 
     for key in current.into_iter().flatten() {
         complete::cancel(lane, state, key, worker);
     }
-    withdrawn + current.into_iter().flatten().count()
+    let of_file = file::cancel_all(lane, state, socket, worker);
+    withdrawn + current.into_iter().flatten().count() + of_file
 }
 
 /// Why there is no io_uring to be had here, if that is what an error at set-up means.

@@ -9,10 +9,12 @@ use io_uring::squeue::Entry;
 use io_uring::{opcode, types};
 use socket2::{SockAddr, SockAddrStorage};
 
+use super::file::SendFile;
 use super::receive::{Stage, Stream};
 use super::socket::Target;
 use crate::buffer::Buffer;
 use crate::driver::accept_stream::AcceptStream;
+use crate::driver::file::FileOp;
 use crate::port::{CompletionKind, Handle, Payload, SocketOption};
 
 /// The socket of an operation that belongs to none of its lane.
@@ -56,6 +58,9 @@ pub(super) enum Kind {
     /// The buffer, and the result once known: a notification then says that the memory is free.
     SendZeroCopy(Buffer, Option<i32>),
     SendVectored(Vec<Buffer>, Box<Message>),
+    SendFile(Box<SendFile>),
+    /// On a file instead of a socket.
+    File(FileOp),
     Connect(Box<Connect>),
     Shutdown(i32),
     SetOption(Box<Options>),
@@ -332,7 +337,10 @@ impl Op {
             | Kind::ReceiveStream(_)
             | Kind::Spent
             | Kind::Readable => CompletionKind::Receive,
-            Kind::Send(_) | Kind::SendZeroCopy(..) | Kind::SendVectored(..) => CompletionKind::Send,
+            Kind::Send(_) | Kind::SendZeroCopy(..) | Kind::SendVectored(..) | Kind::SendFile(_) => {
+                CompletionKind::Send
+            }
+            Kind::File(op) => op.completion_kind(),
             Kind::Connect(_) => CompletionKind::Connect,
             Kind::Shutdown(_) => CompletionKind::Shutdown,
             Kind::SetOption(_) | Kind::Install(_) => CompletionKind::SetOption,
@@ -347,6 +355,7 @@ impl Op {
             Kind::Send(_)
                 | Kind::SendZeroCopy(..)
                 | Kind::SendVectored(..)
+                | Kind::SendFile(_)
                 | Kind::Connect(_)
                 | Kind::Shutdown(_)
         )
@@ -367,7 +376,7 @@ impl Op {
     pub(super) fn sends_bytes(&self) -> bool {
         matches!(
             self.kind,
-            Kind::Send(_) | Kind::SendZeroCopy(..) | Kind::SendVectored(..)
+            Kind::Send(_) | Kind::SendZeroCopy(..) | Kind::SendVectored(..) | Kind::SendFile(_)
         )
     }
 
@@ -388,6 +397,7 @@ impl Op {
             }
             Kind::Send(buffer) | Kind::SendZeroCopy(buffer, _) => Payload::Buffer(buffer),
             Kind::SendVectored(buffers, _) => Payload::Buffers(buffers),
+            Kind::File(op) => op.payload(),
             _ => Payload::None,
         }
     }
@@ -436,6 +446,8 @@ impl Op {
                     .flags(send_flags as u32)
                     .build()
             }
+            Kind::SendFile(send) => return send.entry(target, done),
+            Kind::File(op) => return op.entry(fd, done),
             Kind::Connect(connect) if connect.again => {
                 opcode::PollAdd::new(fd, libc::POLLOUT as u32).build()
             }
@@ -482,6 +494,6 @@ pub(super) fn poll_entry(fd: types::Fd, multishot: bool) -> Entry {
 
 /// A length that an entry can carry; the rest goes in the next round. Linux moves at most
 /// `MAX_RW_COUNT`, a page less than 2 GiB, at a time.
-fn spare_length(length: usize) -> u32 {
+pub(super) fn spare_length(length: usize) -> u32 {
     length.min(0x7fff_f000) as u32
 }
