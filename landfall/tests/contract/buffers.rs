@@ -2,11 +2,17 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use landfall::buffer::Buffer;
-use landfall::port::{BufferPolicy, CompletionKind, CompletionPort, Handle, Operation, is_aborted};
+use landfall::port::{
+    BufferPolicy, Completion, CompletionKind, CompletionPort, Handle, Operation, is_aborted,
+};
 
-use crate::support::{Variant, assert_quiet, connected, for_each_driver, next, post, until_final};
+use crate::support::{
+    PATIENCE, Variant, assert_quiet, connected, for_each_driver, next, post, until_final,
+};
 use crate::threads::Worker;
 
 /// A port with two small buffers a lane.
@@ -142,6 +148,114 @@ fn a_receive_that_waits_for_a_buffer_can_be_cancelled() {
         }
         assert_quiet(&port);
     });
+}
+
+/// The thread that learns that no buffer is left does not come back to the port; another one waits
+/// there already.
+#[test]
+fn a_receive_without_a_buffer_is_started_again_by_whoever_waits() {
+    for_each_driver(|driver| {
+        let few = BufferPolicy {
+            size: 512,
+            count: 2,
+        };
+        let port = driver.builder(2).buffers(few).build().expect("set up");
+        let mut connections = connections(&port, 8);
+        let mut held = Vec::new();
+        for (connection, peer) in &mut connections {
+            connection
+                .submit(Operation::ReceiveOnce, 0)
+                .expect("submits");
+            peer.write_all(b"kept").expect("open");
+            held.extend(next(&port).take_buffer());
+        }
+        let (tell, told) = mpsc::channel();
+        let waiter = {
+            let port = port.clone();
+            Worker::start(move || {
+                while let Ok(completion) = port.get(None) {
+                    let _ = tell.send(completion.bytes());
+                }
+            })
+        };
+        for round in 0..40 {
+            waiter.wait_until_asleep();
+            let (connection, peer) = &mut connections[round % 8];
+            connection
+                .submit(Operation::ReceiveOnce, 0)
+                .expect("submits");
+            peer.write_all(b"data").expect("open");
+            let bytes = match port.get(Some(Duration::ZERO)) {
+                Ok(received) => received.bytes(),
+                Err(_) => told.recv_timeout(PATIENCE).expect("whoever waits takes it"),
+            };
+            assert_eq!(bytes, 4, "in round {round}");
+        }
+        port.close();
+        waiter.join();
+    });
+}
+
+/// In a lane that is always busy, so that nobody goes without the pool soon: buffers that come back
+/// are not kept for receives that are over.
+#[test]
+fn a_receive_that_was_cancelled_leaves_its_buffer_to_the_next() {
+    for_each_driver(|driver| {
+        // A busy worker looks at its lanes once in 64 completions; at 2,048 the port gives up waiting
+        // for the pool.
+        const MEANWHILE: usize = 600;
+        const SOON: usize = 1500;
+        let port = port_with_few_buffers(driver);
+        // From now on this thread is a worker, whose submissions wait for nobody else.
+        post(&port, 0);
+        next(&port);
+        let mut connections = connections(&port, 12);
+        for (connection, peer) in &mut connections {
+            connection
+                .submit(Operation::ReceiveOnce, 0)
+                .expect("submits");
+            peer.write_all(b"data").expect("open");
+        }
+        // Each packet is followed by the next, so that no `get` waits.
+        post(&port, 0);
+        let mut waiting: Vec<_> = (0..connections.len()).collect();
+        let mut held = receives_beside_packets(&port, MEANWHILE, &mut waiting);
+        // As many stay as buffers come back.
+        let mut staying = waiting.split_off(waiting.len().saturating_sub(held.len()));
+        for key in &waiting {
+            connections[*key].0.cancel_all();
+        }
+        held.extend(receives_beside_packets(&port, SOON, &mut waiting));
+        assert!(waiting.is_empty(), "not cancelled soon: {waiting:?}");
+        staying.retain(|key| held.iter().all(|received| received.key() != *key));
+        drop(held);
+        receives_beside_packets(&port, SOON, &mut staying);
+        assert!(staying.is_empty(), "no buffer soon: {staying:?}");
+    });
+}
+
+/// Takes so many completions, a packet posted for each, or until all these keys have been heard of.
+/// Returns what was no packet.
+fn receives_beside_packets(
+    port: &CompletionPort,
+    most: usize,
+    keys: &mut Vec<usize>,
+) -> Vec<Completion> {
+    let mut receives = Vec::new();
+    for _ in 0..most {
+        if keys.is_empty() {
+            break;
+        }
+        let completion = next(port);
+        match completion.kind() {
+            CompletionKind::Packet => post(port, 0),
+            _ => {
+                keys.retain(|key| *key != completion.key());
+                receives.push(completion);
+            }
+        }
+    }
+    receives
 }
 
 #[test]
