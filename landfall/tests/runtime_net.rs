@@ -1225,7 +1225,10 @@ fn waits_elsewhere_end_when_the_runtime_is_dropped() {
     run_on(&other, async {
         for wait in waits {
             let error = wait.await.expect("no panic");
-            assert_eq!(error.to_string(), "the socket's runtime has been dropped");
+            assert!(
+                error.to_string().ends_with("runtime has been dropped"),
+                "{error}"
+            );
         }
     });
 }

@@ -10,6 +10,7 @@
 //! To write another driver, implement [`Driver`] and put it under `tests/contract/`.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +28,10 @@ mod accept_stream;
 #[cfg(landfall_broken)]
 mod broken;
 #[cfg(unix)]
+mod buffers;
+#[cfg(unix)]
 mod direction;
+mod file;
 #[cfg(windows)]
 pub(crate) mod iocp;
 #[cfg(unix)]
@@ -93,7 +97,7 @@ fn named(name: &str) -> io::Result<DriverChoice> {
     }
 }
 
-/// A socket inside a driver.
+/// A socket or file inside a driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SocketRef {
     pub(crate) lane: u32,
@@ -170,6 +174,9 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
 
     /// Takes a socket over, into the lane that has the fewest. On failure it comes back.
     fn attach(&self, socket: Socket) -> Result<SocketRef, (io::Error, Socket)>;
+
+    /// Takes a file over.
+    fn attach_file(&self, file: Arc<File>) -> io::Result<SocketRef>;
 
     /// Accepts an operation or gives it back. From a worker it may rest in the lane until that
     /// worker's next `flush` or `wait`; other threads' operations wait for a worker or the

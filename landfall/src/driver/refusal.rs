@@ -1,9 +1,9 @@
 //! What drivers refuse, in the same words.
 
-#[cfg(unix)]
-use std::fmt;
 use std::io;
 
+#[cfg(unix)]
+use crate::explained::explained;
 use crate::port::{Operation, SubmitError};
 
 /// Whether an operation fits a socket, as far as that can be told without the system; else it is
@@ -16,6 +16,14 @@ pub(crate) fn check(operation: Operation, datagram: bool) -> Result<Operation, S
         Operation::ReceiveStream if datagram => {
             "a stream of receives needs a stream socket; this one has datagrams"
         }
+        Operation::SendFile { .. } if datagram => {
+            "sending a file needs a stream socket; this one has datagrams"
+        }
+        Operation::SendFile { offset, .. } if *offset > MOST_OFFSET => TOO_FAR,
+        Operation::ReadAt { .. }
+        | Operation::WriteAt { .. }
+        | Operation::SyncAll
+        | Operation::SyncData => "the operation is for files; this handle is a socket's",
         _ => return Ok(operation),
     };
     Err(SubmitError {
@@ -23,6 +31,40 @@ pub(crate) fn check(operation: Operation, datagram: bool) -> Result<Operation, S
         operation,
     })
 }
+
+/// Whether an operation fits a file, as far as that can be told without the system; else it is given
+/// back.
+pub(crate) fn check_file(operation: Operation) -> Result<Operation, SubmitError> {
+    let too_far = |offset: u64, length: usize| {
+        let end = offset.checked_add(length as u64);
+        end.is_none_or(|end| end > MOST_OFFSET)
+    };
+    let error = match &operation {
+        Operation::ReadAt { buffer, .. } if buffer.capacity() == buffer.len() => {
+            "the vector has no spare capacity to read into; reserve some"
+        }
+        Operation::ReadAt { offset, buffer }
+            if too_far(*offset, buffer.capacity() - buffer.len()) =>
+        {
+            TOO_FAR
+        }
+        Operation::WriteAt { offset, buffer } if too_far(*offset, buffer.len()) => TOO_FAR,
+        Operation::ReadAt { .. }
+        | Operation::WriteAt { .. }
+        | Operation::SyncAll
+        | Operation::SyncData => return Ok(operation),
+        _ => "the operation is for sockets; this handle is a file's",
+    };
+    Err(SubmitError {
+        error: io::Error::new(io::ErrorKind::InvalidInput, error),
+        operation,
+    })
+}
+
+/// The end of the largest file there can be.
+pub(crate) const MOST_OFFSET: u64 = i64::MAX as u64;
+
+const TOO_FAR: &str = "the range ends past the end of the largest file there can be (2^63 - 1)";
 
 pub(crate) fn closed() -> io::Error {
     io::Error::new(
@@ -38,6 +80,14 @@ pub(crate) fn not_listening() -> io::Error {
     )
 }
 
+#[cfg(windows)]
+pub(crate) fn not_a_socket() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "the handle is a file's, which is no socket and has no address",
+    )
+}
+
 #[cfg(unix)]
 pub(crate) fn too_many() -> io::Error {
     io::Error::new(
@@ -50,26 +100,5 @@ pub(crate) fn too_many() -> io::Error {
 /// A refused set-up: what to do about it. The system's own error, with its code, is its source.
 #[cfg(unix)]
 pub(crate) fn set_up(advice: &'static str, system: io::Error) -> io::Error {
-    io::Error::new(system.kind(), SetupError { advice, system })
-}
-
-#[cfg(unix)]
-#[derive(Debug)]
-struct SetupError {
-    advice: &'static str,
-    system: io::Error,
-}
-
-#[cfg(unix)]
-impl fmt::Display for SetupError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.advice, self.system)
-    }
-}
-
-#[cfg(unix)]
-impl std::error::Error for SetupError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.system)
-    }
+    explained(advice, system)
 }

@@ -13,6 +13,7 @@ use super::os::{BROKEN_PIPE, RESET};
 use super::socket::{Socket, SocketState, error_code, register};
 use crate::buffer::Buffer;
 use crate::port::{CompletionKind, Operation};
+use crate::rare_queue::RareQueue;
 use crate::runtime::Event;
 
 /// Unfinished operations, and bytes of theirs, past which a further send waits: what the sends of
@@ -26,8 +27,10 @@ pub(super) struct Calls {
     /// Counts operations; the token of the next.
     next: u32,
     unfinished: u32,
-    /// Bytes of unfinished sends.
+    /// Bytes of unfinished sends,
     bytes: usize,
+    /// but for files, which take no memory: of those, which they are.
+    files: RareQueue<u32>,
     /// The operation that somebody waits for.
     awaited: Option<u32>,
     /// It has ended, and given this back.
@@ -44,6 +47,8 @@ pub(super) struct Calls {
 /// How an operation ended, and its buffer if it had one.
 pub(super) struct Done {
     pub(super) result: io::Result<()>,
+    /// That were sent.
+    pub(super) bytes: usize,
     pub(super) buffer: Option<Buffer>,
 }
 
@@ -62,11 +67,15 @@ impl Calls {
         self.unfinished += 1;
         self.bytes += length(operation);
         self.is_shut |= shuts(operation);
+        if is_file(operation) {
+            self.files.push_back(token);
+        }
         token
     }
 
     /// Takes back what `begin` did, as the operation was refused.
-    fn refused(&mut self, operation: &Operation) {
+    fn refused(&mut self, operation: &Operation, token: u32) {
+        self.files.retain(|&file| file != token);
         // A failure meanwhile has taken everything off the count.
         self.unfinished = self.unfinished.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(length(operation));
@@ -76,18 +85,22 @@ impl Calls {
     /// Takes a completion in. Returns whom to wake.
     fn finish(&mut self, event: &mut Event<'_>, failure: Option<i32>) -> Option<Waker> {
         self.unfinished = self.unfinished.saturating_sub(1);
+        let token = event.completion.token() as u32;
+        let files = self.files.len();
+        self.files.retain(|&file| file != token);
+        let was_file = self.files.len() < files;
         match failure {
             // Nothing of what is queued will go any more.
             Some(code) if event.completion.kind() == CompletionKind::Send => {
                 self.broken = Some(code);
                 self.bytes = 0;
+                self.files = RareQueue::default();
             }
-            _ if event.completion.kind() == CompletionKind::Send => {
+            _ if event.completion.kind() == CompletionKind::Send && !was_file => {
                 self.bytes = self.bytes.saturating_sub(event.completion.bytes())
             }
             _ => {}
         }
-        let token = event.completion.token() as u32;
         match self.awaited {
             Some(awaited) if awaited != token => return None,
             Some(_) => {
@@ -95,6 +108,7 @@ impl Calls {
                 let result = failure.map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code)));
                 self.done = Some(Done {
                     result,
+                    bytes: event.completion.bytes(),
                     buffer: event.buffer.take(),
                 });
             }
@@ -105,7 +119,7 @@ impl Calls {
 
     /// Whether sends that will still go are unfinished.
     pub(super) fn has_bytes_to_send(&self) -> bool {
-        self.bytes > 0
+        self.bytes > 0 || !self.files.is_empty()
     }
 
     pub(super) fn is_shut(&self) -> bool {
@@ -144,8 +158,15 @@ fn shuts(operation: &Operation) -> bool {
 fn is_send(operation: &Operation) -> bool {
     matches!(
         operation,
-        Operation::Send(_) | Operation::SendVectored(_) | Operation::SendZeroCopy(_)
+        Operation::Send(_)
+            | Operation::SendVectored(_)
+            | Operation::SendZeroCopy(_)
+            | Operation::SendFile { .. }
     )
+}
+
+fn is_file(operation: &Operation) -> bool {
+    matches!(operation, Operation::SendFile { .. })
 }
 
 /// The buffer of an operation that was not begun.
@@ -189,7 +210,7 @@ impl Socket {
     pub(super) fn begin_unawaited(&self, operation: Operation) {
         let token = self.state.calls.lock().begin(&operation);
         if let Err(refused) = self.handle.submit(operation, token as usize) {
-            self.state.calls.lock().refused(&refused.operation);
+            self.state.calls.lock().refused(&refused.operation, token);
         }
     }
 
@@ -264,6 +285,7 @@ impl Socket {
         if let Some(error) = broken.or(timed_out).or_else(|| self.abandoned()) {
             return Ok(Done {
                 result: Err(error),
+                bytes: 0,
                 buffer: buffer_of(operation),
             });
         }
@@ -276,14 +298,17 @@ impl Socket {
         let Some(token) = token else {
             return Err(Stage::Waiting(operation));
         };
-        self.state.touch(length(&operation));
+        // A file is taken to have bytes.
+        self.state
+            .touch(length(&operation) + usize::from(is_file(&operation)));
         match self.handle.submit(operation, token as usize) {
             Ok(_) => Err(Stage::Submitted),
             Err(refused) => {
-                self.state.calls.lock().refused(&refused.operation);
+                self.state.calls.lock().refused(&refused.operation, token);
                 match self.refused(refused.error) {
                     Poll::Ready(error) => Ok(Done {
                         result: Err(error),
+                        bytes: 0,
                         buffer: buffer_of(refused.operation),
                     }),
                     Poll::Pending => Err(Stage::Waiting(refused.operation)),
@@ -304,6 +329,7 @@ impl Socket {
             calls.awaited = None;
             return Ok(Done {
                 result: Err(error),
+                bytes: 0,
                 buffer: None,
             });
         }

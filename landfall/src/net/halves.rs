@@ -8,7 +8,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 
 use super::socket::Owned;
-use super::stream::{SendAll, SendOwned, TcpStream};
+use super::stream::{SendAll, SendFile, SendOwned, TcpStream};
 use crate::buffer::Buffer;
 use crate::port::{Operation, SocketOption};
 
@@ -157,6 +157,24 @@ impl WriteHalf {
         buffer: impl Into<Buffer>,
     ) -> impl Future<Output = (io::Result<()>, Buffer)> + Send + '_ {
         SendOwned(self.socket().call(Operation::SendZeroCopy(buffer.into())))
+    }
+
+    /// Sends a range of a file; see [`TcpStream::send_file`].
+    ///
+    /// # Errors
+    ///
+    /// As [`TcpStream::send_file`].
+    pub fn send_file(
+        &mut self,
+        file: impl Into<Arc<std::fs::File>>,
+        offset: u64,
+        length: u64,
+    ) -> impl Future<Output = io::Result<u64>> + Send + '_ {
+        SendFile(self.socket().call(Operation::SendFile {
+            file: file.into(),
+            offset,
+            length,
+        }))
     }
 
     /// Shuts one or both directions down; see [`TcpStream::shutdown`].

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::os;
-use super::socket::{self, abandoned, refused};
+use super::socket;
 use super::stream::TcpStream;
 use crate::port::{self, Accepted, Handle, Operation, OperationId, Source, is_aborted};
 use crate::runtime::{self, Event, Observer, Respond, Shared};
@@ -322,7 +322,7 @@ impl Future for Accept<'_> {
             self.leave();
             return Poll::Ready(ready.and_then(|accepted| listener.open(accepted)));
         }
-        if let Some(error) = abandoned(&listener.shared) {
+        if let Some(error) = listener.shared.abandoned() {
             return Poll::Ready(Err(error));
         }
         let outdated = self.wait(&mut queue, cx);
@@ -349,7 +349,7 @@ impl Future for Accept<'_> {
             Err(error) => {
                 queue.accepting = Accepting::Nothing;
                 drop(queue);
-                refused(&listener.shared, error.error).map(Err)
+                listener.shared.refused(error.error).map(Err)
             }
         }
     }

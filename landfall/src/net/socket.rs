@@ -78,12 +78,12 @@ impl Socket {
 
     /// What to answer when the port has refused an operation.
     pub(super) fn refused(&self, error: io::Error) -> Poll<io::Error> {
-        refused(&self.state.shared, error)
+        self.state.shared.refused(error)
     }
 
     /// What to answer instead of waiting when nothing more will come.
     pub(super) fn abandoned(&self) -> Option<io::Error> {
-        abandoned(&self.state.shared)
+        self.state.shared.abandoned()
     }
 
     /// Finishes what is queued and closes, or resets the connection at the deadline.
@@ -98,27 +98,6 @@ impl Socket {
         }
         self.handle.close();
     }
-}
-
-/// In a task of a runtime that is being dropped nothing is answered any more: the task is dropped
-/// as soon as it waits, and one that tries again and again would not end.
-pub(super) fn refused(shared: &Shared, error: io::Error) -> Poll<io::Error> {
-    match shared.is_closing() && shared.is_current() {
-        true => Poll::Pending,
-        false => Poll::Ready(error),
-    }
-}
-
-/// The error for code that is run by somebody else and waits for a socket of a runtime that has
-/// been dropped.
-pub(super) fn abandoned(shared: &Shared) -> Option<io::Error> {
-    let abandoned = shared.is_closing() && !shared.is_current();
-    abandoned.then(|| {
-        io::Error::new(
-            io::ErrorKind::NotConnected,
-            "the socket's runtime has been dropped",
-        )
-    })
 }
 
 /// The system's code, if the operation failed.

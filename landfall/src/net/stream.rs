@@ -173,6 +173,43 @@ impl TcpStream {
         SendOwned(self.socket.call(Operation::SendZeroCopy(buffer.into())))
     }
 
+    /// Sends a range of a file: `length` bytes from `offset` on, `u64::MAX` for all that there are.
+    /// Returns how many went, which is fewer where the file ends before. The program does not see
+    /// the bytes, and on most systems nor does its processor time. [`fs::File`](crate::fs::File) is
+    /// taken by reference, one of the standard library as it is or in an [`Arc`].
+    ///
+    /// As with [`send`](Self::send), a file that has begun to go is sent even if the future is
+    /// dropped. It counts as traffic when it begins and when it ends: where there is an idle timeout,
+    /// send a long one in pieces.
+    ///
+    /// ```no_run
+    /// # async fn answer(mut stream: landfall::net::TcpStream) -> std::io::Result<()> {
+    /// let file = landfall::fs::File::open("index.html").await?;
+    /// let length = file.metadata()?.len();
+    /// stream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")).await?;
+    /// let sent = stream.send_file(&file, 0, length).await?;
+    /// assert_eq!(sent, length, "somebody has cut the file short");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), and what the system says of the file; every later send fails with
+    /// it, as the peer would take what follows for the rest of the file.
+    pub fn send_file(
+        &mut self,
+        file: impl Into<Arc<std::fs::File>>,
+        offset: u64,
+        length: u64,
+    ) -> impl Future<Output = io::Result<u64>> + Send + '_ {
+        SendFile(self.socket.call(Operation::SendFile {
+            file: file.into(),
+            offset,
+            length,
+        }))
+    }
+
     /// Shuts one or both directions down, after what has been given to send. The peer then
     /// receives the end of the stream.
     ///
@@ -277,5 +314,17 @@ impl Future for SendOwned<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let done = ready!(Pin::new(&mut self.0).poll(cx));
         Poll::Ready((done.result, done.buffer.unwrap_or_default()))
+    }
+}
+
+/// A call of which the number of bytes matters.
+pub(super) struct SendFile<'a>(pub(super) Call<'a>);
+
+impl Future for SendFile<'_> {
+    type Output = io::Result<u64>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let done = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(done.result.map(|()| done.bytes as u64))
     }
 }

@@ -1,4 +1,4 @@
-//! A socket that belongs to a port.
+//! A socket or file that belongs to a port.
 
 use std::any::Any;
 use std::fmt;
@@ -52,10 +52,14 @@ impl fmt::Debug for Association {
     }
 }
 
-/// A socket associated with a port.
+/// A socket or file associated with a port.
 ///
 /// Clones name the same socket and the same key. An operation that is pending keeps the socket
 /// alive; when neither a clone nor an operation is left, the socket is closed.
+///
+/// All of that is true of files as well. They take the operations
+/// [`ReadAt`](Operation::ReadAt), [`WriteAt`](Operation::WriteAt), [`SyncAll`](Operation::SyncAll)
+/// and [`SyncData`](Operation::SyncData), and sockets take all others.
 #[derive(Clone)]
 pub struct Handle(Arc<Inner>);
 
@@ -98,6 +102,13 @@ impl Handle {
     /// At most one receive and one send of a socket are with the system at a time; others wait
     /// their turn in the port, in the order of submission, and move up when a thread takes from
     /// the port.
+    ///
+    /// Operations on a file have no order: any number may be with the system at a time, and each
+    /// completes when it is done. Ranges that overlap are the program's own affair, as with the
+    /// system's calls. Where the system does a file's operation only while the caller waits, it is
+    /// done in this call, which then blocks as any other call on a file would: on readiness all of
+    /// them, on Windows those that store (`SyncAll`, `SyncData`). A worker that blocks is covered by
+    /// another one.
     ///
     /// # Errors
     ///

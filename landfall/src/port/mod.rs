@@ -127,13 +127,15 @@ impl CompletionPort {
         owner.map(CompletionPort).ok_or_else(closed_port)
     }
 
-    /// Associates a socket with the port under a key, which comes back in every completion of the
-    /// handle. The socket belongs to the port from then on.
+    /// Associates a socket or a file with the port under a key, which comes back in every
+    /// completion of the handle. It belongs to the port from then on; a file may be shared with the
+    /// program (`Arc<File>`), and stays open as long as either has it.
     ///
     /// # Errors
     ///
     /// Fails when the port is closed, the connection was accepted by another port, or the system
-    /// refuses the socket. The socket comes back.
+    /// refuses the socket or the file (on Windows one that was not opened for overlapped operations,
+    /// see [`Source`]). It comes back.
     pub fn associate(
         &self,
         source: impl Into<Source>,
@@ -142,7 +144,7 @@ impl CompletionPort {
         self.associate_with(source, Association::new(key))
     }
 
-    /// Associates a socket with more than a key; see [`Association`].
+    /// Associates a socket or a file with more than a key; see [`Association`].
     ///
     /// # Errors
     ///
@@ -181,6 +183,10 @@ impl CompletionPort {
                 Ok(socket) => Ok(Handle::new(shared.clone(), socket, association, None)),
                 Err((error, socket)) => refuse(error, SourceKind::Socket(socket)),
             },
+            SourceKind::File(file) => match shared.driver.attach_file(file.clone()) {
+                Ok(place) => Ok(Handle::new(shared.clone(), place, association, None)),
+                Err(error) => refuse(error, SourceKind::File(file)),
+            },
         }
     }
 
@@ -200,7 +206,7 @@ impl CompletionPort {
     ///
     /// # Errors
     ///
-    /// The port is closed; the packet comes back.
+    /// As [`post`](Self::post).
     pub fn post_later(&self, packet: Packet) -> Result<(), PostError> {
         self.0.shared.post(packet, true)
     }

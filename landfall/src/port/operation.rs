@@ -1,6 +1,8 @@
 //! What can be asked of a handle.
 
+use std::fs::File;
 use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::buffer::Buffer;
@@ -51,6 +53,53 @@ pub enum Operation {
     ///
     /// Loopback always copies, so this gains nothing between programs of one machine.
     SendZeroCopy(Buffer),
+    /// Sends a range of a file on a stream socket, in its turn among the sends, without the program
+    /// seeing the bytes: `length` of them from `offset` on, fewer if the file ends before
+    /// (`u64::MAX`: to its end). Completes as a send, with the number of bytes that went: one
+    /// smaller than `length` means that the file ended, and the peer got no more than that.
+    ///
+    /// It moves on when some thread takes from the port. A failure has the consequences of a failed [`Send`](Operation::Send), also if it was the
+    /// file that could not be read. What the file holds while it is sent is what arrives: whoever
+    /// writes to it meanwhile changes that.
+    ///
+    /// The file need not be associated with the port, and any number of sends may share it.
+    SendFile {
+        /// Opened for reading.
+        file: Arc<File>,
+        /// In bytes from the beginning of the file; at most 2^63 - 1.
+        offset: u64,
+        /// In bytes. More than a completion can count (4 GiB on 32-bit systems) is not sent.
+        length: u64,
+    },
+    /// Reads from a file, at an offset, into the spare capacity of a vector, after its length. The
+    /// vector comes back with its length grown by the bytes read: at least one, and nearly always as
+    /// many as fit or the file has; 0 bytes mean that the file ends at or before `offset`.
+    ///
+    /// A vector without spare capacity is refused at submission, and so is a range that ends past
+    /// 2^63 - 1.
+    ReadAt {
+        /// In bytes from the beginning of the file.
+        offset: u64,
+        /// Where to.
+        buffer: Vec<u8>,
+    },
+    /// Writes all of a buffer to a file, at an offset; the file grows as needed. Completes when the
+    /// system has taken every byte, or with an error and the number of bytes that it took before.
+    ///
+    /// A range that ends past 2^63 - 1 is refused at submission. On Linux, bytes written to a file
+    /// that was opened for appending go to its end, whatever the offset.
+    WriteAt {
+        /// In bytes from the beginning of the file.
+        offset: u64,
+        /// The bytes.
+        buffer: Buffer,
+    },
+    /// Has the system store what has been written to a file, and all of its metadata, so that it
+    /// outlasts a loss of power. Covers writes that have completed, not those under way.
+    SyncAll,
+    /// As [`SyncAll`](Operation::SyncAll), without the metadata that is not needed to read the data
+    /// (times of access, for one).
+    SyncData,
     /// Shuts one or both directions down, after the sends submitted before it.
     Shutdown(Shutdown),
     /// Sets an option of the socket.

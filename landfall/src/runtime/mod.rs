@@ -194,6 +194,28 @@ impl Shared {
             .unwrap_or(false)
     }
 
+    /// What to answer when the port has refused an operation. In a task of a runtime that is being
+    /// dropped nothing is answered any more: the task is dropped as soon as it waits, and one that
+    /// tries again and again would not end.
+    pub(crate) fn refused(&self, error: io::Error) -> Poll<io::Error> {
+        match self.is_closing() && self.is_current() {
+            true => Poll::Pending,
+            false => Poll::Ready(error),
+        }
+    }
+
+    /// The error for code that is run by somebody else and waits for a socket or a file of a runtime
+    /// that has been dropped.
+    pub(crate) fn abandoned(&self) -> Option<io::Error> {
+        let abandoned = self.is_closing() && !self.is_current();
+        abandoned.then(|| {
+            io::Error::new(
+                io::ErrorKind::NotConnected,
+                "the socket's or file's runtime has been dropped",
+            )
+        })
+    }
+
     fn is_own_thread(&self) -> bool {
         let this = thread::current().id();
         self.threads

@@ -16,11 +16,13 @@ mod buffers;
 mod cancel;
 mod close;
 mod datagram;
+mod files;
 mod order;
 mod port;
 mod post_get;
 mod receive;
 mod send;
+mod send_file;
 mod timers;
 #[cfg(unix)]
 mod torn;

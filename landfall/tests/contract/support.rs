@@ -77,16 +77,10 @@ const VARIANTS: &[Variant] = &[
         },
     },
     Variant {
-        name: "no-multishot-receive",
+        name: "no-multishot-poll",
         driver: DriverChoice::Uring,
         lanes: 0,
-        restrict: |f| f.multishot_receive = false,
-    },
-    Variant {
-        name: "no-provided-buffers",
-        driver: DriverChoice::Uring,
-        lanes: 0,
-        restrict: |f| f.provided_buffers = false,
+        restrict: |f| f.multishot_poll = false,
     },
     Variant {
         name: "no-zero-copy",
@@ -101,8 +95,7 @@ const VARIANTS: &[Variant] = &[
         restrict: |f| {
             f.direct_descriptors = false;
             f.multishot_accept = false;
-            f.multishot_receive = false;
-            f.provided_buffers = false;
+            f.multishot_poll = false;
             f.zero_copy = false;
         },
     },

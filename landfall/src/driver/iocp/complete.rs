@@ -9,6 +9,7 @@ use windows_sys::Win32::Networking::WinSock::{
 };
 
 use super::accept::{self, Outcome};
+use super::file;
 use super::op::{Begun, Kind, Op};
 use super::queue::Packet;
 use super::socket::{Socket, State, Way};
@@ -48,6 +49,10 @@ pub(super) fn process(core: &Core, packet: Packet) -> Outcome {
             drop(state);
             outcome
         }
+    } else if let Some(place) = file::place_of(&state, packet.block) {
+        let completion = file::reported(core, &mut state, place, code, packet.bytes);
+        drop(state);
+        [completion, None]
     } else if let Some(place) = state
         .accepts
         .iter()
@@ -102,7 +107,7 @@ fn reported(core: &Core, state: &mut State, way: Way, code: i32, bytes: usize) -
             let once = *once;
             pooled(core, state, once)
         }
-        Kind::Send(_) | Kind::SendVectored(_) => {
+        Kind::Send(_) | Kind::SendVectored(_) | Kind::SendFile(_) => {
             op.done += bytes;
             let (done, left) = (op.done, op.length().saturating_sub(op.done));
             let last = match left {
@@ -125,7 +130,9 @@ fn reported(core: &Core, state: &mut State, way: Way, code: i32, bytes: usize) -
             };
             [end(state, way, code, 0, None), None]
         }
-        Kind::Shutdown(_) | Kind::SetOption(_) | Kind::FirstData(..) => [None, None],
+        Kind::Shutdown(_) | Kind::SetOption(_) | Kind::FirstData(..) | Kind::File(_) => {
+            [None, None]
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod buffers;
 mod code;
 mod complete;
 mod deadlines;
+mod file;
 mod op;
 mod queue;
 mod socket;
@@ -26,6 +27,7 @@ mod winsock;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::windows::io::OwnedSocket;
@@ -37,6 +39,7 @@ use parking_lot::Mutex;
 use slab::Slab;
 use socket2::{Socket as SystemSocket, Type};
 
+use super::file::FileRange;
 use super::refusal::{self, closed, not_listening};
 use super::{ABORTED, Driver, Sink, SocketRef, Submitted, SystemQueue};
 use crate::port::{
@@ -159,6 +162,10 @@ impl Driver for Iocp {
         })
     }
 
+    fn attach_file(&self, file: Arc<File>) -> io::Result<SocketRef> {
+        file::attach(&self.0, file)
+    }
+
     fn submit(
         &self,
         handle: &Handle,
@@ -178,6 +185,9 @@ impl Driver for Iocp {
                 error: closed(),
                 operation,
             });
+        }
+        if let Some(file) = state.file.clone() {
+            return file::submit(core, state, &file, handle, operation, token);
         }
         let kind = match kind_of(&socket, core.buffers.size(), operation) {
             Ok(kind) => kind,
@@ -211,7 +221,8 @@ impl Driver for Iocp {
                 return Some(0);
             }
         }
-        accept::cancel(core, &mut state, id.0).then_some(0)
+        let found = file::cancel(&mut state, named) > 0 || accept::cancel(core, &mut state, id.0);
+        found.then_some(0)
     }
 
     fn cancel_all(&self, socket: SocketRef, _worker: bool) -> (usize, u64) {
@@ -232,6 +243,7 @@ impl Driver for Iocp {
         let mut state = socket.state.lock();
         state.closing = true;
         state.system = None;
+        state.file = None;
         0
     }
 
@@ -243,6 +255,9 @@ impl Driver for Iocp {
     fn descriptor(&self, socket: SocketRef) -> io::Result<OwnedSocket> {
         let socket = self.0.sockets.at(socket.index);
         let state = socket.state.lock();
+        if state.file.is_some() {
+            return Err(refusal::not_a_socket());
+        }
         let system = state.system.as_ref().ok_or_else(closed)?;
         system.try_clone().map(OwnedSocket::from)
     }
@@ -435,7 +450,7 @@ impl Core {
             count += withdraw(self, state, way, ABORTED, |_| true);
             count += usize::from(cancel_current(self, state, way));
         }
-        count + accept::cancel_all(self, state)
+        count + file::cancel(state, |_| true) + accept::cancel_all(self, state)
     }
 
     /// Closes a socket. What the kernel has of it comes back by packets.
@@ -447,6 +462,7 @@ impl Core {
         if let Some(system) = state.system.take() {
             winsock::cancel_all(&system);
         }
+        state.file = None;
     }
 
     /// Queues a completion that the kernel knows nothing of.
@@ -534,10 +550,12 @@ fn way_of(kind: &Kind) -> Option<Way> {
         | Kind::Readable
         | Kind::ReadableDatagram(_)
         | Kind::FirstData(..) => Some(Way::Receives),
-        Kind::Send(_) | Kind::SendVectored(_) | Kind::Connect(_) | Kind::Shutdown(_) => {
-            Some(Way::Sends)
-        }
-        Kind::SetOption(_) => None,
+        Kind::Send(_)
+        | Kind::SendVectored(_)
+        | Kind::SendFile(_)
+        | Kind::Connect(_)
+        | Kind::Shutdown(_) => Some(Way::Sends),
+        Kind::SetOption(_) | Kind::File(_) => None,
     }
 }
 
@@ -568,6 +586,15 @@ fn kind_of(socket: &Socket, buffer_size: usize, operation: Operation) -> Result<
         Operation::SendVectored(buffers) => Kind::SendVectored(buffers),
         Operation::Shutdown(how) => Kind::Shutdown(how),
         Operation::SetOption(option) => Kind::SetOption(option),
+        Operation::SendFile {
+            file,
+            offset,
+            length,
+        } => Kind::SendFile(FileRange::new(file, offset, length)),
+        Operation::ReadAt { .. }
+        | Operation::WriteAt { .. }
+        | Operation::SyncAll
+        | Operation::SyncData => unreachable!("refused on sockets"),
         Operation::Accept(accept) => {
             // Accepts have a way of their own.
             return Err(SubmitError {

@@ -9,8 +9,10 @@ use windows_sys::Win32::Networking::WinSock::{WSABUF, WSAEINVAL};
 
 use super::accept::AcceptStream;
 use super::code;
+use super::file;
 use super::winsock::{self, Block, Extensions, description};
 use crate::buffer::Buffer;
+use crate::driver::file::{FileOp, FileRange};
 use crate::port::{CompletionKind, Handle, Payload, SocketOption};
 
 pub(super) struct Op {
@@ -47,6 +49,9 @@ pub(super) enum Kind {
     ReadableDatagram(Vec<u8>),
     Send(Buffer),
     SendVectored(Vec<Buffer>),
+    SendFile(FileRange),
+    /// On a file instead of a socket.
+    File(FileOp),
     Connect(SocketAddr),
     Shutdown(Shutdown),
     SetOption(SocketOption),
@@ -70,7 +75,7 @@ pub(super) enum Begun {
 }
 
 /// Bytes that one call is given at most, so that a long send does not lock all of its memory.
-const MOST_BYTES: usize = 1 << 20;
+pub(super) const MOST_BYTES: usize = 1 << 20;
 
 /// Vectors that one call is given at most; the rest goes in the next round.
 const MOST_VECTORS: usize = 1024;
@@ -112,6 +117,10 @@ impl Op {
                 send_from(socket, &[description(rest.as_ptr(), rest.len())], block)?;
             }
             Kind::SendVectored(buffers) => send_from(socket, &gather(buffers, *done), block)?,
+            Kind::SendFile(range) => {
+                return file::transmit(socket, range, *done, extensions, block);
+            }
+            Kind::File(_) => unreachable!("begins on its file"),
             Kind::Connect(address) => return connect(socket, *address, extensions, block),
             Kind::Shutdown(how) => {
                 socket.shutdown(*how).map_err(|error| code::of(&error))?;
@@ -126,7 +135,10 @@ impl Op {
     }
 
     pub(super) fn sends_bytes(&self) -> bool {
-        matches!(self.kind, Kind::Send(_) | Kind::SendVectored(_))
+        matches!(
+            self.kind,
+            Kind::Send(_) | Kind::SendVectored(_) | Kind::SendFile(_)
+        )
     }
 
     pub(super) fn completion_kind(&self) -> CompletionKind {
@@ -136,7 +148,8 @@ impl Op {
             | Kind::Datagram(..)
             | Kind::Readable
             | Kind::ReadableDatagram(_) => CompletionKind::Receive,
-            Kind::Send(_) | Kind::SendVectored(_) => CompletionKind::Send,
+            Kind::Send(_) | Kind::SendVectored(_) | Kind::SendFile(_) => CompletionKind::Send,
+            Kind::File(op) => op.completion_kind(),
             Kind::Connect(_) => CompletionKind::Connect,
             Kind::Shutdown(_) => CompletionKind::Shutdown,
             Kind::SetOption(_) => CompletionKind::SetOption,
@@ -159,6 +172,7 @@ impl Op {
         match &self.kind {
             Kind::Send(buffer) => buffer.len(),
             Kind::SendVectored(buffers) => buffers.iter().map(|buffer| buffer.len()).sum(),
+            Kind::SendFile(range) => range.length(),
             _ => 0,
         }
     }
@@ -170,6 +184,7 @@ impl Op {
             Kind::Receive(vec) | Kind::Datagram(vec, _) => Payload::Buffer(Buffer::Vec(vec)),
             Kind::Send(buffer) => Payload::Buffer(buffer),
             Kind::SendVectored(buffers) => Payload::Buffers(buffers),
+            Kind::File(op) => op.payload(),
             _ => Payload::None,
         }
     }

@@ -1,5 +1,6 @@
 //! The kernel's queue: a completion port, and packets of our own in it.
 
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::windows::io::{AsRawHandle, AsRawSocket, FromRawHandle, OwnedHandle};
@@ -60,8 +61,22 @@ impl Queue {
     /// Has packets of a socket come here, with a key.
     pub(super) fn associate(&self, socket: &Socket, key: usize) -> io::Result<()> {
         let socket = socket.as_raw_socket() as usize as HANDLE;
+        // SAFETY: the socket is open.
+        unsafe { self.associate_handle(socket, key) }
+    }
+
+    /// As [`associate`](Self::associate), for a file.
+    pub(super) fn associate_file(&self, file: &File, key: usize) -> io::Result<()> {
+        // SAFETY: the file is open.
+        unsafe { self.associate_handle(file.as_raw_handle(), key) }
+    }
+
+    /// # Safety
+    ///
+    /// The handle is open.
+    unsafe fn associate_handle(&self, handle: HANDLE, key: usize) -> io::Result<()> {
         // SAFETY: both handles are open. The key is a number to the kernel.
-        match unsafe { CreateIoCompletionPort(socket, self.handle(), key, 0) }.is_null() {
+        match unsafe { CreateIoCompletionPort(handle, self.handle(), key, 0) }.is_null() {
             true => Err(io::Error::last_os_error()),
             false => Ok(()),
         }

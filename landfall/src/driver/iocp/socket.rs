@@ -1,5 +1,6 @@
 //! What the driver keeps of each socket, under the name that its packets carry.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -37,6 +38,9 @@ pub(super) struct Socket {
 pub(super) struct State {
     /// `None` once closed.
     pub(super) system: Option<SystemSocket>,
+    /// In place of a socket, and its operations that the kernel has.
+    pub(super) file: Option<Arc<File>>,
+    pub(super) file_ops: Vec<Box<Op>>,
     pub(super) closing: bool,
     /// It carries a stream, in which nothing may follow a gap.
     pub(super) stream: bool,
@@ -96,6 +100,20 @@ pub(super) struct Sockets(RwLock<(Slab<Arc<Socket>>, usize)>);
 impl Sockets {
     /// Enters a socket that is still to be associated under its name.
     pub(super) fn insert(&self, system: SystemSocket, datagram: bool) -> Arc<Socket> {
+        self.enter(Some(system), None, datagram)
+    }
+
+    /// As [`insert`](Self::insert), for a file.
+    pub(super) fn insert_file(&self, file: Arc<File>) -> Arc<Socket> {
+        self.enter(None, Some(file), false)
+    }
+
+    fn enter(
+        &self,
+        system: Option<SystemSocket>,
+        file: Option<Arc<File>>,
+        datagram: bool,
+    ) -> Arc<Socket> {
         let (sockets, generation) = &mut *self.0.write();
         *generation = generation.wrapping_add(1);
         let entry = sockets.vacant_entry();
@@ -105,7 +123,9 @@ impl Sockets {
             name: generation << INDEX_BITS | entry.key() & INDEX,
             datagram,
             state: Mutex::new(State {
-                system: Some(system),
+                system,
+                file,
+                file_ops: Vec::new(),
                 closing: false,
                 stream: !datagram,
                 gap: None,

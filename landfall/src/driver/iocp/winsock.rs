@@ -1,20 +1,21 @@
 //! The calls of Winsock that neither the standard library nor `socket2` has.
 
 use std::ffi::c_void;
+use std::fs::File;
 use std::io;
 use std::mem::size_of;
 use std::net::SocketAddr;
-use std::os::windows::io::AsRawSocket;
+use std::os::windows::io::{AsRawHandle, AsRawSocket};
 use std::ptr::{NonNull, null, null_mut};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use windows_sys::Win32::Foundation::HANDLE;
 use windows_sys::Win32::Networking::WinSock::{
-    LPFN_ACCEPTEX, LPFN_CONNECTEX, LPFN_GETACCEPTEXSOCKADDRS, MSG_PEEK,
+    LPFN_ACCEPTEX, LPFN_CONNECTEX, LPFN_GETACCEPTEXSOCKADDRS, LPFN_TRANSMITFILE, MSG_PEEK,
     SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_UDP_CONNRESET, SO_ACCEPTCONN, SO_EXCLUSIVEADDRUSE,
     SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT, SOCKET, SOL_SOCKET, WSA_IO_PENDING,
-    WSABUF, WSAGetLastError, WSAID_ACCEPTEX, WSAID_CONNECTEX, WSAID_GETACCEPTEXSOCKADDRS, WSAIoctl,
-    WSARecv, WSASend, getsockopt, setsockopt,
+    WSABUF, WSAGetLastError, WSAID_ACCEPTEX, WSAID_CONNECTEX, WSAID_GETACCEPTEXSOCKADDRS,
+    WSAID_TRANSMITFILE, WSAIoctl, WSARecv, WSASend, getsockopt, setsockopt,
 };
 use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED};
 use windows_sys::core::GUID;
@@ -73,7 +74,20 @@ impl Block {
     }
 
     fn clear(&mut self) -> *mut OVERLAPPED {
-        self.0.set(OVERLAPPED::default());
+        self.at(0)
+    }
+
+    /// The block for an operation at an offset of a file.
+    pub(super) fn at(&mut self, offset: u64) -> *mut OVERLAPPED {
+        let mut block = OVERLAPPED::default();
+        block.Anonymous.Anonymous.Offset = offset as u32;
+        block.Anonymous.Anonymous.OffsetHigh = (offset >> 32) as u32;
+        self.0.set(block);
+        self.0.0.as_ptr()
+    }
+
+    /// To be compared with those of pending operations.
+    pub(super) fn pointer(&self) -> *const OVERLAPPED {
         self.0.0.as_ptr()
     }
 }
@@ -156,7 +170,7 @@ pub(super) unsafe fn send(socket: &Socket, buffers: &[WSABUF], block: &mut Block
 /// Asks for the end of one operation; nothing happens when it has ended already.
 pub(super) fn cancel(socket: &Socket, block: &Block) {
     // SAFETY: the pointer is only compared with those of pending operations.
-    unsafe { CancelIoEx(raw(socket) as HANDLE, block.0.0.as_ptr()) };
+    unsafe { CancelIoEx(raw(socket) as HANDLE, block.pointer()) };
 }
 
 /// Asks for the end of every operation of a socket, whichever thread started it.
@@ -227,6 +241,7 @@ pub(super) struct Extensions {
     accept: LPFN_ACCEPTEX,
     addresses: LPFN_GETACCEPTEXSOCKADDRS,
     connect: LPFN_CONNECTEX,
+    transmit: LPFN_TRANSMITFILE,
 }
 
 impl Extensions {
@@ -238,8 +253,39 @@ impl Extensions {
                 accept: look_up(&socket, WSAID_ACCEPTEX)?,
                 addresses: look_up(&socket, WSAID_GETACCEPTEXSOCKADDRS)?,
                 connect: look_up(&socket, WSAID_CONNECTEX)?,
+                transmit: look_up(&socket, WSAID_TRANSMITFILE)?,
             })
         }
+    }
+
+    /// Starts to send `length` bytes of a file, which has them: one or more, as 0 stands for all.
+    ///
+    /// # Safety
+    ///
+    /// The file stays open, and the block where it is, until the packet of this block has been
+    /// taken, or the call has failed.
+    pub(super) unsafe fn transmit(
+        &self,
+        socket: &Socket,
+        file: &File,
+        offset: u64,
+        length: u32,
+        block: &mut Block,
+    ) -> Started {
+        let transmit = self.transmit.expect("looked up");
+        // SAFETY: the caller keeps the file and the block; there are no other buffers.
+        let done = unsafe {
+            transmit(
+                raw(socket),
+                file.as_raw_handle(),
+                length,
+                0,
+                block.at(offset),
+                null(),
+                0,
+            )
+        };
+        started(i32::from(done == 0))
     }
 
     /// Starts a connect. The socket must be bound.

@@ -6,6 +6,7 @@
 //! lost between a call that found nothing and the note that it did.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -19,11 +20,11 @@ use parking_lot::Mutex;
 use slab::Slab;
 
 use super::accept;
-use super::buffers::Buffers;
 use super::complete::{self, Step};
 use super::op::{Kind, Op};
 use super::socket::Socket;
 use crate::driver::accept_stream::{AcceptStream, Streams};
+use crate::driver::buffers::Buffers;
 use crate::driver::{ABORTED, Sink, name};
 use crate::port::{BufferPolicy, Completion, OperationId};
 use crate::sync::atomic::AtomicBool;
@@ -91,8 +92,9 @@ pub(super) struct State {
 /// What must not be done with a lane locked.
 #[derive(Default)]
 pub(super) struct After {
-    /// Sockets to close, which may linger.
+    /// Sockets and files to close, which may linger.
     pub(super) closing: Vec<Arc<OwnedFd>>,
+    pub(super) files: Vec<Arc<File>>,
     /// Completions that nobody will take. Dropping them runs code of the program.
     pub(super) dropped: Vec<Completion>,
     /// Accepts whose connection came to nothing, to be begun again in their listener's lane.
@@ -233,8 +235,23 @@ impl Lane {
         }
     }
 
+    /// Takes a file in. It is always ready, and has nothing to be registered for.
+    pub(super) fn insert_file(&self, file: Arc<File>) -> u32 {
+        self.population.fetch_add(1, Ordering::Relaxed);
+        let file = Some(file);
+        let entry = Socket {
+            file,
+            ..Socket::default()
+        };
+        self.state.lock().sockets.insert(entry) as u32
+    }
+
     /// Closes a socket that has no operation.
     pub(super) fn close_now(&self, state: &mut State, index: u32) {
+        let file = state.sockets[index as usize].file.take();
+        if file.is_some() {
+            state.after().files.extend(file);
+        }
         if let Some(fd) = state.sockets[index as usize].fd.take() {
             // The program may have a descriptor of the same socket, so that closing ours would not
             // end the registration. An error would mean that it has ended.
@@ -457,6 +474,7 @@ fn settle(lanes: &[Lane], after: Option<Box<After>>) {
     };
     let After {
         closing,
+        files,
         dropped,
         again,
     } = *after;
@@ -464,5 +482,6 @@ fn settle(lanes: &[Lane], after: Option<Box<After>>) {
         accept::begin(lanes, &stream);
     }
     drop(closing);
+    drop(files);
     drop(dropped);
 }

@@ -9,16 +9,18 @@
 //! out when it comes back for the next completion, other threads' at once.
 //!
 //! Nothing is with the system between calls: a cancel and a close take effect at once, and there
-//! is no memory to wait for.
+//! is no memory to wait for. Files are always ready, so what is asked of one is done by the thread
+//! that asks.
 
 mod accept;
-pub(in crate::driver) mod buffers;
 mod complete;
+mod file;
 mod lane;
 mod op;
 mod socket;
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -71,6 +73,7 @@ impl Poll {
             let entry = &state.sockets[socket.index as usize];
             match &entry.fd {
                 Some(fd) if !state.closed && !entry.closing => Ok(fd.clone()),
+                None if entry.file.is_some() => Err(not_listening()),
                 _ => Err(closed()),
             }
         };
@@ -141,6 +144,14 @@ impl Driver for Poll {
         }
     }
 
+    fn attach_file(&self, file: Arc<File>) -> io::Result<SocketRef> {
+        let lane = emptiest(&self.lanes);
+        Ok(SocketRef {
+            lane: lane.index as u32,
+            index: lane.insert_file(file),
+        })
+    }
+
     fn submit(
         &self,
         handle: &Handle,
@@ -155,6 +166,10 @@ impl Driver for Poll {
         let lane = self.lane(socket);
         let mut state = lane.state.lock();
         let entry = &state.sockets[socket.index as usize];
+        if let Some(file) = entry.file.clone() {
+            drop(state);
+            return file::submit(&self.lanes, lane, &file, handle, operation, token);
+        }
         let refusal = match () {
             () if state.closed || entry.closing => Some(closed()),
             () if !state.has_room() => Some(refusal::too_many()),
@@ -272,9 +287,11 @@ impl Driver for Poll {
 
     fn descriptor(&self, socket: SocketRef) -> io::Result<OwnedFd> {
         let state = self.lane(socket).state.lock();
-        match &state.sockets[socket.index as usize].fd {
-            Some(fd) => fd.try_clone(),
-            None => Err(closed()),
+        let entry = &state.sockets[socket.index as usize];
+        match (&entry.fd, &entry.file) {
+            (Some(fd), _) => fd.try_clone(),
+            (None, Some(file)) => file.try_clone().map(OwnedFd::from),
+            (None, None) => Err(closed()),
         }
     }
 

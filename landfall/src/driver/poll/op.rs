@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{MaybeUninitSlice, SockAddr, SockRef, TcpKeepalive};
 
-use super::buffers::Buffers;
+use super::file;
 use crate::buffer::{Buffer, filled};
 use crate::driver::accept_stream::AcceptStream;
+use crate::driver::buffers::Buffers;
+use crate::driver::file::{FileOp, FileRange};
 use crate::port::{CompletionKind, Handle, Operation, Payload, SocketOption};
 
 pub(super) struct Op {
@@ -38,6 +40,9 @@ pub(super) enum Kind {
     Readable,
     Send(Buffer),
     SendVectored(Vec<Buffer>),
+    SendFile(Box<FileRange>),
+    /// Done already; to be reported.
+    File(FileOp),
     Connect(Box<Connect>),
     Shutdown(Shutdown),
     SetOption(SocketOption),
@@ -111,7 +116,16 @@ impl Kind {
             })),
             Operation::Shutdown(how) => Kind::Shutdown(how),
             Operation::SetOption(option) => Kind::SetOption(option),
+            Operation::SendFile {
+                file,
+                offset,
+                length,
+            } => Kind::SendFile(Box::new(FileRange::new(file, offset, length))),
             Operation::Accept(_) => unreachable!("accepts are submitted as streams"),
+            Operation::ReadAt { .. }
+            | Operation::WriteAt { .. }
+            | Operation::SyncAll
+            | Operation::SyncData => unreachable!("refused on sockets"),
         }
     }
 
@@ -120,7 +134,8 @@ impl Kind {
             Kind::Receive(_) | Kind::ReceiveStream | Kind::ReceiveOnce | Kind::Readable => {
                 CompletionKind::Receive
             }
-            Kind::Send(_) | Kind::SendVectored(_) => CompletionKind::Send,
+            Kind::Send(_) | Kind::SendVectored(_) | Kind::SendFile(_) => CompletionKind::Send,
+            Kind::File(op) => op.completion_kind(),
             Kind::Connect(_) => CompletionKind::Connect,
             Kind::Shutdown(_) => CompletionKind::Shutdown,
             Kind::SetOption(_) => CompletionKind::SetOption,
@@ -141,7 +156,10 @@ impl Kind {
 
     /// Whether bytes are sent.
     pub(super) fn sends_bytes(&self) -> bool {
-        matches!(self, Kind::Send(_) | Kind::SendVectored(_))
+        matches!(
+            self,
+            Kind::Send(_) | Kind::SendVectored(_) | Kind::SendFile(_)
+        )
     }
 
     /// Bytes that a send has to send.
@@ -149,6 +167,7 @@ impl Kind {
         match self {
             Kind::Send(buffer) => buffer.len(),
             Kind::SendVectored(buffers) => buffers.iter().map(|buffer| buffer.len()).sum(),
+            Kind::SendFile(range) => range.length(),
             _ => 0,
         }
     }
@@ -159,6 +178,7 @@ impl Kind {
             Kind::Receive(buffer) => Payload::Buffer(Buffer::Vec(buffer)),
             Kind::Send(buffer) => Payload::Buffer(buffer),
             Kind::SendVectored(buffers) => Payload::Buffers(buffers),
+            Kind::File(op) => op.payload(),
             _ => Payload::None,
         }
     }
@@ -214,7 +234,7 @@ impl Kind {
     /// Tries to send what is left after `done` bytes. Returns the bytes that went, and whether the
     /// system took all it was given.
     pub(super) fn send(
-        &self,
+        &mut self,
         fd: &OwnedFd,
         done: usize,
         datagram: bool,
@@ -243,6 +263,7 @@ impl Kind {
                 let sent = socket.send_vectored_with_flags(&slices[..used], SEND_FLAGS)?;
                 Ok((sent, sent == asked))
             }
+            Kind::SendFile(range) => file::send(fd, range, done, MOST_AT_ONCE),
             _ => Ok((0, true)),
         }
     }
@@ -321,10 +342,10 @@ pub(super) fn code_of(result: io::Result<()>) -> i32 {
 
 /// Never waits, whatever the mode of the descriptor, which the program may share; never a SIGPIPE.
 #[cfg(not(target_vendor = "apple"))]
-const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+pub(super) const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 /// Never waits. That no SIGPIPE comes is an option of the socket there.
 #[cfg(target_vendor = "apple")]
-const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
+pub(super) const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
 
 fn receive_into(
     fd: &OwnedFd,

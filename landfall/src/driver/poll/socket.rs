@@ -1,5 +1,6 @@
 //! What a lane keeps of each socket.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use crate::rare_queue::RareQueue;
 pub(super) struct Socket {
     /// `None` once closed. A listener is shared with the accepts in progress.
     pub(super) fd: Option<Arc<OwnedFd>>,
+    /// In place of a socket; `None` once closed.
+    pub(super) file: Option<Arc<File>>,
     pub(super) datagram: bool,
     /// The last call of a kind did not find the system empty-handed: the next one may succeed. Set
     /// by an edge, cleared by a call that came back short, both with the lane locked, so that no

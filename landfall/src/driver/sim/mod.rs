@@ -10,7 +10,8 @@
 //!
 //! The other ends of the connections are the test's, through [`Network`].
 //!
-//! Left out, as the runtime does not ask for it: datagrams, and accepts with first data.
+//! Left out, as the fuzzed programs do not ask for them: datagrams, accepts with first data, and
+//! files, which are refused.
 
 mod complete;
 mod network;
@@ -19,6 +20,7 @@ mod socket;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -30,7 +32,7 @@ use parking_lot::Mutex;
 use slab::Slab;
 use socket2::Socket as SystemSocket;
 
-use super::poll::buffers::Buffers;
+use super::buffers::Buffers;
 use super::refusal::{self, closed, not_listening};
 use super::{Driver, Sink, SocketRef, Submitted};
 use crate::port::{
@@ -206,6 +208,10 @@ impl Driver for Sim {
         Ok(self.0.locked(|state| state.insert_socket(role)))
     }
 
+    fn attach_file(&self, _: Arc<File>) -> io::Result<SocketRef> {
+        Err(no_files())
+    }
+
     fn submit(
         &self,
         handle: &Handle,
@@ -219,6 +225,7 @@ impl Driver for Sim {
             let error = match operation {
                 _ if state.closed || socket.closing => Some(closed()),
                 Operation::Accept(_) if !socket.listens() => Some(not_listening()),
+                Operation::SendFile { .. } => Some(no_files()),
                 _ => None,
             };
             if let Some(error) = error {
@@ -340,6 +347,10 @@ impl fmt::Debug for Sim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sim").finish_non_exhaustive()
     }
+}
+
+fn no_files() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "files are not simulated")
 }
 
 fn all(lanes: usize) -> u64 {

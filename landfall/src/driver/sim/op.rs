@@ -67,6 +67,11 @@ impl Kind {
             Operation::Connect(_) => Kind::Connect { unanswered: false },
             Operation::Shutdown(how) => Kind::Shutdown(how),
             Operation::SetOption(option) => Kind::SetOption(option),
+            Operation::SendFile { .. }
+            | Operation::ReadAt { .. }
+            | Operation::WriteAt { .. }
+            | Operation::SyncAll
+            | Operation::SyncData => unreachable!("files are refused"),
         }
     }
 

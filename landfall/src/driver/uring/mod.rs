@@ -8,14 +8,16 @@
 //! when they would have completed, and they are submitted again.
 
 mod accept;
-mod buffers;
 mod complete;
+mod file;
 mod lane;
 mod op;
+mod receive;
 mod socket;
 pub(crate) mod waiters;
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -25,12 +27,15 @@ use std::time::Duration;
 use socket2::{Socket as SystemSocket, Type};
 
 use super::accept_stream::{AcceptStream, STREAM_LANE};
+use super::file::{FileOp, FileRange};
 use super::refusal::{self, closed, not_listening};
 use super::{Driver, Settings, Sink, SocketRef, Submitted};
 use crate::port::{Handle, Operation, OperationId, SubmitError};
 use accept::Streams;
+use file::SendFile;
 use lane::{Lane, State};
-use op::{Connect, Form, Installed, Kind, Message, Op, Options};
+use op::{Connect, Installed, Kind, Message, Op, Options};
+use receive::{Stage, Stream};
 use socket::{Place, Socket};
 
 pub(crate) struct Uring {
@@ -62,6 +67,13 @@ impl Uring {
 
     fn lane(&self, socket: SocketRef) -> &Lane {
         &self.lanes[socket.lane as usize]
+    }
+
+    fn emptiest(&self) -> &Lane {
+        self.lanes
+            .iter()
+            .min_by_key(|lane| lane.population.load(Ordering::Relaxed))
+            .expect("a driver has at least one lane")
     }
 
     fn all_lanes(&self) -> u64 {
@@ -175,11 +187,7 @@ impl Driver for Uring {
             Err(error) => return Err((error, socket)),
         };
         let listener = socket.is_listener().unwrap_or(false);
-        let emptiest = self
-            .lanes
-            .iter()
-            .min_by_key(|lane| lane.population.load(Ordering::Relaxed));
-        let lane = emptiest.expect("a driver has at least one lane");
+        let lane = self.emptiest();
         // A listener serves all lanes, so it stays in the process's table.
         let slot = if listener {
             None
@@ -211,6 +219,16 @@ impl Driver for Uring {
         })
     }
 
+    fn attach_file(&self, file: Arc<File>) -> io::Result<SocketRef> {
+        let lane = self.emptiest();
+        lane.population.fetch_add(1, Ordering::Relaxed);
+        let entry = Socket::new(Place::File(file), false);
+        Ok(SocketRef {
+            lane: lane.index as u32,
+            index: lane.state.lock().sockets.insert(entry) as u32,
+        })
+    }
+
     fn submit(
         &self,
         handle: &Handle,
@@ -234,7 +252,7 @@ impl Driver for Uring {
             drop(state);
             return Err(SubmitError { error, operation });
         }
-        let kind = match kind_of(lane, entry, operation) {
+        let kind = match kind_of(entry, operation) {
             Ok(kind) => kind,
             Err(refused) => {
                 drop(state);
@@ -289,7 +307,7 @@ impl Driver for Uring {
         let mut state = lane.state.lock();
         let key = Lane::find(&state, id.0)
             .filter(|&key| state.ops[key as usize].socket == socket.index)?;
-        cancel_one(lane, &mut state, key, worker);
+        complete::cancel(lane, &mut state, key, worker);
         Some(1 << lane.index)
     }
 
@@ -352,6 +370,7 @@ impl Driver for Uring {
             let mut state = lane.state.lock();
             match &state.sockets[socket.index as usize].place {
                 Place::Plain(fd) => return fd.try_clone(),
+                Place::File(file) => return file.try_clone().map(OwnedFd::from),
                 Place::Closed => return Err(closed()),
                 Place::Direct(_) => {}
             }
@@ -467,22 +486,19 @@ fn prepare(socket: &SystemSocket) -> io::Result<Type> {
 }
 
 /// Pairs an operation with the memory it needs, or gives it back.
-fn kind_of(lane: &Lane, socket: &Socket, operation: Operation) -> Result<Kind, SubmitError> {
+fn kind_of(socket: &Socket, operation: Operation) -> Result<Kind, SubmitError> {
+    if let Place::File(_) = socket.place {
+        return FileOp::of(operation).map(Kind::File);
+    }
     Ok(match refusal::check(operation, socket.datagram)? {
         Operation::Receive(buffer) if socket.datagram => {
             Kind::ReceiveDatagram(buffer, Message::new())
         }
         Operation::Receive(buffer) => Kind::Receive(buffer),
-        Operation::ReceiveStream => Kind::Pooled {
-            form: Form::Stream,
-            stage: complete::first_stage(lane),
-        },
-        Operation::ReceiveOnce => Kind::Pooled {
-            form: match socket.datagram {
-                true => Form::Datagram,
-                false => Form::Once,
-            },
-            stage: complete::first_stage(lane),
+        Operation::ReceiveStream => Kind::ReceiveStream(Stream::default()),
+        Operation::ReceiveOnce => Kind::ReceiveOnce {
+            datagram: socket.datagram,
+            stage: Stage::Wait,
         },
         Operation::WaitReadable => Kind::Readable,
         Operation::Connect(address) => Kind::Connect(Connect::new(address)),
@@ -495,15 +511,17 @@ fn kind_of(lane: &Lane, socket: &Socket, operation: Operation) -> Result<Kind, S
             std::net::Shutdown::Both => libc::SHUT_RDWR,
         }),
         Operation::SetOption(option) => Kind::SetOption(Options::new(option)),
+        Operation::SendFile {
+            file,
+            offset,
+            length,
+        } => Kind::SendFile(SendFile::new(FileRange::new(file, offset, length))),
         Operation::Accept(_) => unreachable!("accepts are submitted as streams"),
+        Operation::ReadAt { .. }
+        | Operation::WriteAt { .. }
+        | Operation::SyncAll
+        | Operation::SyncData => unreachable!("refused on sockets"),
     })
-}
-
-fn cancel_one(lane: &Lane, state: &mut State, key: u32, worker: bool) {
-    match state.ops[key as usize].in_kernel {
-        true => lane.cancel_in_kernel(state, key, worker),
-        false => complete::withdraw(lane, state, key),
-    }
 }
 
 /// Ends a socket's receives and sends; those that wait for their turn first, so that none of them
@@ -513,9 +531,10 @@ fn cancel_operations(lane: &Lane, state: &mut State, socket: u32, worker: bool) 
     let entry = &state.sockets[socket as usize];
     let current = [entry.receives.current, entry.sends.current];
     for key in current.into_iter().flatten() {
-        cancel_one(lane, state, key, worker);
+        complete::cancel(lane, state, key, worker);
     }
-    withdrawn + current.into_iter().flatten().count()
+    let of_file = file::cancel_all(lane, state, socket, worker);
+    withdrawn + current.into_iter().flatten().count() + of_file
 }
 
 /// Why there is no io_uring to be had here, if that is what an error at set-up means.

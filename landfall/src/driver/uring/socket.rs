@@ -1,5 +1,6 @@
 //! What a lane keeps of each socket.
 
+use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ pub(super) enum Place {
     Direct(u32),
     /// In the process's table; shared with pending accepts, which name it in entries to come.
     Plain(Arc<OwnedFd>),
+    /// No socket but a file, which the program may share.
+    File(Arc<File>),
     Closed,
 }
 
@@ -82,6 +85,7 @@ impl Socket {
                 direct: true,
             }),
             Place::Plain(fd) => Some(Target::plain(fd.as_raw_fd())),
+            Place::File(file) => Some(Target::plain(file.as_raw_fd())),
             Place::Closed => None,
         }
     }

@@ -1,0 +1,372 @@
+//! Sending a range of a file: its place among the sends, its ends, and what becomes of the others
+//! when it fails.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::net::{TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use landfall::port::{CompletionKind, Handle, Operation, is_aborted};
+
+use crate::files::{Scratch, pattern};
+use crate::support::{assert_quiet, connected, for_each_driver, next, reset};
+use crate::threads::Worker;
+
+const TO_THE_END: u64 = u64::MAX;
+
+fn send_file(file: &Arc<File>, offset: u64, length: u64) -> Operation {
+    Operation::SendFile {
+        file: file.clone(),
+        offset,
+        length,
+    }
+}
+
+/// What arrives until the end of the stream.
+fn arrivals(mut peer: TcpStream) -> Worker<Vec<u8>> {
+    Worker::start(move || {
+        let mut all = Vec::new();
+        peer.read_to_end(&mut all).expect("an orderly end");
+        all
+    })
+}
+
+fn submit(connection: &Handle, operations: Vec<Operation>) {
+    for (token, operation) in operations.into_iter().enumerate() {
+        connection.submit(operation, token).expect("submits");
+    }
+}
+
+#[test]
+fn a_range_of_a_file_arrives_in_its_turn_among_the_sends() {
+    for_each_driver(|driver| {
+        const SIZE: usize = 300_000;
+        let scratch = Scratch::holding(&pattern(0, SIZE));
+        let file = Arc::new(scratch.open());
+        let port = driver.port(0);
+        let (connection, peer) = connected(&port, 9);
+        let arrived = arrivals(peer);
+        let operations = vec![
+            Operation::Send("head".into()),
+            send_file(&file, 10, 200_001),
+            Operation::Send("between".into()),
+            send_file(&file, 250_000, 7),
+            Operation::Shutdown(std::net::Shutdown::Write),
+        ];
+        let expected = [
+            (CompletionKind::Send, 4),
+            (CompletionKind::Send, 200_001),
+            (CompletionKind::Send, 7),
+            (CompletionKind::Send, 7),
+            (CompletionKind::Shutdown, 0),
+        ];
+        submit(&connection, operations);
+        for (token, (kind, bytes)) in expected.into_iter().enumerate() {
+            let sent = next(&port);
+            assert_eq!((sent.kind(), sent.key(), sent.token()), (kind, 9, token));
+            assert_eq!(sent.result().expect("sent"), bytes);
+            assert!(sent.is_final());
+        }
+        let mut all = b"head".to_vec();
+        all.extend(pattern(10, 200_001));
+        all.extend(b"between");
+        all.extend(pattern(250_000, 7));
+        assert!(arrived.join() == all, "every byte, in order");
+        assert_quiet(&port);
+        assert_eq!(Arc::strong_count(&file), 1);
+    });
+}
+
+#[test]
+fn a_file_ends_where_it_ends() {
+    for_each_driver(|driver| {
+        let scratch = Scratch::holding(&pattern(0, 100_000));
+        let empty = Scratch::holding(b"");
+        let (file, empty) = (Arc::new(scratch.open()), Arc::new(empty.open()));
+        let port = driver.port(0);
+        let (connection, peer) = connected(&port, 1);
+        let arrived = arrivals(peer);
+        let ranges = [
+            (&file, 0, 0, 0),
+            (&file, 99_990, TO_THE_END, 10),
+            (&file, 99_990, 11, 10),
+            (&file, 100_000, TO_THE_END, 0),
+            (&file, 1 << 40, 5, 0),
+            (&file, i64::MAX as u64, TO_THE_END, 0),
+            (&empty, 0, TO_THE_END, 0),
+            (&file, 0, TO_THE_END, 100_000),
+        ];
+        let mut all = Vec::new();
+        for (file, offset, length, there) in ranges {
+            connection
+                .submit(send_file(file, offset, length), 0)
+                .expect("submits");
+            let sent = next(&port);
+            assert_eq!(sent.result().expect("sent"), there, "{offset} {length}");
+            all.extend(pattern(offset as usize, there));
+        }
+        // The connection is none the worse for any of it.
+        connection
+            .submit(Operation::Send("tail".into()), 0)
+            .expect("submits");
+        assert_eq!(next(&port).result().expect("sent"), 4);
+        connection.close();
+        all.extend(b"tail");
+        assert!(arrived.join() == all);
+        assert_quiet(&port);
+    });
+}
+
+#[test]
+fn what_lies_beyond_4_gib_can_be_sent() {
+    for_each_driver(|driver| {
+        const FAR: u64 = (5 << 30) + 3;
+        let scratch = Scratch::new();
+        let file = scratch.open();
+        file.set_len(FAR + 70_000).expect("a sparse file");
+        let file = Arc::new(file);
+        let port = driver.port(0);
+        let writing = port.associate(scratch.open(), 2).expect("associates");
+        let write = Operation::WriteAt {
+            offset: FAR,
+            buffer: pattern(0, 60_000).into(),
+        };
+        writing.submit(write, 0).expect("submits");
+        next(&port).result().expect("written");
+        let (connection, peer) = connected(&port, 1);
+        let arrived = arrivals(peer);
+        submit(&connection, vec![send_file(&file, FAR, TO_THE_END)]);
+        assert_eq!(next(&port).result().expect("sent"), 70_000);
+        connection.close();
+        let arrived = arrived.join();
+        assert!(arrived[..60_000] == pattern(0, 60_000));
+        assert!(arrived[60_000..] == [0; 10_000]);
+    });
+}
+
+#[test]
+fn a_slow_peer_gets_every_byte() {
+    for_each_driver(|driver| {
+        const SIZE: usize = 12 << 20;
+        let scratch = Scratch::holding(&pattern(0, SIZE));
+        let file = Arc::new(scratch.open());
+        let port = driver.port(0);
+        let (connection, mut peer) = connected(&port, 1);
+        submit(
+            &connection,
+            vec![
+                send_file(&file, 0, TO_THE_END),
+                Operation::Send("end".into()),
+            ],
+        );
+        assert_quiet(&port);
+        let reader = Worker::start(move || {
+            let (mut all, mut piece) = (Vec::new(), vec![0; 100_000]);
+            loop {
+                match peer.read(&mut piece).expect("connected") {
+                    0 => return all,
+                    bytes => all.extend_from_slice(&piece[..bytes]),
+                }
+                if all.len() % 7 == 0 {
+                    thread::sleep(Duration::from_micros(300));
+                }
+            }
+        });
+        assert_eq!(next(&port).result().expect("sent"), SIZE);
+        assert_eq!(next(&port).result().expect("sent"), 3);
+        connection.close();
+        let arrived = reader.join();
+        assert!(arrived[..SIZE] == pattern(0, SIZE) && arrived[SIZE..] == *b"end");
+    });
+}
+
+#[test]
+fn sends_share_a_file() {
+    for_each_driver(|driver| {
+        const SIZE: usize = 1 << 20;
+        let scratch = Scratch::holding(&pattern(0, SIZE));
+        let file = Arc::new(scratch.open());
+        let port = driver.port(0);
+        let connections: Vec<_> = (0..8).map(|key| connected(&port, key)).collect();
+        let mut readers = Vec::new();
+        let mut handles = Vec::new();
+        for (key, (connection, peer)) in connections.into_iter().enumerate() {
+            let send = send_file(&file, (key * 1000) as u64, TO_THE_END);
+            connection.submit(send, key).expect("submits");
+            readers.push(arrivals(peer));
+            handles.push(connection);
+        }
+        for _ in 0..8 {
+            let sent = next(&port);
+            assert_eq!(sent.result().expect("sent"), SIZE - sent.key() * 1000);
+            handles[sent.key()].close();
+        }
+        for (key, reader) in readers.into_iter().enumerate() {
+            assert!(reader.join() == pattern(key * 1000, SIZE - key * 1000));
+        }
+        assert_quiet(&port);
+    });
+}
+
+#[test]
+fn nothing_follows_a_file_whose_peer_is_gone() {
+    for_each_driver(|driver| {
+        const SIZE: usize = 32 << 20;
+        let scratch = Scratch::new();
+        let file = scratch.open();
+        file.set_len(SIZE as u64).expect("a sparse file");
+        let file = Arc::new(file);
+        let port = driver.port(0);
+        let (connection, mut peer) = connected(&port, 1);
+        submit(
+            &connection,
+            vec![
+                send_file(&file, 0, TO_THE_END),
+                Operation::Send("behind".into()),
+                send_file(&file, 0, 10),
+            ],
+        );
+        // Half way, while the port goes on.
+        let leaves = Worker::start(move || {
+            peer.read_exact(&mut [0; 100_000]).expect("connected");
+            reset(peer);
+        });
+        let failed = next(&port);
+        let error = failed.result().expect_err("the peer is gone");
+        assert!(!is_aborted(&error) && error.raw_os_error().is_some());
+        assert_eq!(failed.token(), 0);
+        assert!(failed.bytes() < SIZE);
+        leaves.join();
+        connection
+            .submit(send_file(&file, 0, 10), 3)
+            .expect("a failure is a completion");
+        for token in 1..4 {
+            let behind = next(&port);
+            assert_eq!((behind.token(), behind.bytes()), (token, 0));
+            let other = behind.result().expect_err("it would follow a gap");
+            assert_eq!(other.raw_os_error(), error.raw_os_error());
+        }
+        assert_quiet(&port);
+    });
+}
+
+#[test]
+fn nothing_follows_a_file_that_cannot_be_read() {
+    for_each_driver(|driver| {
+        let scratch = Scratch::holding(&[1; 1000]);
+        let file = Arc::new(scratch.opened_for_writing_only());
+        let port = driver.port(0);
+        let (connection, peer) = connected(&port, 1);
+        submit(
+            &connection,
+            vec![
+                Operation::Send("before".into()),
+                send_file(&file, 0, TO_THE_END),
+                Operation::Send("behind".into()),
+            ],
+        );
+        assert_eq!(next(&port).result().expect("sent"), 6);
+        let failed = next(&port);
+        let error = failed.result().expect_err("it cannot be read");
+        assert_eq!((failed.token(), failed.bytes()), (1, 0));
+        let behind = next(&port);
+        let other = behind.result().expect_err("it would follow a gap");
+        assert_eq!(other.raw_os_error(), error.raw_os_error());
+        connection.close();
+        assert_eq!(arrivals(peer).join(), b"before");
+        assert_quiet(&port);
+    });
+}
+
+#[test]
+fn nothing_follows_a_file_that_was_cancelled_half_way() {
+    for_each_driver(|driver| {
+        let scratch = Scratch::new();
+        let file = scratch.open();
+        file.set_len(1 << 30).expect("a sparse file");
+        let file = Arc::new(file);
+        let port = driver.port(0);
+        let (connection, peer) = connected(&port, 1);
+        let half_way = connection.submit(send_file(&file, 0, TO_THE_END), 0);
+        let half_way = half_way.expect("submits");
+        let behind = Operation::Send("behind".into());
+        connection.submit(behind, 1).expect("submits");
+        assert_quiet(&port);
+        assert!(connection.cancel(half_way));
+        let cancelled = next(&port);
+        let error = cancelled.result().expect_err("cancelled");
+        assert!(is_aborted(&error), "{error}");
+        let sent = cancelled.bytes();
+        assert!(sent > 0 || cfg!(windows), "{cancelled:?}");
+        let behind = next(&port);
+        assert_eq!((behind.token(), behind.bytes()), (1, 0));
+        assert!(is_aborted(&behind.result().expect_err("behind a gap")));
+        // The program knows what has gone, and may go on from there.
+        let reader = arrivals(peer);
+        let on = Operation::Send("on".into());
+        connection.submit(on, 2).expect("submits");
+        assert_eq!(next(&port).result().expect("sent"), 2);
+        connection.close();
+        let arrived = reader.join();
+        // Windows counts finished parts only: more may have gone.
+        let exact = cfg!(not(windows));
+        assert!(arrived.len() == sent + 2 || !exact && arrived.len() > sent);
+        assert!(arrived.ends_with(b"on"));
+        assert_quiet(&port);
+        assert_eq!(Arc::strong_count(&file), 1);
+    });
+}
+
+#[test]
+fn closing_ends_a_file_that_is_being_sent() {
+    for_each_driver(|driver| {
+        let scratch = Scratch::new();
+        let file = scratch.open();
+        file.set_len(1 << 30).expect("a sparse file");
+        let file = Arc::new(file);
+        let port = driver.port(0);
+        let (connection, _peer) = connected(&port, 1);
+        submit(
+            &connection,
+            vec![
+                send_file(&file, 0, TO_THE_END),
+                send_file(&file, 0, TO_THE_END),
+            ],
+        );
+        assert_quiet(&port);
+        connection.close();
+        for _ in 0..2 {
+            let ended = next(&port);
+            assert!(is_aborted(&ended.result().expect_err("closed")));
+        }
+        assert_quiet(&port);
+        let (connection, _peer) = connected(&port, 1);
+        submit(&connection, vec![send_file(&file, 0, TO_THE_END)]);
+        assert_quiet(&port);
+        port.close();
+        assert_eq!(Arc::strong_count(&file), 1, "the port has let go of it");
+    });
+}
+
+#[test]
+fn what_cannot_be_sent_is_refused_and_comes_back() {
+    for_each_driver(|driver| {
+        let scratch = Scratch::holding(b"0123456789");
+        let file = Arc::new(scratch.open());
+        let port = driver.port(0);
+        let (connection, _peer) = connected(&port, 1);
+        let datagrams = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let datagrams = port.associate(datagrams, 2).expect("associates");
+        let writing = port.associate(scratch.open(), 3).expect("associates");
+        let too_far = i64::MAX as u64 + 1;
+        for (handle, offset) in [(&connection, too_far), (&datagrams, 0), (&writing, 0)] {
+            let refused = handle.submit(send_file(&file, offset, 1), 0);
+            let refused = refused.expect_err("refused");
+            assert_eq!(refused.error.kind(), ErrorKind::InvalidInput, "{refused}");
+            assert!(matches!(refused.operation, Operation::SendFile { .. }));
+        }
+        assert_quiet(&port);
+    });
+}

@@ -1,0 +1,273 @@
+//! Files on the runtime, and sending them on a connection.
+
+mod runtime_support;
+
+use std::env;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::Shutdown;
+use std::path::PathBuf;
+use std::process;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use landfall::fs::{File, options};
+use landfall::net::TcpStream;
+use landfall::runtime::{self, Runtime};
+use runtime_support::*;
+
+/// A path where a test may have a file, which is gone when the test is.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        Scratch(env::temp_dir().join(format!("landfall-fs-{}-{number}", process::id())))
+    }
+
+    fn holding(bytes: &[u8]) -> Self {
+        let scratch = Scratch::new();
+        fs::write(&scratch.0, bytes).expect("a temporary file");
+        scratch
+    }
+
+    fn open(&self) -> File {
+        let file = options().read(true).write(true).open(&self.0);
+        File::from_std(file.expect("is there")).expect("associates")
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        fs::read(&self.0).expect("is there")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // One that was never made is gone as well.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Bytes that say when they are freed.
+struct Counted(Arc<AtomicUsize>, Vec<u8>);
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.1
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_file_is_written_stored_and_read() {
+    let scratch = Scratch::new();
+    on_runtime(async {
+        let file = File::create(&scratch.0).await.expect("creates");
+        let (written, buffer) = file.write_at("hello world", 3).await;
+        written.expect("written");
+        assert_eq!(&buffer[..], b"hello world");
+        file.sync_data().await.expect("stored");
+        file.sync_all().await.expect("stored");
+        assert_eq!(file.metadata().expect("open").len(), 14);
+
+        let file = File::open(&scratch.0).await.expect("opens");
+        let (read, vec) = file.read_at(Vec::with_capacity(5), 9).await;
+        assert_eq!((read.expect("read"), &vec[..]), (5, &b"world"[..]));
+        let (read, vec) = file.read_at(vec, 3).await;
+        assert_eq!(read.expect_err("full").kind(), ErrorKind::InvalidInput);
+        assert_eq!(vec, b"world", "it comes back");
+        let (read, vec) = file.read_at(Vec::with_capacity(5), 14).await;
+        assert_eq!((read.expect("the end"), vec.len()), (0, 0));
+        let (refused, buffer) = file.write_at("no", 0).await;
+        refused.expect_err("opened for reading");
+        assert_eq!(&buffer[..], b"no");
+
+        let missing = File::open(scratch.0.with_extension("missing")).await;
+        assert_eq!(missing.expect_err("missing").kind(), ErrorKind::NotFound);
+    });
+}
+
+#[test]
+fn tasks_share_a_file() {
+    const SIZE: usize = 50_000;
+    let scratch = Scratch::holding(&[]);
+    on_runtime(async {
+        let file = Arc::new(scratch.open());
+        let tasks: Vec<_> = (0..20)
+            .map(|block| {
+                let file = file.clone();
+                runtime::spawn(async move {
+                    let offset = (block * SIZE) as u64;
+                    let (written, buffer) = file.write_at(vec![block as u8; SIZE], offset).await;
+                    written.expect("written");
+                    let (read, vec) = file.read_at(Vec::with_capacity(SIZE), offset).await;
+                    assert_eq!(read.expect("read"), SIZE);
+                    assert_eq!(&vec[..], &buffer[..]);
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.expect("no panic");
+        }
+    });
+    assert_eq!(scratch.bytes().len(), 20 * SIZE);
+}
+
+#[test]
+fn dropped_operations_leak_nothing_and_a_dropped_write_goes_on() {
+    const SIZE: usize = 100_000;
+    let scratch = Scratch::holding(&[1; SIZE]);
+    let freed = Arc::new(AtomicUsize::new(0));
+    on_runtime(async {
+        let file = scratch.open();
+        for block in 0..50 {
+            let bytes = Bytes::from_owner(Counted(freed.clone(), vec![2; SIZE]));
+            let mut write = Box::pin(file.write_at(bytes, block * SIZE as u64));
+            assert!(poll_once(&mut write).await.is_pending());
+            let mut read = Box::pin(file.read_at(Vec::with_capacity(SIZE), 0));
+            assert!(poll_once(&mut read).await.is_pending());
+            drop((write, read));
+            // Never polled.
+            drop(file.write_at(Bytes::from_owner(Counted(freed.clone(), vec![])), 0));
+        }
+        drop(file);
+        wait_until("every buffer is freed", || {
+            freed.load(Ordering::SeqCst) == 100
+        });
+    });
+    assert!(scratch.bytes() == [2; 50 * SIZE], "every write was done");
+}
+
+#[test]
+fn a_file_outlives_its_runtime_without_harm() {
+    let scratch = Scratch::holding(b"0123456789");
+    let runtime = Runtime::new().expect("a runtime");
+    let file = run_on(&runtime, async { scratch.open() });
+    drop(runtime);
+    let other = Runtime::new().expect("a runtime");
+    let (read, vec) = run_on(&other, file.read_at(Vec::with_capacity(7), 0));
+    assert_eq!(read.expect_err("gone").kind(), ErrorKind::NotConnected);
+    assert_eq!(vec.capacity(), 7, "it comes back");
+    assert_eq!(file.metadata().expect("open").len(), 10);
+}
+
+#[test]
+fn a_file_needs_a_runtime() {
+    let scratch = Scratch::holding(b"x");
+    let file = options().read(true).open(&scratch.0).expect("is there");
+    File::from_std(file).expect_err("there is no runtime here");
+}
+
+#[test]
+fn a_file_is_sent_between_other_sends() {
+    let bytes = pattern(1_000_000);
+    let scratch = Scratch::holding(&bytes);
+    on_runtime(async {
+        let file = scratch.open();
+        let (mut stream, mut peer) = pair().await;
+        let reader = thread::spawn(move || read_to_end(&mut peer));
+        stream.send("head").await.expect("sent");
+        let sent = stream.send_file(&file, 0, u64::MAX).await;
+        assert_eq!(sent.expect("sent"), 1_000_000);
+        let sent = stream.send_file(&file, 10, 5).await;
+        assert_eq!(sent.expect("sent"), 5);
+        let sent = stream.send_file(&file, 999_999, 5).await;
+        assert_eq!(sent.expect("the file ends"), 1);
+        let sent = stream.send_file(&file, 0, 0).await;
+        assert_eq!(sent.expect("nothing to send"), 0);
+        // One of the standard library will do.
+        let plain = fs::File::open(&scratch.0).expect("is there");
+        let sent = stream.send_file(plain, 0, 1).await;
+        assert_eq!(sent.expect("sent"), 1);
+        let (read_half, mut write_half) = stream.split();
+        let sent = write_half.send_file(&file, 1, 1).await;
+        assert_eq!(sent.expect("sent"), 1);
+        drop((read_half, write_half));
+        let received = reader.join().expect("no panic").expect("an orderly end");
+        let mut expected = b"head".to_vec();
+        expected.extend(&bytes);
+        expected.extend(&bytes[10..15]);
+        expected.extend(&bytes[999_999..]);
+        expected.extend(&bytes[..2]);
+        assert!(received == expected);
+    });
+}
+
+/// A file that is on its way when its future is dropped.
+async fn dropped_half_way(stream: &mut TcpStream, file: &File) {
+    let mut send = Box::pin(stream.send_file(file, 0, u64::MAX));
+    assert!(poll_once(&mut send).await.is_pending());
+}
+
+#[test]
+fn contract_62_a_dropped_file_is_still_sent_in_order() {
+    let bytes = pattern(6_000_000);
+    let scratch = Scratch::holding(&bytes);
+    on_runtime(async {
+        let file = scratch.open();
+        let (mut stream, mut peer) = pair().await;
+        dropped_half_way(&mut stream, &file).await;
+        drop(file);
+        let reader = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            read_to_end(&mut peer)
+        });
+        stream.send("end").await.expect("sent");
+        stream.shutdown(Shutdown::Write).await.expect("shut down");
+        let received = reader.join().expect("no panic").expect("an orderly end");
+        assert_eq!(received.len(), bytes.len() + 3);
+        assert!(received.starts_with(&bytes) && received.ends_with(b"end"));
+    });
+}
+
+#[test]
+fn contract_65_a_dropped_stream_sends_its_file_and_closes() {
+    let bytes = pattern(6_000_000);
+    let scratch = Scratch::holding(&bytes);
+    on_runtime(async {
+        let file = scratch.open();
+        for with_more in [false, true] {
+            let (mut stream, mut peer) = pair().await;
+            dropped_half_way(&mut stream, &file).await;
+            if with_more {
+                let mut send = Box::pin(stream.send(vec![7; 60_000]));
+                assert!(poll_once(&mut send).await.is_pending());
+            }
+            drop(stream);
+            let reader = thread::spawn(move || {
+                thread::sleep(Duration::from_millis(20));
+                read_to_end(&mut peer)
+            });
+            let received = reader.join().expect("no panic").expect("an orderly end");
+            assert!(received.starts_with(&bytes));
+            let more = received.len() - bytes.len();
+            assert_eq!(more, if with_more { 60_000 } else { 0 });
+        }
+    });
+}
+
+#[test]
+fn a_file_to_a_peer_that_is_gone_fails_and_so_does_what_follows() {
+    let scratch = Scratch::holding(&pattern(6_000_000));
+    on_runtime(async {
+        let file = scratch.open();
+        let (mut stream, peer) = pair().await;
+        let mut send = Box::pin(stream.send_file(&file, 0, u64::MAX));
+        assert!(poll_once(&mut send).await.is_pending());
+        reset(peer);
+        let error = send.await.expect_err("the peer is gone");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        let error = stream.send_file(&file, 0, 1).await.expect_err("as before");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        stream.send("x").await.expect_err("as before");
+    });
+}
