@@ -99,6 +99,17 @@ impl Failure {
         }
     }
 
+    /// Something has gone wrong, and the reader has been told: a process of ours has said so on
+    /// standard error.
+    pub fn told(exit: Exit) -> Self {
+        Self::new(exit, "")
+    }
+
+    /// Whether there is anything left to say.
+    pub fn is_told(&self) -> bool {
+        self.message.is_empty()
+    }
+
     /// A second signal came.
     pub fn stopped(signal: i32) -> Self {
         Self {

@@ -1,6 +1,7 @@
 //! `landfall`: the command-line tool of Landfall. One folder for each subcommand; what they share
 //! is beside them.
 
+mod command_line;
 mod demo;
 mod exit;
 mod load;
@@ -36,7 +37,13 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let words: Vec<_> = std::env::args_os().collect();
+    let cli: Cli = match command_line::read(&words) {
+        Ok(cli) => cli,
+        // Also the help and the version, for which the code is 0.
+        Err(refusal) => refusal.exit(),
+    };
+    let result = match cli.command {
         Command::Serve(args) => serve::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Demo(args) => demo::run(&args),
@@ -45,7 +52,9 @@ fn main() -> ExitCode {
 }
 
 fn report_failure(failure: Failure) -> Exit {
-    output::Messages::error(&failure);
+    if !failure.is_told() {
+        output::Messages::error(&failure);
+    }
     failure.exit
 }
 

@@ -60,7 +60,7 @@ impl RuntimeOptions {
             .concurrency(self.concurrency as usize)
             .driver(self.driver.choice())
             .build()
-            .map_err(|error| Failure::of_system("cannot create the completion port", &error))
+            .map_err(|error| Failure::of_system("cannot set up the port and its workers", &error))
     }
 
     /// Has this process asked to drain when the parent ends or wishes it, if that was asked for:

@@ -135,6 +135,35 @@ fn a_signal_ends_both_processes_and_still_gives_the_result() {
 }
 
 #[test]
+fn a_signal_at_any_moment_ends_it_in_an_orderly_way() {
+    for delay in [0, 5, 10, 20, 40, 80] {
+        let demo = Running::start(landfall(&["demo", "-c", "20", "--interval", "100ms"]));
+        // Until then the signal would find a process that does not listen to it.
+        wait_for_threads(&demo);
+        std::thread::sleep(Duration::from_millis(delay));
+        demo.signal(Signal::TERM);
+        let outcome = demo.finish();
+        match outcome.code {
+            Some(0) => assert!(outcome.stdout.contains("this machine"), "{outcome:#?}"),
+            Some(143) => {
+                outcome.expect_message(&["stopped before the run had begun"]);
+            }
+            _ => panic!("after {delay} ms: {outcome:#?}"),
+        }
+    }
+}
+
+/// Waits for the thread that listens for signals.
+fn wait_for_threads(demo: &Running) {
+    let tasks = format!("/proc/{}/task", demo.pid().as_raw_nonzero());
+    let deadline = Instant::now() + PATIENCE;
+    while std::fs::read_dir(&tasks).unwrap().count() < 2 {
+        assert!(Instant::now() < deadline, "it never listened");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
 fn neither_process_outlives_a_demo_that_is_killed() {
     let demo = Running::start(landfall(&["demo", "-c", "100", "--messages", "1000"]));
     let children = wait_for_children(&demo);
@@ -169,9 +198,23 @@ fn impossible_runs_are_refused() {
     run(&["demo", "--interval", "3"])
         .expect_code(2)
         .expect_message(&["3ms for milliseconds"]);
-    run(&["demo", "--driver", "iocp"])
-        .expect_code(2)
-        .expect_message(&["no driver `iocp`"]);
+}
+
+#[test]
+fn what_a_process_of_the_demo_has_said_is_not_said_again() {
+    let refusals: [(&[&str], i32, &str); 2] = [
+        (&["demo", "--driver", "iocp"], 2, "no driver `iocp`"),
+        (&["demo", "-c", "100M"], 4, "100,000,000 connections"),
+    ];
+    for (words, code, part) in refusals {
+        let outcome = run(words).expect_code(code).expect_message(&[part]);
+        let errors = outcome.stderr.matches("error:").count();
+        assert_eq!(errors, 1, "{outcome:#?}");
+        assert!(
+            !outcome.stderr.contains("once all are open"),
+            "{outcome:#?}"
+        );
+    }
 }
 
 #[test]

@@ -546,7 +546,7 @@ fn too_few_descriptors_are_named_before_anything_is_opened() {
     outcome.expect_message(&[
         "10,000 connections",
         "sockets: 10,000 needed",
-        "descriptor limit 100",
+        "descriptor limit of 100",
         "ulimit -Hn",
     ]);
 }
@@ -732,6 +732,12 @@ fn quiet_says_nothing_and_progress_off_a_terminal_is_plain_lines() {
     assert_eq!(quiet.stderr, "");
     let normal = run(&args).expect_code(0);
     assert!(normal.stderr.contains("sending: "), "{normal:#?}");
+    assert!(
+        normal.stderr.contains(
+            "10 connections; once all are open, 2 messages on each, one every 3s, for 6s"
+        ),
+        "{normal:#?}"
+    );
     assert!(
         !normal.stderr.contains('\x1b') && !normal.stderr.contains('\r'),
         "{normal:#?}"

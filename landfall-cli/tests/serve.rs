@@ -63,6 +63,12 @@ fn verbose_shows_who_came_and_the_start_of_what_they_said() {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     assert_eq!(answer, b"hello \x1b[2Jworld");
+    // One that says more is shown by the start of it.
+    let mut talker = connect(&address);
+    for _ in 0..3 {
+        talker.write_all(b"again and again").unwrap();
+        talker.read_exact(&mut [0; 15]).unwrap();
+    }
     server.signal(Signal::TERM);
     let log = server.finish().expect_code(0).stderr;
     assert!(log.contains(&format!("{own} came")), "{log}");
@@ -72,6 +78,7 @@ fn verbose_shows_who_came_and_the_start_of_what_they_said() {
     );
     assert!(log.contains(&format!("{own} left after 15 bytes")), "{log}");
     assert!(!log.contains('\x1b'), "{log}");
+    assert_eq!(log.matches(" says \"again and again\"").count(), 1, "{log}");
 }
 
 #[test]
@@ -127,9 +134,10 @@ fn a_port_in_use_is_exit_1_and_named() {
 
 #[test]
 fn mistakes_on_the_command_line_are_exit_2_and_explained() {
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["serve"], "<ADDR>"),
         (&["serve", "127.0.0.1"], "HOST:PORT"),
+        (&["serve", "::1:7000"], "[::1]:7000"),
         (
             &["serve", "127.0.0.1:0", "--echo", "--discard"],
             "--discard",
@@ -234,7 +242,7 @@ fn draining_ends_at_its_timeout() {
     let (mut server, address) = serve(&["--drain-timeout", "500ms"]);
     let _stuck = stuck_connection(&address);
     server.signal(Signal::INT);
-    server.stderr_after("letting 1 connections finish, for 500ms at most");
+    server.stderr_after("letting 1 connection finish, for 500ms at most");
     let outcome = server.finish().expect_code(0);
     assert!(outcome.stdout.contains("cut off"), "{outcome:#?}");
 }
@@ -323,7 +331,7 @@ fn too_few_descriptors_to_serve_are_exit_4() {
     outcome.expect_message(&[
         "--max-conns",
         "sockets: 1,000,000 needed",
-        "descriptor limit 100",
+        "descriptor limit of 100",
     ]);
     let command = landfall_after("ulimit -n 5", &["serve", "127.0.0.1:0"]);
     Running::start(command)

@@ -7,6 +7,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,17 @@ use landfall::Server;
 
 const CLIENTS: usize = 8;
 
-fn main() -> landfall::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> landfall::Result<()> {
     let server = Server::bind("127.0.0.1:0")?.concurrency(1).workers(2);
     let handle = server.handle();
     let address = server.local_addr();

@@ -5,12 +5,24 @@
 //! nc 127.0.0.1 7000
 //! ```
 
+use std::process::ExitCode;
+
 use landfall::Server;
 
-fn main() -> landfall::Result<()> {
+fn main() -> ExitCode {
     let address = std::env::args()
         .nth(1)
         .unwrap_or_else(|| "127.0.0.1:7000".to_owned());
+    match serve(&address) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cannot serve {address}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(address: &str) -> landfall::Result<()> {
     let server = Server::bind(address)?;
     println!("listening on {}", server.local_addr());
     server.serve(|mut connection| async move {

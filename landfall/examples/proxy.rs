@@ -5,6 +5,7 @@
 //! ```
 
 use std::io;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use landfall::Server;
@@ -14,7 +15,7 @@ use landfall::server::Connection;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-fn main() -> landfall::Result<()> {
+fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let listen = arguments
         .next()
@@ -22,6 +23,16 @@ fn main() -> landfall::Result<()> {
     let target = arguments
         .next()
         .unwrap_or_else(|| "127.0.0.1:7000".to_owned());
+    match serve(&listen, target) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cannot serve {listen}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(listen: &str, target: String) -> landfall::Result<()> {
     let server = Server::bind(listen)?;
     println!("forwarding {} to {target}", server.local_addr());
     server.serve(move |client| forward(client, target.clone()))?;

@@ -4,6 +4,7 @@
 //! cargo run --release -p landfall --example timeout
 //! ```
 
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use landfall::Runtime;
@@ -11,7 +12,17 @@ use landfall::net::{ConnectOptions, TcpListener};
 use landfall::runtime;
 use landfall::runtime::time::timeout;
 
-fn main() -> landfall::Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> landfall::Result<()> {
     Runtime::new()?.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;

@@ -11,8 +11,46 @@
 //! - [`runtime`], [`net`], [`fs`] and [`server`]: `async` tasks run by the workers of one port. Any worker
 //!   takes any ready task, and a handler may block: the port covers it with another worker.
 //!
-//! What a completion port promises is written down as numbered statements in
-//! `docs/contract.md`; `tests/contract/` checks them.
+//! ```
+//! use landfall::Runtime;
+//! use landfall::net::{TcpListener, TcpStream};
+//! use landfall::runtime;
+//!
+//! let runtime = Runtime::new()?;
+//! runtime.block_on(async {
+//!     let listener = TcpListener::bind("127.0.0.1:0")?;
+//!     let mut client = TcpStream::connect(listener.local_addr()?).await?;
+//!     let echo = runtime::spawn(async move {
+//!         let mut stream = listener.accept().await?;
+//!         while let Some(data) = stream.receive().await? {
+//!             stream.send(data).await?; // moved in; back in its pool when sent
+//!         }
+//!         Ok::<(), std::io::Error>(())
+//!     });
+//!     client.send("hello").await?;
+//!     let answer = client.receive().await?.unwrap_or_default();
+//!     assert_eq!(&answer[..], b"hello");
+//!     drop(client);
+//!     echo.await?
+//! })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A [`Server`] is the accept loop, limits and orderly end around such a handler.
+//!
+//! # Systems
+//!
+//! | system | driver | |
+//! |-|-|-|
+//! | Linux 6.1 and later | `uring`: io_uring | chosen by itself where it is permitted |
+//! | Linux, macOS, BSD | `poll`: readiness (epoll, kqueue) | chosen where io_uring is missing or forbidden; compiles for macOS and FreeBSD, untested there |
+//! | Windows 10 and later | `iocp`: its own completion ports | has run under Wine only |
+//!
+//! The environment variable `LANDFALL_DRIVER` (`uring`, `poll`, `iocp`, or `auto`) chooses one for
+//! every port whose program leaves it [to the library](port::DriverChoice::Auto);
+//! [`CompletionPort::driver_reason`](port::CompletionPort::driver_reason) says which it became, and
+//! why. The promises are the same on all of them: what a completion port guarantees is written down
+//! as numbered statements in `docs/contract.md`, and `tests/contract/` checks them.
 
 #[allow(
     unsafe_code,
@@ -25,6 +63,7 @@ mod clock;
     reason = "drivers talk to the system; each block says why it is sound"
 )]
 mod driver;
+mod explained;
 pub mod fs;
 #[cfg(all(test, unix, not(loom)))]
 mod fuzz;
@@ -37,6 +76,11 @@ mod sync;
 
 pub use runtime::Runtime;
 pub use server::Server;
+
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
 
 /// The result of most functions here.
 pub type Result<T> = std::io::Result<T>;

@@ -47,8 +47,16 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Accepts connections and runs a handler for each.
 ///
-/// A handler that fails or panics ends its own connection and nothing else. Its errors are counted
-/// in the [`Stats`]; what else is to become of them, the handler decides.
+/// A handler that fails or panics ends its own connection and nothing else. Errors are counted in
+/// the [`Stats`] and not logged, since peers that reset connections are nothing rare: a handler that
+/// wants to be heard of says so itself.
+///
+/// A handler may block its thread. When more of them block at a time than there are workers and
+/// [spares](runtime::Builder::max_spares), connections wait until one of them returns.
+///
+/// What a handler [spawns](runtime::spawn) is the program's: a stream, or half of one, that it has
+/// handed to a task of its own ends with that task or with the runtime, and is not cut with the
+/// handlers. One that receives sees the end of the stream when the server drains.
 pub struct Server {
     listeners: Vec<std::net::TcpListener>,
     options: ListenOptions,
@@ -117,13 +125,15 @@ impl Server {
         Ok(self)
     }
 
-    /// How many threads take completions; see [`runtime::Builder::workers`].
+    /// How many threads take completions; 0, as at first, means twice the
+    /// [concurrency](Self::concurrency) value. See [`runtime::Builder::workers`].
     pub fn workers(mut self, workers: usize) -> Self {
         self.runtime = self.runtime.workers(workers);
         self
     }
 
-    /// How many workers run at a time; see [`runtime::Builder::concurrency`].
+    /// How many workers run at a time; 0, as at first, means one per processor. See
+    /// [`runtime::Builder::concurrency`].
     pub fn concurrency(mut self, threads: usize) -> Self {
         self.runtime = self.runtime.concurrency(threads);
         self
@@ -189,7 +199,8 @@ impl Server {
     }
 
     /// Serves on a runtime of its own, until [drained](ServerHandle::drain) or
-    /// [stopped](ServerHandle::stop).
+    /// [stopped](ServerHandle::stop). Without a [handle](Self::handle) taken before, nothing does
+    /// either, and this returns only with an error.
     ///
     /// # Errors
     ///
@@ -278,7 +289,7 @@ impl ServerHandle {
         self.0.drain();
     }
 
-    /// Stops accepting and cuts all connections.
+    /// Stops accepting and cuts all connections that handlers have.
     pub fn stop(&self) {
         self.0.stop();
     }

@@ -21,12 +21,11 @@ use socket2::SockRef;
 const STALLED: usize = 64;
 
 /// Memory of the server for each of them: what waits to be received and what waits to be sent, in
-/// pooled buffers of 16 KiB. One run of a multishot receive brings up to 32 before the cancel that
-/// is to hold it back takes effect.
-const EACH: u64 = 1 << 20;
+/// pooled buffers of 16 KiB.
+const EACH: u64 = 256 << 10;
 
 /// Written to a connection at most, before it is stalled.
-const HELD_BACK: usize = 4 << 20;
+const HELD_BACK: usize = 1 << 20;
 
 /// Send and receive buffers of the system for sockets that are to be stalled: fixed, as it would
 /// let them grow to many MiB.

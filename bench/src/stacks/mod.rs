@@ -7,6 +7,8 @@ mod landfall_runtime;
 mod monoio;
 #[allow(unsafe_code, reason = "the limit is written by hand")]
 mod ring;
+#[allow(unsafe_code, reason = "the limit is written by hand")]
+mod ring_poll;
 mod threads;
 mod tokio;
 
@@ -38,6 +40,7 @@ pub enum Stack {
     Threads,
     Ring,
     RingDefer,
+    RingPoll,
 }
 
 /// What a server may know before its clients come, to choose its sizes by.
@@ -70,6 +73,7 @@ impl Stack {
             Stack::Threads => "threads",
             Stack::Ring => "ring",
             Stack::RingDefer => "ring-defer",
+            Stack::RingPoll => "ring-poll",
         }
     }
 
@@ -77,7 +81,7 @@ impl Stack {
         match self {
             Stack::LandfallPort | Stack::LandfallPoll | Stack::LandfallRuntime => Role::Subject,
             Stack::Tokio | Stack::Compio | Stack::Monoio | Stack::Threads => Role::Peer,
-            Stack::Ring | Stack::RingDefer => Role::Limit,
+            Stack::Ring | Stack::RingDefer | Stack::RingPoll => Role::Limit,
         }
     }
 
@@ -89,7 +93,9 @@ impl Stack {
             | Stack::LandfallRuntime
             | Stack::Tokio
             | Stack::Threads => 1,
-            Stack::Compio | Stack::Monoio | Stack::Ring | Stack::RingDefer => workers,
+            Stack::Compio | Stack::Monoio | Stack::Ring | Stack::RingDefer | Stack::RingPoll => {
+                workers
+            }
         }
     }
 
@@ -121,6 +127,7 @@ impl Stack {
             Stack::Threads => threads::serve(listeners.remove(0)),
             Stack::Ring => thread_per_core(listeners, expected, ring::serve_cooperative),
             Stack::RingDefer => thread_per_core(listeners, expected, ring::serve_deferred),
+            Stack::RingPoll => thread_per_core(listeners, expected, ring_poll::serve),
         }
     }
 }

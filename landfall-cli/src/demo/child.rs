@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 #[cfg(unix)]
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 
 /// How often a process that is to end is looked at.
 const POLL_PERIOD: Duration = Duration::from_millis(10);
@@ -88,19 +88,22 @@ impl Subcommand {
 
     fn ended_without_result(&mut self) -> Failure {
         match self.wait(Duration::from_secs(1)) {
-            // It has said why on standard error, and its exit code says what kind of thing it was.
-            Ok(Some(status)) => {
-                let message = format!("`landfall {}` ended without a result ({status})", self.name);
-                match status.code() {
-                    Some(2) => Failure::usage(message),
-                    Some(4) => Failure::local_limit(message),
-                    _ => Failure::failed(message),
-                }
-            }
+            Ok(Some(status)) => self.ended_early(status, "without a result"),
             _ => Failure::failed(format!(
                 "`landfall {}` closed its standard output",
                 self.name
             )),
+        }
+    }
+
+    /// What its end means that was not to come yet.
+    pub fn ended_early(&self, status: ExitStatus, when: &str) -> Failure {
+        // One that failed in an orderly way has said why on standard error.
+        match status.code() {
+            Some(1) => Failure::told(Exit::Failed),
+            Some(2) => Failure::told(Exit::Usage),
+            Some(4) => Failure::told(Exit::LocalLimit),
+            _ => Failure::failed(format!("`landfall {}` ended {when} ({status})", self.name)),
         }
     }
 

@@ -20,7 +20,7 @@ use samples::Samples;
 use crate::exit::{Exit, Failure};
 use crate::output::{Messages, Sink};
 use crate::system::signals::StopRequest;
-use crate::units::{grouped, show_time};
+use crate::units::show_time;
 
 /// How often the two processes are looked at.
 const LOOK_PERIOD: Duration = Duration::from_millis(100);
@@ -33,23 +33,24 @@ pub fn run(args: &DemoArgs) -> Result<Exit, Failure> {
     let messages = args.output.messages();
     let mut sink = Sink::open(&args.output)?;
     let stop = StopRequest::listen()?;
-    messages.note(format_args!(
-        "{} connections, {} messages each, one every {}: about {} seconds",
-        grouped(u64::from(args.connections)),
-        args.messages,
-        show_time(args.interval),
-        (args.interval * args.messages).as_secs() + 3,
-    ));
+    let mut server = Subcommand::start("serve", serve_args(args))?;
+    let announcement: Announcement = parse("serve", &server.line(SERVER_PATIENCE)?)?;
     if cfg!(debug_assertions) {
         messages.note("a debug build: for figures that mean something, use `cargo run --release`");
     }
-
-    let mut server = Subcommand::start("serve", serve_args(args))?;
-    let announcement: Announcement = parse("serve", &server.line(SERVER_PATIENCE)?)?;
     let mut samples = Samples::begin(server.id()).map_err(cannot_sample)?;
     let mut client = Subcommand::start("load", load_args(args, &announcement.address()?))?;
     attend(&mut server, &mut client, &mut samples, &stop)?;
-    let load: LoadResult = parse("load", &client.line(SERVER_PATIENCE)?)?;
+    let load = client
+        .line(SERVER_PATIENCE)
+        .map_err(|failure| match stop.drain() {
+            // Asked to drain before it could listen to that.
+            Some(signal) if !failure.is_told() => {
+                Failure::new(Exit::Stopped(signal), "stopped before the run had begun")
+            }
+            _ => failure,
+        })?;
+    let load: LoadResult = parse("load", &load)?;
     server.terminate();
     let serve: ServeResult = parse("serve", &server.line(SERVER_PATIENCE)?)?;
     server
@@ -75,9 +76,7 @@ fn attend(
     let mut is_draining = false;
     loop {
         if let Some(status) = server.has_ended() {
-            return Err(Failure::failed(format!(
-                "`landfall serve` ended in the middle of the run ({status})"
-            )));
+            return Err(server.ended_early(status, "in the middle of the run"));
         }
         if client.has_ended().is_some() {
             // A last look, for the time up to now.

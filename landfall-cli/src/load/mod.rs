@@ -25,7 +25,7 @@ use crate::output::{Messages, Progress, Sink, Stage};
 use crate::system::limits;
 use crate::system::ports::{LocalPorts, Sources};
 use crate::system::signals::StopRequest;
-use crate::units::grouped;
+use crate::units::{counted, grouped};
 use plan::Plan;
 
 /// Memory for one connection of ours: the kernel's socket, measured at about 2.5 KiB while it is
@@ -44,6 +44,11 @@ pub fn run(args: &LoadArgs) -> Result<Exit, Failure> {
     let runtime = args.runtime.build()?;
     let sockets = runtime.port().socket_capacity() as u64;
     check_limits(&plan, &ports, sockets, descriptor_limit)?;
+    messages.note(format_args!(
+        "{}; once all are open, {}",
+        counted(u64::from(plan.connections), "connection"),
+        plan.schedule
+    ));
     tell_sources(&plan.sources, &ports, messages);
     let setting = Setting {
         target: named(&args.target, &plan),
@@ -88,7 +93,7 @@ fn check_limits(
     let connections = u64::from(plan.connections);
     let memory = connections.saturating_mul(MEMORY_PER_CONNECTION);
     limits::refuse_if_short(
-        &format!("a load of {} connections", grouped(connections)),
+        &format!("a load of {}", counted(connections, "connection")),
         [
             limits::check_sockets(connections, sockets, descriptor_limit),
             limits::check_ports(connections, plan.sources.capacity(ports), ports.range()),

@@ -11,7 +11,7 @@ use super::report::Mode;
 use super::schedule::{End, Pace, Schedule};
 use crate::exit::Failure;
 use crate::system::ports::{LocalPorts, Sources};
-use crate::units::Rate;
+use crate::units::{Rate, port_of};
 
 /// A load that can be run.
 #[derive(Debug)]
@@ -108,19 +108,10 @@ fn content_of(args: &LoadArgs) -> Result<(Content, u64), Failure> {
 /// Finds the address behind `HOST:PORT`. Of several, the first that lets itself be connected to, so
 /// that `localhost` works wherever the target listens.
 fn resolve(target: &str, timeout: Duration) -> Result<SocketAddr, Failure> {
-    let port = target.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
-    match port {
-        Some(Ok(0)) => {
-            return Err(Failure::usage(format!(
-                "`{target}`: nobody can listen on port 0"
-            )));
-        }
-        Some(Ok(_)) => {}
-        Some(Err(_)) | None => {
-            return Err(Failure::usage(format!(
-                "`{target}` is not HOST:PORT: write 127.0.0.1:7000, [::1]:7000 or example.net:7"
-            )));
-        }
+    if port_of(target).map_err(Failure::usage)? == 0 {
+        return Err(Failure::usage(format!(
+            "`{target}`: nobody can listen on port 0"
+        )));
     }
     let addresses: Vec<SocketAddr> = target
         .to_socket_addrs()

@@ -10,7 +10,7 @@ use super::fail_if::{Condition, Measured, Statistic};
 use super::tally::{Counts, Fault, Phase, Tally};
 use crate::exit::Exit;
 use crate::output::{Report, list, render, table_of_figures, table_of_text};
-use crate::units::{grouped, percent, show_bytes, show_micros};
+use crate::units::{counted, grouped, percent, show_bytes, show_micros};
 
 /// The figures a run came to, and those that follow from them.
 #[derive(Debug)]
@@ -342,12 +342,7 @@ impl LoadReport {
             setting, counts, ..
         } = self;
         let mut complaints = Vec::new();
-        let mut complain = |count: u64, sentence: &dyn Fn(String) -> String| {
-            if count > 0 {
-                complaints.push(sentence(grouped(count)));
-            }
-        };
-        let asked = grouped(u64::from(setting.connections));
+        let asked = counted(u64::from(setting.connections), "connection");
         let most_common = self
             .errors
             .iter()
@@ -355,12 +350,18 @@ impl LoadReport {
             .max_by_key(|error| error.count);
         let reason =
             most_common.map_or_else(String::new, |error| format!(": {}", error.explanation));
-        complain(counts.connect_failed, &|n| {
-            format!(
-                "{n} of {asked} connections to {} failed{reason}",
+        if counts.connect_failed > 0 {
+            complaints.push(format!(
+                "{} of {asked} to {} failed{reason}",
+                grouped(counts.connect_failed),
                 setting.target
-            )
-        });
+            ));
+        }
+        let mut complain = |count: u64, of: &str, what: &str| {
+            if count > 0 {
+                complaints.push(format!("{} {what}", counted(count, of)));
+            }
+        };
         // Whoever interrupts a run knows that not everything was sent.
         complain(
             if self.course.interrupted {
@@ -368,15 +369,12 @@ impl LoadReport {
             } else {
                 self.unsent
             },
-            &|n| format!("{n} messages were not sent"),
+            "message",
+            "not sent",
         );
-        complain(self.lost, &|n| format!("{n} messages were not answered"));
-        complain(counts.mismatched, &|n| {
-            format!("{n} answers came back changed")
-        });
-        complain(counts.extra_bytes, &|n| {
-            format!("{n} bytes came that had not been sent")
-        });
+        complain(self.lost, "message", "not answered");
+        complain(counts.mismatched, "answer", "came back changed");
+        complain(counts.extra_bytes, "byte", "came that had not been sent");
         for verdict in self.fail_if.iter().filter(|verdict| verdict.failed) {
             complaints.push(format!(
                 "--fail-if {}: it was {}",
@@ -529,17 +527,21 @@ impl LoadReport {
             ..
         } = self.course;
         let (connecting, messaging) = (connecting.as_secs_f64(), messaging.as_secs_f64());
-        let share = percent(messaging_cpu.as_secs_f64() / messaging.max(f64::MIN_POSITIVE));
+        // Too short a time says nothing.
+        let share = match messaging {
+            0.0..0.1 => String::new(),
+            time => {
+                let share = percent(messaging_cpu.as_secs_f64() / time);
+                format!(", {share} of one while messages ran")
+            }
+        };
         let cpu = self.client_cpu_seconds;
         let mut rows = vec![
             (
                 "time",
                 format!("{connecting:.2} s connecting, {messaging:.2} s messages"),
             ),
-            (
-                "processor",
-                format!("{cpu:.2} s, {share} of one while messages ran"),
-            ),
+            ("processor", format!("{cpu:.2} s{share}")),
         ];
         rows.extend(
             self.course

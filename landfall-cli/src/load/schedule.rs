@@ -1,8 +1,9 @@
 //! When each message is to be sent.
 
+use std::fmt;
 use std::time::Duration;
 
-use crate::units::Rate;
+use crate::units::{Rate, counted, show_time};
 
 /// Messages are planned to the millisecond: those of one millisecond share a wake-up, of this process
 /// and often of the target, instead of having one each.
@@ -39,7 +40,45 @@ pub enum End {
     After(Duration),
 }
 
+impl fmt::Display for Schedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.end {
+            End::Messages(count) => write!(f, "{} on each", counted(count.into(), "message"))?,
+            End::After(_) => f.write_str("messages on each")?,
+        }
+        match self.pace {
+            Pace::Every(interval) => write!(f, ", one every {}", show_time(interval))?,
+            Pace::Total(rate) => write!(f, ", {rate} over all of them")?,
+            Pace::BackToBack => f.write_str(", each as soon as the last is answered")?,
+        }
+        match self.time() {
+            Some(time) => write!(f, ", for {}", show_time(in_short(time))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A time without the digits that nobody reads.
+fn in_short(time: Duration) -> Duration {
+    match time.as_secs() {
+        0..10 => Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        seconds => Duration::from_secs(seconds),
+    }
+}
+
 impl Schedule {
+    /// How long sending takes; `None` if that depends on the answers.
+    fn time(&self) -> Option<Duration> {
+        match (self.end, self.pace) {
+            (End::After(time), _) => Some(time),
+            (End::Messages(count), Pace::Every(interval)) => Some(interval.saturating_mul(count)),
+            (End::Messages(count), Pace::Total(rate)) => {
+                Some(rate.offset_of(u64::from(count) * u64::from(self.connections)))
+            }
+            (End::Messages(_), Pace::BackToBack) => None,
+        }
+    }
+
     /// When a connection is to send a message, counted from the start; `None` if it is to be sent
     /// as soon as the one before has been answered.
     pub fn planned(&self, connection: u64, message: u64) -> Option<Duration> {
@@ -126,6 +165,34 @@ mod tests {
             pace,
             end,
         }
+    }
+
+    #[test]
+    fn a_plan_is_told_with_its_time() {
+        let every =
+            |interval, count| schedule(Pace::Every(interval), End::Messages(count)).to_string();
+        assert_eq!(
+            every(3 * SECOND, 3),
+            "3 messages on each, one every 3s, for 9s"
+        );
+        assert_eq!(
+            every(SECOND / 5, 1),
+            "1 message on each, one every 200ms, for 200ms"
+        );
+        assert!(every(Duration::MAX, u32::MAX).contains("for "));
+        let total = Pace::Total(parse_rate("7/s").unwrap());
+        assert_eq!(
+            schedule(total, End::Messages(30)).to_string(),
+            "30 messages on each, 7/s over all of them, for 17s"
+        );
+        assert_eq!(
+            schedule(Pace::BackToBack, End::Messages(2000)).to_string(),
+            "2,000 messages on each, each as soon as the last is answered"
+        );
+        assert_eq!(
+            schedule(Pace::Every(SECOND), End::After(90 * SECOND)).to_string(),
+            "messages on each, one every 1s, for 1m30s"
+        );
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::{Messages, Sink, json_line, write_stdout};
 use crate::system::limits;
 use crate::system::signals::StopRequest;
-use crate::units::{grouped, show_time};
+use crate::units::{counted, port_of, show_time};
 
 /// Runs the subcommand.
 pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
@@ -73,6 +73,9 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
 
 fn bind(args: &ServeArgs) -> Result<Server, Failure> {
     let options = ListenOptions::new().nodelay(true);
+    for address in &args.addresses {
+        port_of(address).map_err(Failure::usage)?;
+    }
     let mut addresses = args.addresses.iter();
     let first = addresses
         .next()
@@ -102,12 +105,10 @@ fn cannot_listen(address: &str, error: &io::Error) -> Failure {
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need a privilege, choose a higher one"
         }
-        io::ErrorKind::InvalidInput => "; write HOST:PORT, as in 127.0.0.1:7000 or [::]:7000",
         _ => "",
     };
     let message = format!("cannot listen on {address}: {error}{advice}");
     let exit = match error.kind() {
-        io::ErrorKind::InvalidInput => Exit::Usage,
         // Here it is the address that is wrong, and no port that is missing.
         io::ErrorKind::AddrNotAvailable => Exit::Failed,
         _ => Exit::of_system(error),
@@ -139,9 +140,10 @@ fn obey(
 ) -> Result<(), Failure> {
     let watch = move || {
         block_on(stop.wait_for_drain());
-        let (active, time) = (grouped(server.stats().active), show_time(timeout));
+        let active = counted(server.stats().active, "connection");
+        let time = show_time(timeout);
         messages.note(format_args!(
-            "letting {active} connections finish, for {time} at most; again to stop now"
+            "letting {active} finish, for {time} at most; again to stop now"
         ));
         server.drain();
         block_on(stop.wait_for_now());

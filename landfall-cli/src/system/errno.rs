@@ -97,6 +97,8 @@ const NAMES: &[(i32, &str)] = &[
 /// Errors that speak of this machine's own bounds, not of the peer or the way to it.
 const LOCAL_LIMITS: &[i32] = &[
     codes::ADDRNOTAVAIL,
+    // A thread more than the system allows.
+    codes::AGAIN,
     codes::MFILE,
     codes::NFILE,
     codes::NOBUFS,

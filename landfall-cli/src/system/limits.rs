@@ -20,6 +20,8 @@ pub struct Shortage {
     resource: &'static str,
     needed: String,
     available: String,
+    /// Where that comes from; may be empty.
+    reason: String,
     remedy: String,
 }
 
@@ -29,12 +31,14 @@ impl fmt::Display for Shortage {
             resource,
             needed,
             available,
+            reason,
             remedy,
         } = self;
-        write!(
-            f,
-            "{resource}: {needed} needed, {available} available; {remedy}"
-        )
+        write!(f, "{resource}: {needed} needed, {available} available")?;
+        if !reason.is_empty() {
+            write!(f, " ({reason})")?;
+        }
+        write!(f, "; {remedy}")
     }
 }
 
@@ -62,13 +66,27 @@ pub fn check_sockets(needed: u64, capacity: u64, limit: u64) -> Option<Shortage>
     (needed > capacity).then(|| Shortage {
         resource: "sockets",
         needed: grouped(needed),
-        available: format!(
-            "{} (descriptor limit {})",
-            grouped(capacity),
-            grouped(limit)
-        ),
+        available: grouped(capacity),
+        reason: whence(capacity, limit),
         remedy: String::from("raise the hard limit (`ulimit -Hn`), or ask for fewer connections"),
     })
+}
+
+/// How the capacity of a port follows from the limit on descriptors.
+fn whence(capacity: u64, limit: u64) -> String {
+    let limit_text = grouped(limit);
+    match capacity.checked_div(limit) {
+        // Tables in the system, each bounded by the limit by itself.
+        Some(lanes @ 2..) => {
+            format!(
+                "{lanes} lanes of the port, each with as many as the descriptor limit of {limit_text}"
+            )
+        }
+        _ if capacity < limit => {
+            format!("the descriptor limit of {limit_text}, less what else needs one")
+        }
+        _ => format!("the descriptor limit is {limit_text}"),
+    }
 }
 
 /// Compares a number of connections with the local ports their source addresses have.
@@ -80,9 +98,9 @@ pub fn check_ports(
     (needed > capacity).then(|| Shortage {
         resource: "local ports",
         needed: grouped(needed),
-        available: format!(
-            "{} (net.ipv4.ip_local_port_range is {} to {})",
-            grouped(capacity),
+        available: grouped(capacity),
+        reason: format!(
+            "net.ipv4.ip_local_port_range is {} to {}",
             range.start(),
             range.end()
         ),
@@ -100,6 +118,7 @@ pub fn check_memory(needed: u64, available: Option<u64>) -> Option<Shortage> {
             resource: "memory",
             needed: format!("about {}", show_bytes(needed)),
             available: show_bytes(available),
+            reason: String::new(),
             remedy: String::from("ask for fewer connections"),
         })
 }
@@ -185,8 +204,20 @@ mod tests {
         let sockets = check_sockets(50_000, 40_000, 20_000).unwrap().to_string();
         assert_eq!(
             sockets,
-            "sockets: 50,000 needed, 40,000 (descriptor limit 20,000) available; \
-             raise the hard limit (`ulimit -Hn`), or ask for fewer connections"
+            "sockets: 50,000 needed, 40,000 available (2 lanes of the port, each with as many as \
+             the descriptor limit of 20,000); raise the hard limit (`ulimit -Hn`), or ask for \
+             fewer connections"
+        );
+        let of_readiness = check_sockets(20_000, 19_936, 20_000).unwrap().to_string();
+        assert!(
+            of_readiness
+                .contains("19,936 available (the descriptor limit of 20,000, less what else"),
+            "{of_readiness}"
+        );
+        let one_lane = check_sockets(20_001, 20_000, 20_000).unwrap().to_string();
+        assert!(
+            one_lane.contains("20,000 available (the descriptor limit is 20,000)"),
+            "{one_lane}"
         );
         let ports = check_ports(30_000, 28_232, &(32_768..=60_999))
             .unwrap()

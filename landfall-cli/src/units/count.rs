@@ -10,10 +10,16 @@ pub fn parse_count(text: &str) -> Result<u32, String> {
             None => (trimmed, 1),
         },
     };
-    let count = digits.parse::<u32>().map_err(|_| {
-        format!("`{text}` is not a count: write a whole number such as 36000, 30k or 1M")
-    })?;
-    match count.checked_mul(factor) {
+    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(format!(
+            "`{text}` is not a count: write a whole number such as 36000, 30k or 1M"
+        ));
+    }
+    let count = digits
+        .parse()
+        .ok()
+        .and_then(|count: u32| count.checked_mul(factor));
+    match count {
         Some(0) => Err(String::from("0 is too few: it must be at least 1")),
         Some(count) => Ok(count),
         None => Err(format!(
@@ -28,9 +34,24 @@ pub fn grouped(count: u64) -> String {
     indicatif::HumanCount(count).to_string()
 }
 
+/// A count of things: `1 message`, `30,000 messages`.
+pub fn counted(count: u64, thing: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {thing}{plural}", grouped(count))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_thing_is_not_several() {
+        let message = |count| counted(count, "message");
+        assert_eq!(
+            [message(0), message(1), message(30_000)],
+            ["0 messages", "1 message", "30,000 messages"]
+        );
+    }
 
     #[test]
     fn counts_are_read() {
@@ -45,7 +66,13 @@ mod tests {
         assert!(parse_count("0").unwrap_err().contains("at least 1"));
         assert!(parse_count("0k").unwrap_err().contains("at least 1"));
         assert!(parse_count("5000M").unwrap_err().contains("more than"));
-        for nonsense in ["", "-1", "many", "1.5", "30 k", "30kk", "99999999999"] {
+        for great in ["4294967296", "99999999999999999999999", "99999999999k"] {
+            assert!(
+                parse_count(great).unwrap_err().contains("more than"),
+                "{great}"
+            );
+        }
+        for nonsense in ["", "k", "-1", "+1", "many", "1.5", "30 k", "30kk"] {
             assert!(
                 parse_count(nonsense).unwrap_err().contains("whole number"),
                 "{nonsense}"

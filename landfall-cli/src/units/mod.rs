@@ -4,6 +4,7 @@
 //! thousands and `Ki Mi Gi` in 1024s. A number that could be read in two ways is refused, with both
 //! readings named.
 
+mod address;
 mod count;
 mod limit;
 #[cfg(test)]
@@ -13,7 +14,8 @@ mod share;
 mod size;
 mod time;
 
-pub use count::{grouped, parse_count};
+pub use address::port_of;
+pub use count::{counted, grouped, parse_count};
 pub use limit::Limit;
 pub use rate::{Rate, parse_rate};
 pub use share::{Share, parse_share, percent};

@@ -113,6 +113,8 @@ impl Buffer {
 impl Deref for Buffer {
     type Target = [u8];
 
+    #[inline]
+
     fn deref(&self) -> &[u8] {
         match self {
             Buffer::Vec(vec) => vec,
@@ -125,6 +127,7 @@ impl Deref for Buffer {
 }
 
 impl AsRef<[u8]> for Buffer {
+    #[inline]
     fn as_ref(&self) -> &[u8] {
         self
     }

@@ -158,6 +158,8 @@ impl PooledBuffer {
 impl Deref for PooledBuffer {
     type Target = [u8];
 
+    #[inline]
+
     fn deref(&self) -> &[u8] {
         // SAFETY: start..end lies within the piece, which this buffer alone owns; the block was
         // allocated zeroed, so every byte is initialised.
@@ -171,6 +173,7 @@ impl Deref for PooledBuffer {
 }
 
 impl DerefMut for PooledBuffer {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as for `deref`, and `&mut self` makes the access exclusive.
         unsafe {

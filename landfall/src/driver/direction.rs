@@ -1,5 +1,7 @@
 //! The order of a socket's operations, and of a serial handle's completions.
 
+#[cfg(landfall_broken)]
+use super::broken::{self, Broken};
 use crate::port::Completion;
 use crate::rare_queue::RareQueue;
 
@@ -15,6 +17,11 @@ impl Direction {
     pub(crate) fn enter(&mut self, key: u32) -> bool {
         match self.current {
             Some(_) => {
+                #[cfg(landfall_broken)]
+                if broken::is(Broken::Turns) {
+                    self.waiting.push_front(key);
+                    return false;
+                }
                 self.waiting.push_back(key);
                 false
             }

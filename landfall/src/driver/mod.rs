@@ -25,6 +25,10 @@ use crate::sync::atomic::AtomicBool;
 
 #[cfg(unix)]
 mod accept_stream;
+#[cfg(landfall_broken)]
+mod broken;
+#[cfg(unix)]
+mod buffers;
 #[cfg(unix)]
 mod direction;
 mod file;

@@ -1,9 +1,9 @@
 //! What drivers refuse, in the same words.
 
-#[cfg(unix)]
-use std::fmt;
 use std::io;
 
+#[cfg(unix)]
+use crate::explained::explained;
 use crate::port::{Operation, SubmitError};
 
 /// Whether an operation fits a socket, as far as that can be told without the system; else it is
@@ -100,26 +100,5 @@ pub(crate) fn too_many() -> io::Error {
 /// A refused set-up: what to do about it. The system's own error, with its code, is its source.
 #[cfg(unix)]
 pub(crate) fn set_up(advice: &'static str, system: io::Error) -> io::Error {
-    io::Error::new(system.kind(), SetupError { advice, system })
-}
-
-#[cfg(unix)]
-#[derive(Debug)]
-struct SetupError {
-    advice: &'static str,
-    system: io::Error,
-}
-
-#[cfg(unix)]
-impl fmt::Display for SetupError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.advice, self.system)
-    }
-}
-
-#[cfg(unix)]
-impl std::error::Error for SetupError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.system)
-    }
+    explained(advice, system)
 }

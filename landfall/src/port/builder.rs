@@ -26,12 +26,13 @@ pub enum DriverChoice {
 
 /// How much memory each lane of the port has for pooled receives.
 ///
-/// Buffers are allocated as one block, of which only as much is used as receives at a time need.
-/// When a lane has none left, receives wait until one comes back; when the program keeps them all,
-/// they use memory of their own. So nobody starves and nobody sees it.
+/// Buffers are allocated as one block, of which only as much is used as the program holds at a time,
+/// beside a few. When a lane has none left, receives use memory of their own. So nobody starves and
+/// nobody sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BufferPolicy {
-    /// Bytes of one buffer; a multiple of the page size is best.
+    /// Bytes of one buffer. A little more than the usual message is best: room that is left over says
+    /// that nothing more is there, which saves asking.
     pub size: usize,
     /// Buffers of each lane; rounded up to a power of two, at most 32,768.
     pub count: usize,
@@ -40,7 +41,8 @@ pub struct BufferPolicy {
 impl Default for BufferPolicy {
     fn default() -> Self {
         BufferPolicy {
-            size: 16 * 1024,
+            // 16 KiB, a common size of messages, or the largest TLS record with its header and seal.
+            size: 16 * 1024 + 64,
             count: 128,
         }
     }
@@ -57,10 +59,9 @@ pub struct Facilities {
     /// One accept, many connections. Used with ordinary descriptors; with direct ones several
     /// single accepts are posted, which also bring the peer's address.
     pub multishot_accept: bool,
-    /// One receive, many completions. Off: a receive is submitted again after each.
-    pub multishot_receive: bool,
-    /// The kernel picks a buffer when data is there. Off: wait for data, then receive.
-    pub provided_buffers: bool,
+    /// A stream of receives waits once and is told each time that there is data. Off: it waits
+    /// again each time.
+    pub multishot_poll: bool,
     /// Zero-copy sends for [`SendZeroCopy`](super::Operation::SendZeroCopy). Off: copied.
     pub zero_copy: bool,
 }
@@ -70,8 +71,7 @@ impl Default for Facilities {
         Facilities {
             direct_descriptors: true,
             multishot_accept: true,
-            multishot_receive: true,
-            provided_buffers: true,
+            multishot_poll: true,
             zero_copy: true,
         }
     }

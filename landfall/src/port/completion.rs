@@ -93,17 +93,20 @@ impl Completion {
     }
 
     /// What finished.
+    #[inline]
     pub fn kind(&self) -> CompletionKind {
         self.kind
     }
 
     /// The key given when the handle was associated, or the posted packet's. An accept carries
     /// the listener's key.
+    #[inline]
     pub fn key(&self) -> usize {
         self.key
     }
 
     /// The token given at submission, or the posted packet's.
+    #[inline]
     pub fn token(&self) -> usize {
         self.token
     }
@@ -117,6 +120,7 @@ impl Completion {
     ///
     /// An operation ended by a cancel or a close gives an error for which
     /// [`is_aborted`](crate::port::is_aborted) is true.
+    #[inline]
     pub fn result(&self) -> io::Result<usize> {
         match self.code {
             0 => Ok(self.bytes),
@@ -125,12 +129,14 @@ impl Completion {
     }
 
     /// The bytes transferred, also by an operation that failed afterwards.
+    #[inline]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// Whether this is the operation's last completion. Only streams of accepts and receives
     /// have others.
+    #[inline]
     pub fn is_final(&self) -> bool {
         self.last
     }
@@ -141,11 +147,13 @@ impl Completion {
     }
 
     /// The handle that the operation was submitted on; `None` for a packet or a timer.
+    #[inline]
     pub fn handle(&self) -> Option<&Handle> {
         self.handle.as_ref()
     }
 
     /// Takes the buffer: received or read data, or the memory that was sent or written.
+    #[inline]
     pub fn take_buffer(&mut self) -> Option<Buffer> {
         match std::mem::replace(&mut self.payload, Payload::None) {
             Payload::Buffer(buffer) => Some(buffer),
@@ -168,6 +176,7 @@ impl Completion {
     }
 
     /// Takes the connection that an accept brought. Left in the completion, it is closed with it.
+    #[inline]
     pub fn take_accepted(&mut self) -> Option<Accepted> {
         match std::mem::replace(&mut self.payload, Payload::None) {
             Payload::Accepted(accepted) => Some(accepted),

@@ -82,7 +82,7 @@ returning_error! {
     AssociateError, source: Source, "socket not associated"
 }
 returning_error! {
-    /// A packet refused by a closed port.
+    /// A packet refused by a closed port, or by a system (Windows) without memory for it.
     PostError, packet: Packet, "packet not posted"
 }
 

@@ -206,7 +206,7 @@ impl CompletionPort {
     ///
     /// # Errors
     ///
-    /// The port is closed; the packet comes back.
+    /// As [`post`](Self::post).
     pub fn post_later(&self, packet: Packet) -> Result<(), PostError> {
         self.0.shared.post(packet, true)
     }

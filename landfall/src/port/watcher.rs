@@ -13,6 +13,7 @@ use super::completion::{CompletionKind, Packet};
 use super::operation::OperationId;
 use super::scheduler::{Looked, Posted, Suspects};
 use super::timers::Timers;
+use crate::explained::no_thread;
 
 /// After a look that found workers in user code, until the second one that tells which of them are
 /// still at the same completion. Longer than most handlers take.
@@ -51,7 +52,8 @@ impl Watcher {
         };
         let thread = thread::Builder::new()
             .name("landfall-watch".to_owned())
-            .spawn(move || watch.run())?;
+            .spawn(move || watch.run())
+            .map_err(|error| no_thread("the one that watches the port's workers", error))?;
         shared.queue.set_watcher(thread.thread().clone());
         Ok(Watcher {
             timers,

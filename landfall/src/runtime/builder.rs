@@ -80,7 +80,9 @@ impl Builder {
     }
 
     /// How many workers are added, one by one, while all there are block; 512 by default. Once
-    /// started, a spare stays until the runtime ends, asleep while it is not needed.
+    /// started, a spare stays until the runtime ends, asleep while it is not needed. When they are
+    /// all blocked as well, or the system refuses one more thread, completions wait until a worker
+    /// comes back.
     pub fn max_spares(mut self, spares: usize) -> Self {
         self.most_spares = spares;
         self

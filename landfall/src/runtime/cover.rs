@@ -12,6 +12,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use super::Shared;
+use crate::explained::no_thread;
 
 pub(super) const THREAD_NAME: &str = "landfall-cover";
 
@@ -131,7 +132,8 @@ impl Shared {
         let shared = self.clone();
         let thread = thread::Builder::new()
             .name(THREAD_NAME.to_owned())
-            .spawn(move || shared.cover_blocked_workers())?;
+            .spawn(move || shared.cover_blocked_workers())
+            .map_err(|error| no_thread("the one that covers blocked workers", error))?;
         self.cover.thread.get_or_init(|| thread.thread().clone());
         self.threads.lock().push(thread);
         Ok(())

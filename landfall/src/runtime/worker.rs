@@ -9,6 +9,7 @@ use std::thread;
 use super::cover::Seat;
 use super::task::Runnable;
 use super::{Shared, enter, ready};
+use crate::explained::no_thread;
 use crate::port::{Completion, CompletionKind};
 
 thread_local! {
@@ -37,7 +38,8 @@ impl Shared {
             }
             Err(error) => {
                 self.cover.take_worker_back();
-                Err(error)
+                let what = format!("worker {} of the runtime", index + 1);
+                Err(no_thread(&what, error))
             }
         }
     }

@@ -1,12 +1,13 @@
-//! Accepting: statements 46, 47 and 51.
+//! Accepting: statements 46, 47, 50 and 51.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use landfall::port::{
-    Accept, Accepted, Association, CompletionKind, CompletionPort, Operation, is_aborted,
+    Accept, Accepted, Association, CompletionKind, CompletionPort, Operation, SocketOption,
+    is_aborted,
 };
 
 use crate::support::{
@@ -221,6 +222,35 @@ fn c47_an_accept_completes_with_the_listeners_key_and_token() {
             peers.push((peer, connection));
         }
         assert_quiet(&port);
+    });
+}
+
+#[test]
+fn c50_an_accepted_connection_can_be_used_at_once() {
+    for_each_driver(|driver| {
+        let port = driver.port(0);
+        let (std_listener, address) = listener();
+        let listener = port.associate(std_listener, 0).expect("associates");
+        listener
+            .submit(Operation::Accept(Accept::once()), 0)
+            .expect("submits");
+        let mut peer = client(address);
+        let connection = port.associate(next_accepted(&port), 1).expect("associates");
+        assert_eq!(connection.local_addr().expect("an address"), address);
+        let peer_address = peer.local_addr().expect("bound");
+        assert_eq!(connection.peer_addr().expect("an address"), peer_address);
+        let uses = [
+            Operation::SetOption(SocketOption::NoDelay(true)),
+            Operation::Send("all of it".into()),
+            Operation::Shutdown(Shutdown::Write),
+        ];
+        for operation in uses {
+            connection.submit(operation, 0).expect("submits");
+            next(&port).result().expect("nothing else has to be done");
+        }
+        let mut text = String::new();
+        peer.read_to_string(&mut text).expect("all, and the end");
+        assert_eq!(text, "all of it");
     });
 }
 

@@ -385,7 +385,7 @@ fn closing_the_port_with_everything_pending_frees_everything() {
 }
 
 #[test]
-fn dropping_the_port_before_its_handles_frees_everything() {
+fn c08_dropping_the_port_before_its_handles_frees_everything() {
     for_each_driver(|driver| {
         let freed = Arc::new(AtomicUsize::new(0));
         let port = driver.port(0);
@@ -421,7 +421,7 @@ fn a_port_dropped_unused_leaves_at_once() {
 }
 
 #[test]
-fn what_was_taken_from_the_port_outlives_it() {
+fn c08_what_was_taken_from_the_port_outlives_it() {
     for_each_driver(|driver| {
         let port = driver.port(0);
         let (std_listener, address) = listener();

@@ -4,7 +4,8 @@
 //! the statement of that number; the others check promises that Landfall adds.
 //!
 //! Every test runs once for each [`Variant`](support::Variant): a driver, or a driver with one of
-//! its facilities switched off. `LANDFALL_CONTRACT_VARIANTS=defaults,one-lane` picks some of them.
+//! its facilities switched off. `LANDFALL_CONTRACT_VARIANTS=poll,one-lane` picks some of them, all of a
+//! driver by its name.
 //! To put another driver under the same tests, add it to the table in `support.rs`.
 
 mod support;

@@ -226,7 +226,7 @@ fn c09_closing_an_idle_handle_queues_nothing() {
 }
 
 #[test]
-fn sockets_of_the_standard_library_are_associated_as_they_are() {
+fn c03_sockets_of_the_standard_library_are_associated_as_they_are() {
     for_each_driver(|driver| {
         let port = driver.port(0);
         for nonblocking in [false, true] {
@@ -254,7 +254,7 @@ fn sockets_of_the_standard_library_are_associated_as_they_are() {
 }
 
 #[test]
-fn a_non_blocking_listener_and_a_udp_socket_are_associated_as_they_are() {
+fn c03_a_non_blocking_listener_and_a_udp_socket_are_associated_as_they_are() {
     for_each_driver(|driver| {
         let port = driver.port(0);
         let (std_listener, address) = listener();

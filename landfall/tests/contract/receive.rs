@@ -5,10 +5,13 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use landfall::port::{Completion, CompletionKind, CompletionPort, Handle, Operation};
+use landfall::port::{BufferPolicy, Completion, CompletionKind, CompletionPort, Handle, Operation};
+use socket2::Socket;
+#[cfg(unix)]
+use socket2::{Domain, Type};
 
 use crate::support::{
-    QUIET, Variant, assert_quiet, connected, for_each_driver, next, reset, until_final,
+    QUIET, Variant, assert_quiet, connected, for_each_driver, next, pair, reset, until_final,
 };
 use crate::threads::Worker;
 
@@ -162,6 +165,55 @@ fn c39_data_before_the_close_comes_first() {
         assert_quiet(&port);
     });
 }
+
+/// Whatever the data fills of the last buffer, and whether the system says that nothing follows or
+/// not: the end is found, before the receive was submitted and after.
+#[test]
+fn c39_the_end_is_found_behind_data_of_any_length() {
+    const ROOM: usize = 512;
+    for_each_driver(|driver| {
+        let buffers = BufferPolicy {
+            size: ROOM,
+            count: 2,
+        };
+        let port = driver.builder(0).buffers(buffers).build().expect("a port");
+        for socket_pair in SOCKET_PAIRS {
+            for length in [1, ROOM - 1, ROOM, ROOM + 1, 4 * ROOM, 4 * ROOM + 1] {
+                for early in [true, false] {
+                    let (socket, mut peer) = socket_pair();
+                    let connection = port.associate(socket, 0).expect("a stream");
+                    let mut write = || {
+                        peer.write_all(&vec![39; length]).expect("open");
+                        peer.shutdown(Shutdown::Write).expect("open");
+                    };
+                    if early {
+                        write();
+                    }
+                    connection
+                        .submit(Operation::ReceiveStream, 0)
+                        .expect("submits");
+                    if !early {
+                        write();
+                    }
+                    let bytes: Vec<_> = until_final(&port).iter().map(Completion::bytes).collect();
+                    assert_eq!(bytes.iter().sum::<usize>(), length, "{bytes:?}");
+                    assert_eq!(bytes.last(), Some(&0));
+                }
+            }
+        }
+        assert_quiet(&port);
+    });
+}
+
+/// A stream of each sort: systems do not say of every one what is left in it.
+const SOCKET_PAIRS: &[fn() -> (Socket, Socket)] = &[
+    || {
+        let (socket, peer) = pair();
+        (socket.into(), peer.into())
+    },
+    #[cfg(unix)]
+    || Socket::pair(Domain::UNIX, Type::STREAM, None).expect("a pair"),
+];
 
 #[test]
 fn c40_a_reset_before_the_call_is_a_completion() {
@@ -335,9 +387,8 @@ fn c42_receives_of_different_kinds_keep_their_order() {
     });
 }
 
-/// Statement 37's other half: another thread may have the completion before `submit` returns.
 #[test]
-fn a_completion_may_be_handled_before_its_submission_returns() {
+fn c37_a_completion_may_be_handled_before_its_submission_returns() {
     for_each_driver(|driver| {
         const ROUNDS: usize = 300;
         let port = driver.port(0);

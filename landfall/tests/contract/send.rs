@@ -119,7 +119,33 @@ fn c44_a_connect_completes_connected_or_refused() {
 }
 
 #[test]
-fn a_receive_on_an_unconnected_socket_fails_as_a_completion() {
+fn c31_what_succeeds_at_once_is_one_completion() {
+    for_each_driver(|driver| {
+        let port = driver.port(0);
+        let (connection, mut peer) = connected(&port, 31);
+        peer.write_all(b"here already")
+            .expect("the connection is open");
+        // Loopback has delivered it when the peer's call returns.
+        let at_once = [
+            (Operation::WaitReadable, 0),
+            (Operation::ReceiveOnce, 12),
+            (Operation::Send("goes at once".into()), 12),
+            (Operation::SetOption(SocketOption::NoDelay(true)), 0),
+            (Operation::Shutdown(Shutdown::Write), 0),
+        ];
+        for (token, (operation, bytes)) in at_once.into_iter().enumerate() {
+            connection.submit(operation, token).expect("submits");
+            let done = next(&port);
+            assert_eq!((done.key(), done.token()), (31, token));
+            assert_eq!(done.result().expect("succeeds"), bytes);
+            assert!(done.is_final());
+            assert_quiet(&port);
+        }
+    });
+}
+
+#[test]
+fn c32_what_fails_at_once_is_one_completion() {
     for_each_driver(|driver| {
         let port = driver.port(0);
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");

@@ -77,16 +77,10 @@ const VARIANTS: &[Variant] = &[
         },
     },
     Variant {
-        name: "no-multishot-receive",
+        name: "no-multishot-poll",
         driver: DriverChoice::Uring,
         lanes: 0,
-        restrict: |f| f.multishot_receive = false,
-    },
-    Variant {
-        name: "no-provided-buffers",
-        driver: DriverChoice::Uring,
-        lanes: 0,
-        restrict: |f| f.provided_buffers = false,
+        restrict: |f| f.multishot_poll = false,
     },
     Variant {
         name: "no-zero-copy",
@@ -101,13 +95,12 @@ const VARIANTS: &[Variant] = &[
         restrict: |f| {
             f.direct_descriptors = false;
             f.multishot_accept = false;
-            f.multishot_receive = false;
-            f.provided_buffers = false;
+            f.multishot_poll = false;
             f.zero_copy = false;
         },
     },
     Variant {
-        name: "poll",
+        name: "poll-defaults",
         driver: DriverChoice::Poll,
         lanes: 0,
         restrict: |_| {},
@@ -183,20 +176,25 @@ fn chosen() -> Vec<&'static Variant> {
     let Ok(names) = std::env::var("LANDFALL_CONTRACT_VARIANTS") else {
         return VARIANTS.iter().collect();
     };
-    let find = |name: &str| {
-        let known = || {
-            VARIANTS
-                .iter()
-                .map(|v| v.name)
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
-        VARIANTS
-            .iter()
-            .find(|variant| variant.name == name)
-            .unwrap_or_else(|| panic!("no variant is called {name:?}; there are: {}", known()))
-    };
-    names.split(',').map(|name| find(name.trim())).collect()
+    names
+        .split(',')
+        .flat_map(|name| named(name.trim()))
+        .collect()
+}
+
+/// The variant of a name, or all those of a driver.
+fn named(name: &str) -> Vec<&'static Variant> {
+    let found: Vec<_> = VARIANTS
+        .iter()
+        .filter(|variant| name == variant.name || name == variant.driver())
+        .collect();
+    let known: Vec<_> = VARIANTS.iter().map(|variant| variant.name).collect();
+    assert!(
+        !found.is_empty(),
+        "no variant or driver is called {name:?}; there are: {}",
+        known.join(", ")
+    );
+    found
 }
 
 /// Runs a test in a thread of its own, so that one that hangs fails and the others go on.

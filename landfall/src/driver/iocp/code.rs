@@ -14,6 +14,9 @@ use windows_sys::Win32::Networking::WinSock::{
     WSAENETUNREACH, WSAETIMEDOUT,
 };
 
+#[cfg(landfall_broken)]
+use crate::driver::broken::{self, Broken};
+
 /// The code of a packet's status; 0 for success.
 pub(super) fn of_status(status: usize) -> i32 {
     // The low half is the status, of either sign.
@@ -30,6 +33,10 @@ pub(super) fn of_status(status: usize) -> i32 {
 
 /// The code of a failed call.
 pub(super) fn of_error(code: i32) -> i32 {
+    #[cfg(landfall_broken)]
+    if broken::is(Broken::RawCodes) {
+        return code;
+    }
     match u32::try_from(code).unwrap_or(0) {
         ERROR_NETNAME_DELETED => WSAECONNRESET,
         ERROR_CONNECTION_REFUSED => WSAECONNREFUSED,

@@ -7,6 +7,8 @@ use super::lane::{Lane, State};
 use super::op::{Kind, Op, Received, code_of};
 use crate::driver::ABORTED;
 use crate::driver::accept_stream::AcceptStream;
+#[cfg(landfall_broken)]
+use crate::driver::broken::{self, Broken};
 use crate::driver::direction::may_go_out;
 use crate::port::{Completion, Payload};
 
@@ -75,6 +77,10 @@ fn receive(lane: &Lane, state: &mut State, index: u32) -> Option<Completion> {
 }
 
 fn receive_failed(lane: &Lane, state: &mut State, key: u32, code: i32) -> Option<Completion> {
+    #[cfg(landfall_broken)]
+    if code == libc::ECONNRESET && broken::is(Broken::ResetAsEnd) {
+        return end(lane, state, key, 0, 0);
+    }
     match state.ops[key as usize].kind {
         Kind::FirstData(_) => {
             accept::abandon(lane, state, key);

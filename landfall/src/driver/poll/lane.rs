@@ -20,11 +20,11 @@ use parking_lot::Mutex;
 use slab::Slab;
 
 use super::accept;
-use super::buffers::Buffers;
 use super::complete::{self, Step};
 use super::op::{Kind, Op};
 use super::socket::Socket;
 use crate::driver::accept_stream::{AcceptStream, Streams};
+use crate::driver::buffers::Buffers;
 use crate::driver::{ABORTED, Sink, name};
 use crate::port::{BufferPolicy, Completion, OperationId};
 use crate::sync::atomic::AtomicBool;

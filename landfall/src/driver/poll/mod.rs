@@ -13,7 +13,6 @@
 //! that asks.
 
 mod accept;
-pub(in crate::driver) mod buffers;
 mod complete;
 mod file;
 mod lane;

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{MaybeUninitSlice, SockAddr, SockRef, TcpKeepalive};
 
-use super::buffers::Buffers;
 use super::file;
 use crate::buffer::{Buffer, filled};
 use crate::driver::accept_stream::AcceptStream;
+use crate::driver::buffers::Buffers;
 use crate::driver::file::{FileOp, FileRange};
 use crate::port::{CompletionKind, Handle, Operation, Payload, SocketOption};
 

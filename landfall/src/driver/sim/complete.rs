@@ -7,8 +7,8 @@ use super::network::Connection;
 use super::op::{Kind, Op};
 use super::socket::{Role, Socket};
 use crate::buffer::Buffer;
+use crate::driver::buffers::Buffers;
 use crate::driver::direction::{Direction, may_go_out};
-use crate::driver::poll::buffers::Buffers;
 use crate::driver::{ABORTED, SocketRef};
 use crate::port::{Accepted, Completion, Payload};
 

@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use slab::Slab;
 use socket2::Socket as SystemSocket;
 
-use super::poll::buffers::Buffers;
+use super::buffers::Buffers;
 use super::refusal::{self, closed, not_listening};
 use super::{Driver, Sink, SocketRef, Submitted};
 use crate::port::{

@@ -7,13 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use io_uring::types;
 use parking_lot::Mutex;
 
-use super::complete::{first_stage, remove, retried};
+use super::complete::{remove, retried};
 use super::lane::{self, Lane, State};
-use super::op::{AcceptOne, FirstData, Kind, NO_SOCKET, Op, Stage};
+use super::op::{AcceptOne, FirstData, Kind, NO_SOCKET, Op};
+use super::receive::{Advance, Stage};
 use super::socket::{Place, Socket};
-use crate::buffer::{Buffer, filled};
+use crate::buffer::Buffer;
 use crate::driver::SocketRef;
 use crate::driver::accept_stream::{self, AcceptStream};
+#[cfg(landfall_broken)]
+use crate::driver::broken::{self, Broken};
 use crate::port::Completion;
 
 /// Single accepts kept posted on each lane (as many as libuv posts on Windows): a burst of clients
@@ -180,7 +183,10 @@ fn connection(
 ) -> Option<Completion> {
     let socket = state.sockets.insert(Socket::new(place, false)) as u32;
     lane.population.fetch_add(1, Ordering::Relaxed);
-    let Some(time) = stream.first_data else {
+    let first_data = stream.first_data;
+    #[cfg(landfall_broken)]
+    let first_data = first_data.filter(|_| !broken::is(Broken::FirstData));
+    let Some(time) = first_data else {
         return completion(lane, stream, socket, peer, None);
     };
     if state.closed {
@@ -191,7 +197,7 @@ fn connection(
     let first = Box::new(FirstData {
         stream: stream.clone(),
         peer,
-        stage: first_stage(lane),
+        stage: Stage::Wait,
         deadline: 0,
     });
     let waiting = lane.insert(state, Op::new(Kind::FirstData(first), socket, 0, None));
@@ -229,37 +235,24 @@ pub(super) fn first_data(
     state: &mut State,
     key: u32,
     result: i32,
-    buffer: Option<Buffer>,
 ) -> Option<Completion> {
     let op = &mut state.ops[key as usize];
     let (socket, cancelled) = (op.socket, op.cancelled);
     let Kind::FirstData(first) = &mut op.kind else {
         return None;
     };
-    let next = match (&first.stage, result) {
-        (Stage::Select, result) if result == -libc::ENOBUFS => Some(Stage::Poll),
-        (Stage::Poll, 0..) => Some(Stage::Own(Vec::with_capacity(
-            lane.means.buffer_size as usize,
-        ))),
-        _ => None,
-    };
-    if let Some(next) = next.filter(|_| !cancelled) {
-        first.stage = next;
-        lane.start(state, key, true);
-        return None;
-    }
-    let received = usize::try_from(result)
-        .ok()
-        .filter(|_| !matches!(first.stage, Stage::Poll));
-    let stage = std::mem::replace(&mut first.stage, Stage::Poll);
+    let advanced = first.stage.advance(result, &lane.buffers);
     let (stream, peer, deadline) = (first.stream.clone(), first.peer, first.deadline);
-    if received.is_none() && retried(lane, state, key, result) {
-        return None;
-    }
-    let data = received.map(|bytes| match stage {
-        Stage::Own(vec) => Buffer::Vec(filled(vec, bytes)),
-        _ => buffer.unwrap_or_default(),
-    });
+    let data = match advanced {
+        Advance::Again if cancelled => None,
+        Advance::Again => {
+            lane.start(state, key, true);
+            return None;
+        }
+        Advance::Failed if retried(lane, state, key, result) => return None,
+        Advance::Failed => None,
+        Advance::Received(data) => Some(data),
+    };
     if let Some(deadline) = Lane::find(state, deadline) {
         lane.cancel_in_kernel(state, deadline, true);
     }

@@ -3,10 +3,10 @@
 use io_uring::cqueue;
 
 use super::accept;
-use super::buffers::Next;
 use super::file;
 use super::lane::{Lane, State, user_data};
-use super::op::{Form, Kind, Op, Stage};
+use super::op::{Kind, NO_SOCKET, Op};
+use super::receive;
 use super::socket::Socket;
 use crate::buffer::{Buffer, filled};
 use crate::driver::ABORTED;
@@ -19,6 +19,10 @@ pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Op
     let data = cqe.user_data();
     match user_data::tag(data) {
         user_data::OPERATION => {}
+        user_data::RECEIVED => {
+            let key = Lane::find(state, data)?;
+            return receive::received(lane, state, key, cqe);
+        }
         user_data::CLOSED => {
             state.slots.give_back(user_data::index(data));
             return None;
@@ -42,9 +46,13 @@ pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Op
     let result = cqe.result();
     let op = &mut state.ops[key as usize];
     match &mut op.kind {
-        Kind::Pooled { .. } => {
-            let buffer = selected(state, cqe);
-            pooled(lane, state, key, result, more, buffer)
+        Kind::ReceiveStream(_) => receive::noticed(lane, state, key, result),
+        Kind::ReceiveOnce { .. } => receive::once(lane, state, key, result),
+        Kind::Spent => {
+            if !more {
+                remove(lane, state, key);
+            }
+            None
         }
         Kind::Send(_) | Kind::SendVectored(..) => sent(lane, state, key, result),
         Kind::SendZeroCopy(..) => sent_without_copying(lane, state, key, result, more),
@@ -64,7 +72,7 @@ pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Op
         }
         Kind::SetOption(options) => {
             if result >= 0 && options.next() {
-                return again_or_abort(lane, state, key, more);
+                return again_or_abort(lane, state, key);
             }
             end(lane, state, key, (-result).max(0), 0)
         }
@@ -74,10 +82,7 @@ pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Op
             None
         }
         Kind::Accept(_) => accept::accepted(lane, state, key, result, more),
-        Kind::FirstData(_) => {
-            let buffer = selected(state, cqe);
-            accept::first_data(lane, state, key, result, buffer)
-        }
+        Kind::FirstData(_) => accept::first_data(lane, state, key, result),
         Kind::Deadline(_, name) => {
             let name = *name;
             remove(lane, state, key);
@@ -97,22 +102,9 @@ fn cancel_again(lane: &Lane, state: &mut State, data: u64) {
     // A notification cannot be cancelled, nor a file's operation that has begun.
     let notifies = matches!(op.kind, Kind::SendZeroCopy(_, Some(_)));
     let waits = op.in_kernel && !notifies && !file::is_at_work(&op.kind);
-    if waits && (op.cancelled || op.paused) {
+    if waits && op.cancelled {
         lane.push_cancel(state, key, true);
     }
-}
-
-/// The buffer that the kernel picked, if it did.
-fn selected(state: &mut State, cqe: &cqueue::Entry) -> Option<Buffer> {
-    let id = cqueue::buffer_select(cqe.flags())?;
-    state.starved.picked();
-    let pool = &state.provided.as_ref()?.pool;
-    let length = cqe.result().max(0) as usize;
-    // SAFETY: the kernel took the buffer off its ring for this completion, which is seen once, and
-    // has done with it. It filled at most the length that the buffer was registered with.
-    Some(Buffer::Pooled(unsafe {
-        pool.buffer(id, length.min(pool.size()))
-    }))
 }
 
 /// The kernel is done with the operation, at least for now.
@@ -158,162 +150,13 @@ pub(super) fn code(op: &Op, result: i32) -> i32 {
     }
 }
 
-fn pooled(
-    lane: &Lane,
-    state: &mut State,
-    key: u32,
-    result: i32,
-    more: bool,
-    buffer: Option<Buffer>,
-) -> Option<Completion> {
-    let op = &mut state.ops[key as usize];
-    let Kind::Pooled { form, stage } = &mut op.kind else {
-        return None;
-    };
-    let form = *form;
-    match (&mut *stage, result) {
-        (Stage::Select, result) if result == -libc::ENOBUFS => {
-            return starved(lane, state, key, more);
-        }
-        (Stage::Poll, 0..) => {
-            *stage = Stage::Own(Vec::with_capacity(lane.means.buffer_size as usize));
-            return again_or_abort(lane, state, key, more);
-        }
-        _ => {}
-    }
-    if result < 0 {
-        let op = &state.ops[key as usize];
-        let only_paused = result == -ABORTED && op.paused && !op.cancelled && !state.closed;
-        if more || only_paused || retried(lane, state, key, result) {
-            return None;
-        }
-        let code = code(&state.ops[key as usize], result);
-        return end(lane, state, key, code, 0);
-    }
-    // Of a datagram the system tells how long it was, not how much of it there was room for.
-    let size = lane.means.buffer_size as usize;
-    let truncated = form == Form::Datagram && result as usize > size;
-    let bytes = (result as usize).min(size);
-    let data = match std::mem::replace(stage, first_stage(lane)) {
-        Stage::Own(vec) => Some(Buffer::Vec(filled(vec, bytes))),
-        Stage::Select | Stage::Poll => buffer,
-    };
-    if bytes == 0 {
-        // An empty pooled buffer goes back here; its home's lock is not ours.
-        drop(data);
-        return if more {
-            None
-        } else {
-            end(lane, state, key, 0, 0)
-        };
-    }
-    if form != Form::Stream {
-        let code = if truncated { libc::EMSGSIZE } else { 0 };
-        let mut completion = finished(lane, state, key, code, bytes);
-        completion.payload = data.map_or(Payload::None, Payload::Buffer);
-        return deliver(state, completion);
-    }
-    let socket = state.ops[key as usize].socket;
-    let completion = step(lane, state, key, bytes, data);
-    let delivered = deliver(state, completion);
-    if state.sockets[socket as usize].held.len() >= MOST_HELD {
-        pause(lane, state, key);
-    }
-    if !more {
-        if let Some(last) = again_or_abort(lane, state, key, more) {
-            // Both at once: the second one waits its turn behind the first.
-            state.ready.push_back(last);
-        }
-    }
-    delivered
-}
-
-/// The pool had no buffer: brings more into use, or lets the receive wait until one comes back.
-fn starved(lane: &Lane, state: &mut State, key: u32, more: bool) -> Option<Completion> {
-    let ends = state.ops[key as usize].cancelled || state.closed;
-    match state.provided.clone() {
-        Some(provided) if !more && !ends && !provided.grow() => {
-            let name = Lane::name(state, key);
-            state.starved.push(name, &provided);
-            None
-        }
-        _ => again_or_abort(lane, state, key, more),
-    }
-}
-
-/// Lets receives go on that wait for a buffer: as many as have come back. When the lane is idle,
-/// all: nobody starves, though the program may keep the pool's buffers for ever.
-pub(super) fn feed(lane: &Lane, state: &mut State, idle: bool) {
-    if state.starved.is_empty() {
-        return;
-    }
-    let Some(provided) = state.provided.clone() else {
-        return;
-    };
-    let mut turn = state.starved.turn(&provided, idle);
-    while let Some(next) = state.starved.next(&mut turn) {
-        let (name, stage) = match next {
-            Next::Select(name) => (name, Stage::Select),
-            Next::Own(name) => (name, Stage::Poll),
-        };
-        // One that was paused and has gone on meanwhile is with the kernel again.
-        let waits =
-            |key: &u32| !state.ops[*key as usize].in_kernel && !state.ops[*key as usize].paused;
-        let Some(key) = Lane::find(state, name).filter(waits) else {
-            turn.passed_over(&stage);
-            continue;
-        };
-        let op = &mut state.ops[key as usize];
-        if let Kind::Pooled { stage: now, .. } = &mut op.kind {
-            *now = stage;
-        }
-        lane.start(state, key, true);
-    }
-}
-
-/// How a pooled receive begins.
-pub(super) fn first_stage(lane: &Lane) -> Stage {
-    match lane.facilities.provided_buffers {
-        true => Stage::Select,
-        false => Stage::Poll,
-    }
-}
-
 /// Goes on with an operation whose last report left it without the kernel, unless it is to end.
-fn again_or_abort(lane: &Lane, state: &mut State, key: u32, more: bool) -> Option<Completion> {
-    if more {
-        return None;
-    }
+pub(super) fn again_or_abort(lane: &Lane, state: &mut State, key: u32) -> Option<Completion> {
     if state.ops[key as usize].cancelled || state.closed {
         return end(lane, state, key, ABORTED, 0);
     }
-    if !state.ops[key as usize].paused {
-        lane.start(state, key, true);
-    }
+    lane.start(state, key, true);
     None
-}
-
-/// Completions held back for a serial handle before its stream of receives is paused, so that a
-/// peer cannot fill memory while a handler takes its time.
-const MOST_HELD: usize = 8;
-
-fn pause(lane: &Lane, state: &mut State, key: u32) {
-    let op = &mut state.ops[key as usize];
-    if !std::mem::replace(&mut op.paused, true) && op.in_kernel && !op.cancelled {
-        lane.push_cancel(state, key, true);
-        state.urgent = true;
-    }
-}
-
-/// Lets a paused stream go on. If the kernel has not ended it yet, its end is taken for spurious.
-fn resume(lane: &Lane, state: &mut State, socket: u32) {
-    let Some(key) = state.sockets[socket as usize].receives.current else {
-        return;
-    };
-    let op = &mut state.ops[key as usize];
-    if std::mem::take(&mut op.paused) && !op.in_kernel {
-        lane.start(state, key, true);
-    }
 }
 
 fn received(
@@ -446,7 +289,7 @@ fn connected(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Co
         // The wait for an earlier attempt is over: ask for its outcome.
         ..=0 if connect.again => {
             connect.again = false;
-            again_or_abort(lane, state, key, false)
+            again_or_abort(lane, state, key)
         }
         libc::EISCONN if connect.retried => connection_made(lane, state, key),
         ..=0 => connection_made(lane, state, key),
@@ -468,7 +311,7 @@ fn connection_made(lane: &Lane, state: &mut State, key: u32) -> Option<Completio
 }
 
 /// One completion of several.
-fn step(
+pub(super) fn step(
     lane: &Lane,
     state: &mut State,
     key: u32,
@@ -528,6 +371,18 @@ pub(super) fn withdraw_all(lane: &Lane, state: &mut State, socket: u32) -> usize
     waiting.len()
 }
 
+/// Ends an operation: at once, if the kernel has no memory of it.
+pub(super) fn cancel(lane: &Lane, state: &mut State, key: u32, worker: bool) {
+    let op = &mut state.ops[key as usize];
+    match &op.kind {
+        // What it is receiving is there in a moment, and not to be lost.
+        Kind::ReceiveStream(stream) if stream.is_receiving() => op.cancelled = true,
+        Kind::ReceiveStream(_) => withdraw(lane, state, key),
+        _ if op.in_kernel => lane.cancel_in_kernel(state, key, worker),
+        _ => withdraw(lane, state, key),
+    }
+}
+
 /// Takes an operation back that waits for its turn: it completes as aborted.
 pub(super) fn withdraw(lane: &Lane, state: &mut State, key: u32) {
     let op = &state.ops[key as usize];
@@ -541,8 +396,13 @@ pub(super) fn withdraw(lane: &Lane, state: &mut State, key: u32) {
 /// Takes a finished operation out of the table, lets the next of its direction go, and closes the
 /// socket if that was waited for.
 pub(super) fn remove(lane: &Lane, state: &mut State, key: u32) -> Op {
+    let polled = matches!(state.ops[key as usize].kind, Kind::ReceiveStream(_))
+        && state.ops[key as usize].in_kernel;
     left_kernel(state, key);
-    let op = state.ops.remove(key as usize);
+    let op = match polled {
+        true => retire(lane, state, key),
+        false => state.ops.remove(key as usize),
+    };
     let Some(socket) = state.sockets.get_mut(op.socket as usize) else {
         return op;
     };
@@ -556,6 +416,18 @@ pub(super) fn remove(lane: &Lane, state: &mut State, key: u32) -> Op {
     op
 }
 
+/// Takes a stream of receives out of the table that leaves its poll with the kernel: the poll is
+/// told to end, uses none of our memory, and is nobody's concern any more.
+fn retire(lane: &Lane, state: &mut State, key: u32) -> Op {
+    let mut spent = Op::new(Kind::Spent, NO_SOCKET, 0, None);
+    let op = &mut state.ops[key as usize];
+    spent.generation = op.generation;
+    spent.in_kernel = true;
+    let op = std::mem::replace(op, spent);
+    lane.cancel_in_kernel(state, key, true);
+    op
+}
+
 fn next_of(socket: &mut Socket, op: &Op, key: u32) -> Option<u32> {
     let direction = match op.is_send() {
         true => &mut socket.sends,
@@ -566,7 +438,13 @@ fn next_of(socket: &mut Socket, op: &Op, key: u32) -> Option<u32> {
 }
 
 /// The final completion of an operation, with its memory.
-fn finished(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) -> Completion {
+pub(super) fn finished(
+    lane: &Lane,
+    state: &mut State,
+    key: u32,
+    code: i32,
+    bytes: usize,
+) -> Completion {
     let id = lane.id(state, key);
     let mut op = remove(lane, state, key);
     let handle = op.handle.take();
@@ -604,7 +482,7 @@ pub(super) fn next_turn(lane: &Lane, state: &mut State, socket: u32) -> Option<C
     }
     state.ready.push_back(completion);
     if left == 0 {
-        resume(lane, state, socket);
+        receive::resume(lane, state, socket);
     }
     None
 }

@@ -10,17 +10,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use io_uring::squeue::Entry;
+use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, cqueue, opcode, types};
 use parking_lot::{Mutex, MutexGuard};
 use slab::Slab;
 
 use super::accept::Streams;
-use super::buffers::{Provided, Starved};
+use super::complete;
 use super::op::{Kind, Means, Op};
+use super::receive::{self, Readable};
 use super::socket::{Place, Slots, Socket};
 use super::waiters::Waiters;
-use super::{buffers, complete};
+use crate::driver::buffers::Buffers;
 use crate::driver::{ABORTED, Sink, name};
 use crate::port::{BufferPolicy, Completion, Facilities, OperationId};
 use crate::sync::atomic::AtomicBool;
@@ -32,10 +33,12 @@ pub(super) mod user_data {
     pub(in super::super) const OPERATION: u64 = 0;
     pub(in super::super) const WAKE: u64 = 1;
     pub(in super::super) const IGNORE: u64 = 2;
-    /// The answer to a cancel of the operation that the rest names.
-    pub(in super::super) const CANCEL: u64 = 4;
     /// The low bits are a place of the ring's table that is free now.
     pub(in super::super) const CLOSED: u64 = 3;
+    /// The answer to a cancel of the operation that the rest names, if it failed.
+    pub(in super::super) const CANCEL: u64 = 4;
+    /// What a stream of receives has received, beside its poll.
+    pub(in super::super) const RECEIVED: u64 = 5;
 }
 
 /// Entries of the submission queue. What does not fit waits in the lane's backlog.
@@ -49,6 +52,7 @@ pub(super) struct Lane {
     /// Places in the ring's own table of sockets.
     pub(super) table: u32,
     pub(super) means: Means,
+    pub(super) buffers: Buffers,
     pub(super) facilities: Facilities,
     pub(super) streams: Arc<Streams>,
     pub(super) state: Mutex<State>,
@@ -61,8 +65,7 @@ pub(super) struct State {
     pub(super) ops: Slab<Op>,
     pub(super) sockets: Slab<Socket>,
     pub(super) slots: Slots,
-    pub(super) provided: Option<Provided>,
-    pub(super) starved: Starved,
+    pub(super) readable: Readable,
     /// Posted accepts, and connections whose first data is awaited.
     pub(super) accepting: Vec<u32>,
     /// Completions ready to be taken, ahead of what the ring holds.
@@ -70,16 +73,14 @@ pub(super) struct State {
     /// Entries that found no room, or come from threads that may not submit themselves.
     backlog: VecDeque<Entry>,
     pub(super) closed: bool,
-    /// Something was pushed that is not to wait for the next flush.
-    pub(super) urgent: bool,
     generation: u32,
 }
 
 impl State {
     /// Whether a thread that waits in the lane has something to do that the ring does not show:
-    /// completions to take, or receives that start again at the latest when it waits.
+    /// completions to take, or sockets to receive from.
     fn has_left(&self) -> bool {
-        !self.ready.is_empty() || !self.starved.is_empty()
+        !self.ready.is_empty() || !self.readable.is_empty()
     }
 }
 
@@ -98,21 +99,16 @@ impl Lane {
             true => register_table(&ring)?,
             false => 0,
         };
-        let provided = match facilities.provided_buffers {
-            true => unless_unsupported(buffers::register(&ring, buffers))?,
-            false => None,
-        };
         Ok(Lane {
             index,
             ring,
             table,
             means: Means {
-                multishot_receive: facilities.multishot_receive,
+                multishot_poll: facilities.multishot_poll,
                 zero_copy: facilities.zero_copy,
-                buffer_size: buffers.size as u32,
             },
+            buffers: Buffers::new(buffers)?,
             facilities: Facilities {
-                provided_buffers: provided.is_some(),
                 direct_descriptors: table > 0,
                 ..facilities
             },
@@ -121,13 +117,11 @@ impl Lane {
                 ops: Slab::new(),
                 sockets: Slab::new(),
                 slots: Slots::new(table),
-                provided,
-                starved: Starved::default(),
+                readable: Readable::default(),
                 accepting: Vec::new(),
                 ready: VecDeque::with_capacity(64),
                 backlog: VecDeque::new(),
                 closed: false,
-                urgent: false,
                 generation: 0,
             }),
             population: AtomicUsize::new(0),
@@ -228,7 +222,8 @@ impl Lane {
         let name = Self::name(state, key);
         let entry = opcode::AsyncCancel::new(name).build();
         let answer = user_data::tagged(user_data::CANCEL, user_data::rest(name));
-        self.push(state, entry.user_data(answer), worker);
+        let entry = entry.user_data(answer).flags(Flags::SKIP_SUCCESS);
+        self.push(state, entry, worker);
     }
 
     /// Makes the close to come a reset if a zero-copy send waits for its acknowledgement: only then
@@ -291,9 +286,20 @@ impl Lane {
     }
 
     pub(super) fn reap(&self, max: usize, sink: &mut dyn Sink) -> usize {
+        let (taken, left) = self.take(max, sink);
+        if taken > 0 || !left {
+            return taken;
+        }
+        // Sockets to receive from: what they have is there at once.
+        self.flush();
+        self.take(max, sink).0
+    }
+
+    /// Takes completions. Returns how many, and whether there is more that the ring does not show.
+    fn take(&self, max: usize, sink: &mut dyn Sink) -> (usize, bool) {
         let mut taken = 0;
         let mut woken = false;
-        let (left, urgent) = {
+        let left = {
             let mut state = self.state.lock();
             while taken < max {
                 if let Some(completion) = state.ready.pop_front() {
@@ -310,13 +316,10 @@ impl Lane {
                     taken += 1;
                 }
             }
-            (state.has_left(), std::mem::take(&mut state.urgent))
+            state.has_left()
         };
-        if urgent {
-            self.flush();
-        }
         self.waiters.taken(left, woken, || self.post_wake());
-        taken
+        (taken, left)
     }
 
     /// The guard shows that the lane is locked.
@@ -329,7 +332,7 @@ impl Lane {
     pub(super) fn stirred(&self) -> bool {
         self.state.try_lock().is_some_and(|state| {
             // SAFETY: as in `next_cqe`.
-            !state.ready.is_empty() || !unsafe { self.ring.completion_shared().is_empty() }
+            state.has_left() || !unsafe { self.ring.completion_shared().is_empty() }
         })
     }
 
@@ -337,12 +340,15 @@ impl Lane {
     /// is sent for those.
     pub(super) fn pending(&self) -> bool {
         self.state.try_lock().is_some_and(|state| {
-            if !state.ready.is_empty() {
+            if state.has_left() {
                 return true;
             }
             // SAFETY: as in `next_cqe`.
             let mut queue = unsafe { self.ring.completion_shared() };
-            let found = queue.any(|cqe| user_data::tag(cqe.user_data()) == user_data::OPERATION);
+            let found = queue.any(|cqe| {
+                let tag = user_data::tag(cqe.user_data());
+                tag == user_data::OPERATION || tag == user_data::RECEIVED
+            });
             // Dropped, it would tell the kernel that what it passed was taken.
             std::mem::forget(queue);
             found
@@ -355,7 +361,7 @@ impl Lane {
         loop {
             let (enter, again, ready) = {
                 let mut state = self.state.lock();
-                complete::feed(self, &mut state, false);
+                receive::start_some(self, &mut state);
                 self.move_backlog(&mut state);
                 // SAFETY: as in `push_to_ring`.
                 let queue = unsafe { self.ring.submission_shared() };
@@ -383,14 +389,15 @@ impl Lane {
         self.waiters.begin();
         let more_than_fits = {
             let mut state = self.state.lock();
-            complete::feed(self, &mut state, true);
+            receive::start_some(self, &mut state);
             self.move_backlog(&mut state);
             !state.backlog.is_empty()
         };
         if more_than_fits {
             self.flush();
         }
-        let awaited = usize::from(!released.load(Ordering::SeqCst) && !self.has_ready());
+        let awaited =
+            usize::from(!released.load(Ordering::SeqCst) && !self.state.lock().has_left());
         let result = match timeout {
             None => self.ring.submitter().submit_and_wait(awaited),
             Some(timeout) => {
@@ -408,16 +415,11 @@ impl Lane {
     /// Prepares a wait in several lanes at once.
     pub(super) fn begin_shared_wait(&self) {
         self.waiters.begin();
-        complete::feed(self, &mut self.state.lock(), true);
         self.flush();
     }
 
     pub(super) fn end_wait(&self) {
         self.waiters.end();
-    }
-
-    fn has_ready(&self) -> bool {
-        !self.state.lock().ready.is_empty()
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -521,10 +523,7 @@ impl Lane {
             if !state.ops.contains(key as usize) {
                 continue;
             }
-            match state.ops[key as usize].in_kernel {
-                true => self.cancel_in_kernel(&mut state, key, true),
-                false => complete::withdraw(self, &mut state, key),
-            }
+            complete::cancel(self, &mut state, key, true);
             let Some(op) = state.ops.get(key as usize) else {
                 continue;
             };

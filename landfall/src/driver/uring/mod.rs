@@ -8,11 +8,11 @@
 //! when they would have completed, and they are submitted again.
 
 mod accept;
-mod buffers;
 mod complete;
 mod file;
 mod lane;
 mod op;
+mod receive;
 mod socket;
 pub(crate) mod waiters;
 
@@ -34,7 +34,8 @@ use crate::port::{Handle, Operation, OperationId, SubmitError};
 use accept::Streams;
 use file::SendFile;
 use lane::{Lane, State};
-use op::{Connect, Form, Installed, Kind, Message, Op, Options};
+use op::{Connect, Installed, Kind, Message, Op, Options};
+use receive::{Stage, Stream};
 use socket::{Place, Socket};
 
 pub(crate) struct Uring {
@@ -251,7 +252,7 @@ impl Driver for Uring {
             drop(state);
             return Err(SubmitError { error, operation });
         }
-        let kind = match kind_of(lane, entry, operation) {
+        let kind = match kind_of(entry, operation) {
             Ok(kind) => kind,
             Err(refused) => {
                 drop(state);
@@ -306,7 +307,7 @@ impl Driver for Uring {
         let mut state = lane.state.lock();
         let key = Lane::find(&state, id.0)
             .filter(|&key| state.ops[key as usize].socket == socket.index)?;
-        cancel_one(lane, &mut state, key, worker);
+        complete::cancel(lane, &mut state, key, worker);
         Some(1 << lane.index)
     }
 
@@ -485,7 +486,7 @@ fn prepare(socket: &SystemSocket) -> io::Result<Type> {
 }
 
 /// Pairs an operation with the memory it needs, or gives it back.
-fn kind_of(lane: &Lane, socket: &Socket, operation: Operation) -> Result<Kind, SubmitError> {
+fn kind_of(socket: &Socket, operation: Operation) -> Result<Kind, SubmitError> {
     if let Place::File(_) = socket.place {
         return FileOp::of(operation).map(Kind::File);
     }
@@ -494,16 +495,10 @@ fn kind_of(lane: &Lane, socket: &Socket, operation: Operation) -> Result<Kind, S
             Kind::ReceiveDatagram(buffer, Message::new())
         }
         Operation::Receive(buffer) => Kind::Receive(buffer),
-        Operation::ReceiveStream => Kind::Pooled {
-            form: Form::Stream,
-            stage: complete::first_stage(lane),
-        },
-        Operation::ReceiveOnce => Kind::Pooled {
-            form: match socket.datagram {
-                true => Form::Datagram,
-                false => Form::Once,
-            },
-            stage: complete::first_stage(lane),
+        Operation::ReceiveStream => Kind::ReceiveStream(Stream::default()),
+        Operation::ReceiveOnce => Kind::ReceiveOnce {
+            datagram: socket.datagram,
+            stage: Stage::Wait,
         },
         Operation::WaitReadable => Kind::Readable,
         Operation::Connect(address) => Kind::Connect(Connect::new(address)),
@@ -529,13 +524,6 @@ fn kind_of(lane: &Lane, socket: &Socket, operation: Operation) -> Result<Kind, S
     })
 }
 
-fn cancel_one(lane: &Lane, state: &mut State, key: u32, worker: bool) {
-    match state.ops[key as usize].in_kernel {
-        true => lane.cancel_in_kernel(state, key, worker),
-        false => complete::withdraw(lane, state, key),
-    }
-}
-
 /// Ends a socket's receives and sends; those that wait for their turn first, so that none of them
 /// starts.
 fn cancel_operations(lane: &Lane, state: &mut State, socket: u32, worker: bool) -> usize {
@@ -543,7 +531,7 @@ fn cancel_operations(lane: &Lane, state: &mut State, socket: u32, worker: bool) 
     let entry = &state.sockets[socket as usize];
     let current = [entry.receives.current, entry.sends.current];
     for key in current.into_iter().flatten() {
-        cancel_one(lane, state, key, worker);
+        complete::cancel(lane, state, key, worker);
     }
     let of_file = file::cancel_all(lane, state, socket, worker);
     withdrawn + current.into_iter().flatten().count() + of_file

@@ -5,12 +5,12 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, Condvar, Mutex as StdMutex};
 use std::time::Duration;
 
-use io_uring::squeue::{Entry, Flags};
+use io_uring::squeue::Entry;
 use io_uring::{opcode, types};
 use socket2::{SockAddr, SockAddrStorage};
 
-use super::buffers;
 use super::file::SendFile;
+use super::receive::{Stage, Stream};
 use super::socket::Target;
 use crate::buffer::Buffer;
 use crate::driver::accept_stream::AcceptStream;
@@ -26,8 +26,6 @@ pub(super) struct Op {
     /// It was asked to end: a cancellation is not the kernel's own idea.
     pub(super) cancelled: bool,
     pub(super) in_kernel: bool,
-    /// A stream that does not go on until the program has taken what is held back.
-    pub(super) paused: bool,
     /// Attempts that failed for no reason of the operation's own, since it last got on.
     pub(super) retries: u8,
     /// Completions given out so far.
@@ -46,11 +44,15 @@ pub(super) enum Kind {
     Receive(Vec<u8>),
     /// As `Receive`, where bytes past the end of the vector are lost and must be noticed.
     ReceiveDatagram(Vec<u8>, Box<Message>),
-    /// Into pooled buffers.
-    Pooled {
-        form: Form,
+    /// Into pooled memory, once.
+    ReceiveOnce {
+        datagram: bool,
         stage: Stage,
     },
+    /// Into pooled memory until the end of the stream.
+    ReceiveStream(Stream),
+    /// The poll of a stream of receives that is over: the kernel has been told to end it.
+    Spent,
     Readable,
     Send(Buffer),
     /// The buffer, and the result once known: a notification then says that the memory is free.
@@ -70,27 +72,6 @@ pub(super) enum Kind {
     Deadline(Box<types::Timespec>, u64),
     /// Somebody waits for a descriptor.
     Install(Arc<Installed>),
-}
-
-/// What a pooled receive receives.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// A stream's data until its end.
-    Stream,
-    /// Data of a stream once.
-    Once,
-    /// A datagram.
-    Datagram,
-}
-
-/// How far a pooled receive has come.
-pub(super) enum Stage {
-    /// The kernel picks a buffer when data is there.
-    Select,
-    /// The pool was empty, or is not used: wait for data,
-    Poll,
-    /// then receive into memory of our own.
-    Own(Vec<u8>),
 }
 
 pub(super) struct Connect {
@@ -328,9 +309,8 @@ impl Installed {
 /// What the entries of a lane depend on.
 #[derive(Clone, Copy)]
 pub(super) struct Means {
-    pub(super) multishot_receive: bool,
+    pub(super) multishot_poll: bool,
     pub(super) zero_copy: bool,
-    pub(super) buffer_size: u32,
 }
 
 impl Op {
@@ -339,7 +319,6 @@ impl Op {
             generation: 0,
             cancelled: false,
             in_kernel: false,
-            paused: false,
             retries: 0,
             sequence: 0,
             done: 0,
@@ -352,9 +331,12 @@ impl Op {
 
     pub(super) fn completion_kind(&self) -> CompletionKind {
         match &self.kind {
-            Kind::Receive(_) | Kind::ReceiveDatagram(..) | Kind::Pooled { .. } | Kind::Readable => {
-                CompletionKind::Receive
-            }
+            Kind::Receive(_)
+            | Kind::ReceiveDatagram(..)
+            | Kind::ReceiveOnce { .. }
+            | Kind::ReceiveStream(_)
+            | Kind::Spent
+            | Kind::Readable => CompletionKind::Receive,
             Kind::Send(_) | Kind::SendZeroCopy(..) | Kind::SendVectored(..) | Kind::SendFile(_) => {
                 CompletionKind::Send
             }
@@ -382,7 +364,11 @@ impl Op {
     pub(super) fn is_receive(&self) -> bool {
         matches!(
             self.kind,
-            Kind::Receive(_) | Kind::ReceiveDatagram(..) | Kind::Pooled { .. } | Kind::Readable
+            Kind::Receive(_)
+                | Kind::ReceiveDatagram(..)
+                | Kind::ReceiveOnce { .. }
+                | Kind::ReceiveStream(_)
+                | Kind::Readable
         )
     }
 
@@ -432,9 +418,11 @@ impl Op {
             Kind::ReceiveDatagram(buffer, message) => {
                 opcode::RecvMsg::new(fd, message.scatter(buffer)).build()
             }
-            Kind::Pooled { form, stage } => receive_entry(fd, stage, *form, means),
-            Kind::FirstData(first) => receive_entry(fd, &mut first.stage, Form::Once, means),
-            Kind::Readable => poll_entry(fd),
+            Kind::ReceiveOnce { datagram, stage } => stage.entry(fd, *datagram),
+            Kind::FirstData(first) => first.stage.entry(fd, false),
+            Kind::ReceiveStream(_) => poll_entry(fd, means.multishot_poll),
+            Kind::Readable => poll_entry(fd, false),
+            Kind::Spent => return opcode::Nop::new().build(),
             Kind::Send(buffer) => {
                 let rest = &buffer[done..];
                 opcode::Send::new(fd, rest.as_ptr(), spare_length(rest.len()))
@@ -497,34 +485,11 @@ impl Options {
     }
 }
 
-fn receive_entry(fd: types::Fd, stage: &mut Stage, form: Form, means: Means) -> Entry {
-    // On a stream socket the flag means something else: it throws data away.
-    let flags = if form == Form::Datagram {
-        libc::MSG_TRUNC
-    } else {
-        0
-    };
-    match stage {
-        Stage::Select if form == Form::Stream && means.multishot_receive => {
-            opcode::RecvMulti::new(fd, buffers::GROUP).build()
-        }
-        Stage::Select => opcode::Recv::new(fd, std::ptr::null_mut(), means.buffer_size)
-            .buf_group(buffers::GROUP)
-            .flags(flags)
-            .build()
-            .flags(Flags::BUFFER_SELECT),
-        Stage::Poll => poll_entry(fd),
-        Stage::Own(buffer) => {
-            let spare = buffer.spare_capacity_mut();
-            opcode::Recv::new(fd, spare.as_mut_ptr().cast(), spare_length(spare.len()))
-                .flags(flags)
-                .build()
-        }
-    }
-}
-
-fn poll_entry(fd: types::Fd) -> Entry {
-    opcode::PollAdd::new(fd, (libc::POLLIN | libc::POLLRDHUP) as u32).build()
+/// A wait until there is something to receive, or at each time that there is.
+pub(super) fn poll_entry(fd: types::Fd, multishot: bool) -> Entry {
+    opcode::PollAdd::new(fd, (libc::POLLIN | libc::POLLRDHUP) as u32)
+        .multi(multishot)
+        .build()
 }
 
 /// A length that an entry can carry; the rest goes in the next round. Linux moves at most

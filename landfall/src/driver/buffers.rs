@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::buffer::{Home, Pool, PooledBuffer};
 use crate::port::BufferPolicy;
 
-pub(in crate::driver) struct Buffers {
+pub(super) struct Buffers {
     pool: Arc<Pool>,
     free: Arc<FreeList>,
 }
@@ -24,7 +24,7 @@ impl Home for Arc<FreeList> {
 }
 
 impl Buffers {
-    pub(in crate::driver) fn new(policy: BufferPolicy) -> io::Result<Self> {
+    pub(super) fn new(policy: BufferPolicy) -> io::Result<Self> {
         let last = (policy.count.next_power_of_two() - 1) as u16;
         let free = Arc::new(FreeList(Mutex::new((0..=last).rev().collect())));
         let count = usize::from(last) + 1;
@@ -33,11 +33,11 @@ impl Buffers {
     }
 
     /// Bytes of a piece.
-    pub(in crate::driver) fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         self.pool.size()
     }
 
-    pub(in crate::driver) fn take(&self) -> Option<PooledBuffer> {
+    pub(super) fn take(&self) -> Option<PooledBuffer> {
         let id = self.free.0.lock().pop()?;
         // SAFETY: the piece was on the free list, so no other buffer is made of it, and the system
         // never has pieces between calls.
@@ -46,7 +46,7 @@ impl Buffers {
 
     /// Pieces that nobody has.
     #[cfg(test)]
-    pub(in crate::driver) fn free(&self) -> usize {
+    pub(super) fn free(&self) -> usize {
         self.free.0.lock().len()
     }
 }

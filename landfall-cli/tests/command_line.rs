@@ -1,0 +1,132 @@
+//! What the command line and the environment say together.
+
+mod support;
+
+use std::net::TcpListener;
+
+use support::{Outcome, Running, landfall, run};
+
+/// A load of one connection that nobody answers, whose settings are what matters.
+fn load_with(environment: &[(&str, &str)], flags: &[&str]) -> Outcome {
+    // Bound and dropped: nobody listens there.
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+    let target = nobody.unwrap().to_string();
+    let mut command = landfall(&[&["load", &target, "-c", "1"], flags].concat());
+    command.envs(environment.iter().copied());
+    Running::start(command).finish()
+}
+
+#[test]
+fn a_flag_wins_over_a_variable_that_contradicts_it() {
+    let cases: [(&str, &str, &[&str], &str); 5] = [
+        (
+            "LANDFALL_RATE",
+            "100/s",
+            &["--interval", "1s"],
+            "one every 1s, for 3s",
+        ),
+        (
+            "LANDFALL_INTERVAL",
+            "1s",
+            &["--rate", "100/s"],
+            "100/s over all",
+        ),
+        ("LANDFALL_MESSAGES", "7", &["--duration", "2s"], "for 2s"),
+        (
+            "LANDFALL_DURATION",
+            "2s",
+            &["--messages", "7"],
+            "7 messages",
+        ),
+        ("LANDFALL_QUIET", "yes", &["-v"], "once all are open"),
+    ];
+    for (variable, value, flags, part) in cases {
+        load_with(&[(variable, value)], flags)
+            .expect_code(1)
+            .expect_message(&[part]);
+    }
+    let mut command = landfall(&["serve", "127.0.0.1:0", "--discard"]);
+    command.env("LANDFALL_ECHO", "true");
+    Running::start(command).stdout_after("listening on ");
+}
+
+#[test]
+fn flags_and_variables_contradict_each_other_only_among_themselves() {
+    load_with(&[], &["--rate", "100/s", "--interval", "1s"])
+        .expect_code(2)
+        .expect_message(&["--interval", "--rate"]);
+    load_with(
+        &[("LANDFALL_RATE", "100/s"), ("LANDFALL_INTERVAL", "1s")],
+        &[],
+    )
+    .expect_code(2)
+    .expect_message(&["the environment has: LANDFALL_INTERVAL, LANDFALL_RATE"]);
+}
+
+#[test]
+fn a_switch_in_the_environment_can_be_off() {
+    for off in ["0", "false", "no", "off", ""] {
+        let outcome = load_with(&[("LANDFALL_JSON", off), ("LANDFALL_QUIET", off)], &[]);
+        let outcome = outcome
+            .expect_code(1)
+            .expect_message(&["once all are open"]);
+        assert!(
+            outcome.stdout.starts_with("target"),
+            "{off:?}: {outcome:#?}"
+        );
+    }
+    for on in ["1", "true", "yes", "on"] {
+        let outcome = load_with(&[("LANDFALL_JSON", on)], &[]).expect_code(1);
+        assert_eq!(outcome.json()["refused"], 1, "{on}");
+    }
+    load_with(&[("LANDFALL_JSON", "perhaps")], &[])
+        .expect_code(2)
+        .expect_message(&["perhaps", "--json", "the environment has: LANDFALL_JSON"]);
+}
+
+#[test]
+fn an_empty_variable_is_none() {
+    load_with(&[("LANDFALL_DRIVER", ""), ("LANDFALL_MESSAGES", "")], &[])
+        .expect_code(1)
+        .expect_message(&["3 messages"]);
+}
+
+#[test]
+fn a_negative_value_is_called_one() {
+    let cases: [(&[&str], &str); 4] = [
+        (
+            &["load", "127.0.0.1:9", "-c", "-5"],
+            "`-5` for '-c' is negative",
+        ),
+        (
+            &["load", "127.0.0.1:9", "--interval", "-1s"],
+            "`-1s` for '--interval' is negative",
+        ),
+        (
+            &["serve", "127.0.0.1:0", "--slow", "-5%"],
+            "`-5%` for '--slow'",
+        ),
+        (&["load", "-5"], "`-5` is negative"),
+    ];
+    for (words, part) in cases {
+        let outcome = run(words).expect_code(2).expect_message(&[part]);
+        assert!(!outcome.stderr.contains("tip:"), "{outcome:#?}");
+    }
+    // A word that was mistyped still is.
+    run(&["load", "127.0.0.1:9", "--conections", "5"])
+        .expect_code(2)
+        .expect_message(&["tip:", "--connections"]);
+}
+
+#[test]
+fn threads_that_the_system_refuses_are_named_as_such() {
+    // Room for some stacks (2 MiB each) beside the program, and not for four thousand.
+    let command = support::landfall_after(
+        "ulimit -v 900000",
+        &["serve", "127.0.0.1:0", "--workers", "4000"],
+    );
+    Running::start(command)
+        .finish()
+        .expect_code(4)
+        .expect_message(&["cannot start a thread", "of the runtime", "fewer workers"]);
+}
