@@ -8,7 +8,7 @@
 //!   [`post`](port::CompletionPort::post), [`get`](port::CompletionPort::get),
 //!   [`get_many`](port::CompletionPort::get_many) and [`close`](port::CompletionPort::close). A
 //!   buffer goes in with its operation and comes back with the completion.
-//! - [`runtime`], [`net`] and [`server`]: `async` tasks run by the workers of one port. Any worker
+//! - [`runtime`], [`net`], [`fs`] and [`server`]: `async` tasks run by the workers of one port. Any worker
 //!   takes any ready task, and a handler may block: the port covers it with another worker.
 //!
 //! ```

@@ -265,9 +265,14 @@ fn a_file_to_a_peer_that_is_gone_fails_and_so_does_what_follows() {
         assert!(poll_once(&mut send).await.is_pending());
         reset(peer);
         let error = send.await.expect_err("the peer is gone");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        let error = stream.send_file(&file, 0, 1).await.expect_err("as before");
-        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        // Wine 8 asks for the peer's name first.
+        let of_wine = cfg!(windows) && error.kind() == ErrorKind::NotConnected;
+        assert!(
+            of_wine || error.kind() == ErrorKind::ConnectionReset,
+            "{error}"
+        );
+        let again = stream.send_file(&file, 0, 1).await.expect_err("as before");
+        assert_eq!(again.kind(), error.kind());
         stream.send("x").await.expect_err("as before");
     });
 }

@@ -78,8 +78,8 @@ returning_error! {
     SubmitError, operation: Operation, "operation not submitted"
 }
 returning_error! {
-    /// A socket refused by the port; it comes back open.
-    AssociateError, source: Source, "socket not associated"
+    /// A socket or a file refused by the port; it comes back open.
+    AssociateError, source: Source, "not associated with the port"
 }
 returning_error! {
     /// A packet refused by a closed port, or by a system (Windows) without memory for it.

@@ -80,7 +80,7 @@ fn a_range_of_a_file_arrives_in_its_turn_among_the_sends() {
 }
 
 #[test]
-fn a_file_ends_where_it_ends() {
+fn c58_a_file_is_sent_to_its_end_and_no_bytes_are_none() {
     for_each_driver(|driver| {
         let scratch = Scratch::holding(&pattern(0, 100_000));
         let empty = Scratch::holding(b"");
@@ -120,7 +120,7 @@ fn a_file_ends_where_it_ends() {
 }
 
 #[test]
-fn what_lies_beyond_4_gib_can_be_sent() {
+fn c58_what_lies_beyond_4_gib_is_sent() {
     for_each_driver(|driver| {
         const FAR: u64 = (5 << 30) + 3;
         let scratch = Scratch::new();

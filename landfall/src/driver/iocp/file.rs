@@ -76,6 +76,12 @@ pub(super) fn submit(
         Kind::File(FileOp::Sync { all }) => {
             // There is no overlapped form of it.
             let code = MutexGuard::unlocked(&mut state, || store(file, all));
+            if core.is_closed() {
+                // Nobody takes it any more, and whoever closes may have been here.
+                drop(state);
+                drop(finished(op, code, 0));
+                return Ok(submitted(id));
+            }
             deliver(&mut state, finished(op, code, 0))
         }
         _ => run(core, &mut state, op),

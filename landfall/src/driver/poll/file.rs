@@ -10,6 +10,7 @@ use socket2::SockRef;
 use super::complete;
 use super::lane::Lane;
 use super::op::{Kind, Op, SEND_FLAGS, code_of};
+use crate::buffer::filled;
 use crate::driver::Submitted;
 use crate::driver::file::{FileOp, FileRange};
 use crate::driver::refusal::{self, closed};
@@ -64,8 +65,14 @@ pub(super) fn submit(
 fn perform(op: &mut FileOp, file: &File) -> (i32, usize) {
     match op {
         FileOp::Read { offset, vec } => loop {
-            match rustix::io::pread(file, spare_capacity(vec), *offset) {
-                Ok(bytes) => return (0, bytes),
+            let spare = vec.spare_capacity_mut();
+            let length = spare.len().min(MOST_BYTES);
+            match rustix::io::pread(file, &mut spare[..length], *offset) {
+                Ok((read, _)) => {
+                    let bytes = read.len();
+                    *vec = filled(std::mem::take(vec), bytes);
+                    return (0, bytes);
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return (error.raw_os_error(), 0),
             }

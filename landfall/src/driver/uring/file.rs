@@ -19,8 +19,10 @@ use crate::driver::ABORTED;
 use crate::driver::file::{FileOp, FileRange};
 use crate::port::Completion;
 
-/// Bytes read and sent at a time.
-const PIECE: usize = 64 * 1024;
+/// Bytes read and sent at a time: more and more while the socket takes them all, since a large piece
+/// costs less, and as many as it took when it last took no more.
+const LEAST: usize = 64 * 1024;
+const MOST: usize = 1024 * 1024;
 
 impl FileOp {
     /// The entry that hands the operation to the kernel, or what is left of it after `done` bytes.
@@ -122,6 +124,8 @@ pub(super) struct SendFile {
     piece: Vec<u8>,
     /// Bytes of the piece that have gone.
     gone: usize,
+    /// Bytes to be read next.
+    next: usize,
 }
 
 enum Stage {
@@ -140,6 +144,7 @@ impl SendFile {
             stage: Stage::Read,
             piece: Vec::new(),
             gone: 0,
+            next: LEAST,
         })
     }
 
@@ -147,7 +152,7 @@ impl SendFile {
         let fd = types::Fd(socket.number);
         match self.stage {
             Stage::Read => {
-                let length = PIECE.min(self.range.length() - done);
+                let length = self.next.min(self.range.length() - done);
                 self.piece.clear();
                 self.piece.reserve_exact(length);
                 let file = types::Fd(self.range.file.as_raw_fd());
@@ -165,9 +170,17 @@ impl SendFile {
         }
     }
 
-    fn wait(&mut self) {
-        self.stage = Stage::Wait;
-        self.piece = Vec::new();
+    /// So many bytes of the piece have gone.
+    fn went(&mut self, bytes: usize) {
+        self.gone += bytes;
+        if self.gone == self.piece.len() {
+            self.stage = Stage::Read;
+            self.next = (self.next * 2).min(MOST);
+        } else {
+            self.stage = Stage::Wait;
+            self.next = self.gone.clamp(LEAST, MOST);
+            self.piece = Vec::new();
+        }
     }
 }
 
@@ -196,11 +209,7 @@ pub(super) fn sent(lane: &Lane, state: &mut State, key: u32, result: i32) -> Opt
         }
         Stage::Send => {
             op.done += bytes;
-            send.gone += bytes;
-            match send.gone < send.piece.len() {
-                true => send.wait(),
-                false => send.stage = Stage::Read,
-            }
+            send.went(bytes);
         }
         Stage::Wait => send.stage = Stage::Read,
     }
