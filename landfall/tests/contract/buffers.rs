@@ -6,9 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use landfall::buffer::Buffer;
-use landfall::port::{
-    BufferPolicy, Completion, CompletionKind, CompletionPort, Handle, Operation, is_aborted,
-};
+use landfall::port::{BufferPolicy, CompletionKind, CompletionPort, Handle, Operation, is_aborted};
 
 use crate::support::{
     PATIENCE, Variant, assert_quiet, connected, for_each_driver, next, post, until_final,
