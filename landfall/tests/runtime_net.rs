@@ -289,7 +289,9 @@ fn contract_62_dropped_sends_are_bounded() {
         for _ in 0..1000 {
             let mut send = Box::pin(stream.send_owned(piece.clone()));
             assert!(begun < 500, "the kernel's buffers hold some MiB");
-            match timeout(Duration::from_millis(2), &mut send).await {
+            // Under Wine the system takes tens of milliseconds for one at times.
+            let patience = Duration::from_millis(if cfg!(windows) { 300 } else { 2 });
+            match timeout(patience, &mut send).await {
                 Ok((result, _)) => {
                     result.expect("send");
                     begun += 1;

@@ -22,6 +22,7 @@ mod deadlines;
 mod op;
 mod queue;
 mod socket;
+mod wine;
 mod winsock;
 
 use std::collections::VecDeque;
