@@ -8,7 +8,7 @@ use socket2::{Domain, Socket as SystemSocket};
 
 use super::accept::{AcceptStream, Posted};
 use super::op::Op;
-use super::winsock::Block;
+use super::winsock::{self, Block};
 use crate::port::Completion;
 use crate::rare_queue::RareQueue;
 
@@ -62,6 +62,13 @@ impl State {
         match way {
             Way::Receives => &mut self.receives,
             Way::Sends => &mut self.sends,
+        }
+    }
+
+    /// Closes the socket, if it is open.
+    pub(super) fn close(&mut self) {
+        if let Some(system) = self.system.take() {
+            winsock::close(system);
         }
     }
 

@@ -22,8 +22,7 @@ pub(super) fn runs_us() -> bool {
         // SAFETY: both names end with a zero, and `ntdll` stays loaded.
         unsafe {
             let ntdll = GetModuleHandleA(c"ntdll.dll".as_ptr().cast());
-            !ntdll.is_null()
-                && GetProcAddress(ntdll, c"wine_get_version".as_ptr().cast()).is_some()
+            !ntdll.is_null() && GetProcAddress(ntdll, c"wine_get_version".as_ptr().cast()).is_some()
         }
     })
 }

@@ -178,6 +178,16 @@ pub(super) fn cancel_all(socket: &Socket) {
     unsafe { CancelIoEx(raw(socket) as HANDLE, null()) };
 }
 
+/// Closes a socket without a wait. Winsock refuses that (`WSAEWOULDBLOCK`) to one that lingers and is
+/// non-blocking, and would leave it open; so what is left to send is left to the system.
+pub(super) fn close(socket: Socket) {
+    if matches!(socket.linger(), Ok(Some(time)) if !time.is_zero()) {
+        // It fails for a connection that is gone, which has nothing to linger for.
+        let _ = socket.set_linger(None);
+    }
+    drop(socket);
+}
+
 /// Sets an option of [`SOL_SOCKET`] to a plain value.
 fn set_option<T: Copy>(socket: &Socket, name: i32, value: Option<T>) -> io::Result<()> {
     let (pointer, length) = match &value {
