@@ -1,13 +1,16 @@
 //! Cancelling, threads that end, and exactly one completion: statements 52, 53, 54 and 57.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use landfall::port::{
     Accept, CompletionKind, CompletionPort, Handle, Operation, SocketOption, is_aborted,
 };
+use parking_lot::Mutex;
 use socket2::{Domain, Socket, Type};
 
 use crate::support::{
@@ -419,6 +422,50 @@ fn one_completion_each(port: &CompletionPort, end: fn(&Handle, TcpStream)) {
         }
     }
     assert_quiet(port);
+}
+
+/// A receive that is about to be reported when another thread closes its socket and opens the next
+/// one, which often gets the same number.
+#[test]
+fn c57_a_receive_completes_when_its_socket_is_closed_as_data_comes() {
+    const THREADS: usize = 3;
+    const ROUNDS: usize = 100;
+    for_each_driver(|driver| {
+        let port = driver.port(0);
+        let begun = Arc::new(Mutex::new(VecDeque::new()));
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let (port, begun) = (port.clone(), begun.clone());
+                Worker::start(move || {
+                    let (listener, address) = listener();
+                    for _ in 0..ROUNDS {
+                        let connection = port.associate(client(address), 57).expect("associates");
+                        let (peer, _) = listener.accept().expect("a client waits");
+                        connection
+                            .submit(Operation::ReceiveOnce, 0)
+                            .expect("submits");
+                        // Mostly one that another thread has begun.
+                        let other = {
+                            let mut begun = begun.lock();
+                            begun.push_back((connection, peer));
+                            (begun.len() > THREADS).then(|| begun.pop_front())
+                        };
+                        let Some((connection, mut peer)) = other.flatten() else {
+                            continue;
+                        };
+                        peer.write_all(b"data").expect("the connection is open");
+                        connection.close();
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..THREADS * (ROUNDS - 1) {
+            assert!(next(&port).is_final());
+        }
+        threads.into_iter().for_each(Worker::join);
+        assert_eq!(begun.lock().len(), THREADS, "the others are idle");
+        assert_quiet(&port);
+    });
 }
 
 #[test]

@@ -316,7 +316,7 @@ pub(super) fn first_data(core: &Core, socket: &Arc<Socket>, mut code: i32) -> Ou
         None => {
             // Silent too long, or reset before its first word: the client is never seen.
             drop(core.sockets.remove(socket.index()));
-            drop(socket.state.lock().system.take());
+            socket.state.lock().close();
             if stream.once {
                 post_again(core, &mut stream.listener.state.lock(), &stream, 0);
             }

@@ -10,9 +10,6 @@
 //! made of it. Completions that the kernel knows nothing of (an operation that failed or ended at
 //! once, one that waited its turn) are queued here and announced by a packet of our own, so that
 //! they wake a thread like any other.
-//!
-//! `FILE_SKIP_COMPLETION_PORT_ON_SUCCESS` is not set: it cannot be taken back, and what succeeds at
-//! once would have to be handed out under a budget of its own to be fair to the other sockets.
 
 mod accept;
 mod buffers;
@@ -23,6 +20,7 @@ mod file;
 mod op;
 mod queue;
 mod socket;
+mod wine;
 mod winsock;
 
 use std::collections::VecDeque;
@@ -242,8 +240,7 @@ impl Driver for Iocp {
         // Nothing is pending: an operation would have kept the handle.
         let mut state = socket.state.lock();
         state.closing = true;
-        state.system = None;
-        state.file = None;
+        state.close();
         0
     }
 
@@ -459,10 +456,10 @@ impl Core {
             return;
         }
         self.cancel_operations(state);
-        if let Some(system) = state.system.take() {
-            winsock::cancel_all(&system);
+        if let Some(system) = &state.system {
+            winsock::cancel_all(system);
         }
-        state.file = None;
+        state.close();
     }
 
     /// Queues a completion that the kernel knows nothing of.
@@ -681,6 +678,20 @@ mod tests {
         assert_eq!((received.token(), received.bytes()), (2, 7));
         let more = port.get(Some(Duration::from_millis(50)));
         assert_eq!(more.expect_err("one completion"), GetError::TimedOut);
+    }
+
+    #[test]
+    fn a_socket_that_lingers_is_closed_without_a_wait() {
+        let (driver, socket, mut peer) = connected();
+        let duplicate = SystemSocket::from(driver.descriptor(socket).expect("open"));
+        let lingers = Some(Duration::from_secs(5));
+        duplicate.set_linger(lingers).expect("an option");
+        driver.close(socket, false);
+        assert_eq!(duplicate.linger().expect("open"), None);
+        drop(duplicate);
+        let end = std::io::Read::read(&mut peer, &mut [0]);
+        assert_eq!(end.expect("no reset"), 0);
+        driver.shutdown();
     }
 
     #[test]

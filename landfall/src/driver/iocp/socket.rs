@@ -9,7 +9,7 @@ use socket2::{Domain, Socket as SystemSocket};
 
 use super::accept::{AcceptStream, Posted};
 use super::op::Op;
-use super::winsock::Block;
+use super::winsock::{self, Block};
 use crate::port::Completion;
 use crate::rare_queue::RareQueue;
 
@@ -66,6 +66,14 @@ impl State {
         match way {
             Way::Receives => &mut self.receives,
             Way::Sends => &mut self.sends,
+        }
+    }
+
+    /// Closes the socket or file, if it is open.
+    pub(super) fn close(&mut self) {
+        self.file = None;
+        if let Some(system) = self.system.take() {
+            winsock::close(system);
         }
     }
 

@@ -9,7 +9,7 @@ use std::os::windows::io::{AsRawHandle, AsRawSocket};
 use std::ptr::{NonNull, null, null_mut};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
-use windows_sys::Win32::Foundation::HANDLE;
+use windows_sys::Win32::Foundation::{HANDLE, STATUS_PENDING};
 use windows_sys::Win32::Networking::WinSock::{
     LPFN_ACCEPTEX, LPFN_CONNECTEX, LPFN_GETACCEPTEXSOCKADDRS, LPFN_TRANSMITFILE, MSG_PEEK,
     SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_UDP_CONNRESET, SO_ACCEPTCONN, SO_EXCLUSIVEADDRUSE,
@@ -19,6 +19,8 @@ use windows_sys::Win32::Networking::WinSock::{
 };
 use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED};
 use windows_sys::core::GUID;
+
+use super::wine;
 
 /// Bytes that `AcceptEx` wants for each of the two addresses: the largest one and 16 more.
 const ADDRESS_ROOM: usize = size_of::<SockAddrStorage>() + 16;
@@ -71,6 +73,14 @@ impl Block {
     /// What a packet's pointer is compared with. It is never made a pointer of again.
     pub(super) fn address(&self) -> usize {
         self.0.address()
+    }
+
+    /// Whether the kernel has not reported on the operation. Windows itself leaves the block as it is
+    /// until the packet is taken, so this is for Wine.
+    fn is_pending(&self) -> bool {
+        // SAFETY: the memory is there; whoever else writes to it is not a reference's business.
+        let status = unsafe { (&raw const (*self.0.0.as_ptr()).Internal).read_volatile() };
+        status == STATUS_PENDING as u32 as usize
     }
 
     fn clear(&mut self) -> *mut OVERLAPPED {
@@ -170,13 +180,26 @@ pub(super) unsafe fn send(socket: &Socket, buffers: &[WSABUF], block: &mut Block
 /// Asks for the end of one operation; nothing happens when it has ended already.
 pub(super) fn cancel(socket: &Socket, block: &Block) {
     // SAFETY: the pointer is only compared with those of pending operations.
-    unsafe { CancelIoEx(raw(socket) as HANDLE, block.pointer()) };
+    let ask = || unsafe { CancelIoEx(raw(socket) as HANDLE, block.pointer()) != 0 };
+    if !ask() && wine::runs_us() {
+        wine::settle(|| ask() || !block.is_pending());
+    }
 }
 
 /// Asks for the end of every operation of a socket, whichever thread started it.
 pub(super) fn cancel_all(socket: &Socket) {
     // SAFETY: the socket is open.
     unsafe { CancelIoEx(raw(socket) as HANDLE, null()) };
+}
+
+/// Closes a socket without a wait. Winsock refuses that (`WSAEWOULDBLOCK`) to one that lingers and is
+/// non-blocking, and would leave it open; so what is left to send is left to the system.
+pub(super) fn close(socket: Socket) {
+    if matches!(socket.linger(), Ok(Some(time)) if !time.is_zero()) {
+        // It fails for a connection that is gone, which has nothing to linger for.
+        let _ = socket.set_linger(None);
+    }
+    drop(socket);
 }
 
 /// Sets an option of [`SOL_SOCKET`] to a plain value.
