@@ -174,8 +174,8 @@ impl Worker {
         }
         self.buffers.free.push(buffer);
         match -result {
-            // Somebody else's notice: it had been received already.
-            libc::EAGAIN => Ok(()),
+            // A notice that came late: all was received, or the socket closed.
+            libc::EAGAIN | libc::EBADF => Ok(()),
             _ => self.close(socket),
         }
     }

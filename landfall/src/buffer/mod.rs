@@ -114,7 +114,6 @@ impl Deref for Buffer {
     type Target = [u8];
 
     #[inline]
-
     fn deref(&self) -> &[u8] {
         match self {
             Buffer::Vec(vec) => vec,

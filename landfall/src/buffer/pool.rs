@@ -159,7 +159,6 @@ impl Deref for PooledBuffer {
     type Target = [u8];
 
     #[inline]
-
     fn deref(&self) -> &[u8] {
         // SAFETY: start..end lies within the piece, which this buffer alone owns; the block was
         // allocated zeroed, so every byte is initialised.

@@ -15,6 +15,7 @@ fn runtime() -> (Runtime, Network) {
         lanes: 1,
         buffers: BufferPolicy { size: 64, count: 1 },
         window: 64,
+        places: 8,
         eagerness: 0,
         faults: Faults::default(),
     };
@@ -26,6 +27,32 @@ fn runtime() -> (Runtime, Network) {
 
 fn rest(runtime: &Runtime, network: &Network) {
     while runtime.step() || network.advance() {}
+}
+
+/// No place in the queue for a receive, and no pooled memory for the next one.
+#[test]
+fn a_read_may_be_tried_again_when_the_queue_was_full_and_needs_no_pooled_memory() {
+    let (runtime, network) = runtime();
+    let mut task = runtime.spawn(async {
+        let listener = TcpListener::from_std(listener())?;
+        let mut stream = listener.accept().await?;
+        let full = stream.receive().await.err();
+        let data = stream.receive().await?;
+        std::io::Result::Ok((full, data.is_some_and(|data| &data[..] == b"late")))
+    });
+    rest(&runtime, &network);
+    let connection = network.connect().expect("somebody listens");
+    network.refuse_next(1);
+    network.starve(true);
+    rest(&runtime, &network);
+    network.write(connection, b"late");
+    rest(&runtime, &network);
+    assert!(task.is_finished());
+    let result = runtime.block_on(&mut task).expect("it does not panic");
+    let (full, received) = result.expect("only the first receive fails");
+    let full = full.expect("the first receive is refused");
+    assert_eq!(full.kind(), std::io::ErrorKind::ResourceBusy);
+    assert!(received, "the second one brings what came");
 }
 
 /// A send failed for want of memory; those queued behind it were sent all the same.

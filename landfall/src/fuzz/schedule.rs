@@ -60,10 +60,14 @@ impl Plan {
                 true => rng.usize(1..16),
                 false => rng.usize(16..200),
             },
+            places: rng.usize(1..12),
             eagerness: rng.u8(..230),
             faults: Faults {
                 failures: if fails { rng.u32(1..60) } else { 0 },
                 unanswered: if fails { 300 } else { 0 },
+                refusals: if fails { rng.u32(..30) } else { 0 },
+                // Nobody is to notice.
+                starved: rng.u32(..500),
             },
         };
         Plan {

@@ -854,9 +854,9 @@ impl Scheduler {
         if self.running() >= self.limit {
             return;
         }
-        let Some(lane) = self.unattended(state).next() else {
+        if self.unattended(state).next().is_none() {
             return;
-        };
+        }
         if self.unattended(state).any(|lane| driver.pending(lane)) {
             if let Some(newest) = state.waiting.last().copied() {
                 self.release(state, newest, Release::Permit, wakes);
@@ -864,8 +864,7 @@ impl Scheduler {
             return;
         }
         // A parked waiter, or else one that waits elsewhere and can wait in both.
-        let home = state.lanes[lane].home;
-        let free = |&&index: &&usize| state.workers[index].release.is_none() && Some(index) != home;
+        let free = |&&index: &&usize| state.workers[index].release.is_none();
         let parked = |&&index: &&usize| state.workers[index].covers == 0;
         let waiting = || state.waiting.iter().rev().filter(free);
         let chosen = waiting().find(parked).or_else(|| waiting().next());

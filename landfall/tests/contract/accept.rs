@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -162,6 +163,45 @@ fn c46_a_silent_client_is_closed_at_the_deadline_and_never_seen() {
             }
             assert_quiet(&port);
         }
+    });
+}
+
+/// One thread waits; another sees the client come, and is not seen again: the first must learn of
+/// the deadline.
+#[test]
+fn c46_a_silent_client_is_closed_whoever_saw_it_come() {
+    for_each_driver_alone(|driver| {
+        let port = driver.port(2);
+        let (std_listener, address) = listener();
+        let listener = port.associate(std_listener, 1).expect("associates");
+        let accept = Accept::stream().first_data(Duration::from_millis(10));
+        listener
+            .submit(Operation::Accept(accept), 0)
+            .expect("submits");
+        let waiter = {
+            let port = port.clone();
+            Worker::start(move || port.get(None).map(|completion| completion.bytes()).ok())
+        };
+        waiter.wait_until_asleep();
+        let (go, gone) = mpsc::channel::<usize>();
+        let passer_by = {
+            let port = port.clone();
+            Worker::start(move || {
+                for looks in gone {
+                    for _ in 0..looks {
+                        port.get(Some(Duration::ZERO)).expect_err("nobody speaks");
+                    }
+                }
+            })
+        };
+        for round in 0..40 {
+            go.send(1 + round % 20).expect("it waits for that");
+            assert_closed(client(address));
+        }
+        drop(go);
+        passer_by.join();
+        port.close();
+        assert_eq!(waiter.join(), None);
     });
 }
 

@@ -2,11 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use landfall::buffer::Buffer;
 use landfall::port::{BufferPolicy, CompletionKind, CompletionPort, Handle, Operation, is_aborted};
 
-use crate::support::{Variant, assert_quiet, connected, for_each_driver, next, post, until_final};
+use crate::support::{
+    PATIENCE, Variant, assert_quiet, connected, for_each_driver, next, post, until_final,
+};
 use crate::threads::Worker;
 
 /// A port with two small buffers a lane.
@@ -122,7 +126,7 @@ fn nobody_starves_beside_a_busy_neighbour() {
 }
 
 #[test]
-fn a_receive_that_waits_for_a_buffer_can_be_cancelled() {
+fn a_receive_without_a_buffer_can_be_cancelled() {
     for_each_driver(|driver| {
         let port = port_with_few_buffers(driver);
         let mut held = Vec::new();
@@ -131,7 +135,7 @@ fn a_receive_that_waits_for_a_buffer_can_be_cancelled() {
                 .submit(Operation::ReceiveStream, 0)
                 .expect("submits");
             peer.write_all(b"data").expect("open");
-            // The last ones find no buffer; they may hear of the data before their end.
+            // They may hear of the data before their end; the last ones have no buffer for it.
             if held.len() < 2 {
                 held.extend(next(&port).take_buffer());
             }
@@ -141,6 +145,51 @@ fn a_receive_that_waits_for_a_buffer_can_be_cancelled() {
             assert!(last.result().is_err_and(|error| is_aborted(&error)));
         }
         assert_quiet(&port);
+    });
+}
+
+/// The thread that submitted it does not come back to the port; another one waits there already.
+#[test]
+fn a_receive_without_a_buffer_is_taken_by_whoever_waits() {
+    for_each_driver(|driver| {
+        let few = BufferPolicy {
+            size: 512,
+            count: 2,
+        };
+        let port = driver.builder(2).buffers(few).build().expect("set up");
+        let mut connections = connections(&port, 8);
+        let mut held = Vec::new();
+        for (connection, peer) in &mut connections {
+            connection
+                .submit(Operation::ReceiveOnce, 0)
+                .expect("submits");
+            peer.write_all(b"kept").expect("open");
+            held.extend(next(&port).take_buffer());
+        }
+        let (tell, told) = mpsc::channel();
+        let waiter = {
+            let port = port.clone();
+            Worker::start(move || {
+                while let Ok(completion) = port.get(None) {
+                    let _ = tell.send(completion.bytes());
+                }
+            })
+        };
+        for round in 0..40 {
+            waiter.wait_until_asleep();
+            let (connection, peer) = &mut connections[round % 8];
+            connection
+                .submit(Operation::ReceiveOnce, 0)
+                .expect("submits");
+            peer.write_all(b"data").expect("open");
+            let bytes = match port.get(Some(Duration::ZERO)) {
+                Ok(received) => received.bytes(),
+                Err(_) => told.recv_timeout(PATIENCE).expect("whoever waits takes it"),
+            };
+            assert_eq!(bytes, 4, "in round {round}");
+        }
+        port.close();
+        waiter.join();
     });
 }
 

@@ -432,6 +432,51 @@ fn nothing_follows_a_send_that_was_cancelled_half_way() {
     });
 }
 
+/// A system that may lock no memory for a send (`RLIMIT_MEMLOCK`) is handed a copy.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_zero_copy_send_that_the_system_refuses_is_copied() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+    /// Puts the limit back.
+    struct Restore(Rlimit);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            let _ = setrlimit(Resource::Memlock, self.0);
+        }
+    }
+
+    crate::support::for_each_driver_alone(|driver| {
+        // The thread is this variant's own, and so are its capabilities. A ring that is made with
+        // this one is not held to the limit.
+        let mut own = capabilities(None).expect("a thread has some");
+        own.effective.remove(CapabilitySet::IPC_LOCK);
+        set_capabilities(None, own).expect("fewer are always granted");
+        let port = driver.port(1);
+        let (connection, mut peer) = connected(&port, 1);
+        let limit = getrlimit(Resource::Memlock);
+        let none = Rlimit {
+            current: Some(0),
+            maximum: limit.maximum,
+        };
+        let _restore = Restore(limit);
+        setrlimit(Resource::Memlock, none).expect("less is always granted");
+
+        let data = vec![7; 20_000];
+        connection
+            .submit(Operation::SendZeroCopy(data.clone().into()), 4)
+            .expect("submits");
+        let mut sent = next(&port);
+        assert_eq!(sent.result().expect("copied"), data.len());
+        assert_eq!(sent.take_buffer().expect("it comes back")[..], data[..]);
+        let mut arrived = vec![0; data.len()];
+        peer.read_exact(&mut arrived).expect("it arrives");
+        assert_eq!(arrived, data);
+        assert_quiet(&port);
+    });
+}
+
 #[test]
 fn a_send_before_the_connect_does_not_break_what_follows_it() {
     for_each_driver(|driver| {

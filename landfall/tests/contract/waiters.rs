@@ -432,6 +432,39 @@ fn c24_a_worker_that_waits_for_a_channel_is_covered() {
 }
 
 #[test]
+fn c24_a_waiter_without_a_permit_goes_back_to_its_lane_when_one_comes_free() {
+    for_each_driver_alone(|driver| {
+        let port = driver.port(1);
+        let (connection, mut peer) = connected(&port, 1);
+        let waits_in_the_lane = {
+            let port = port.clone();
+            // Without a limit: it would find the completion when its time is over.
+            Worker::start(move || port.get(None).expect("a completion").token())
+        };
+        waits_in_the_lane.wait_until_asleep();
+        let (unblock, told) = mpsc::channel();
+        let busy = Computing::start_then(&port, move |_| {
+            told.recv().expect("the test unblocks it");
+        });
+        post(&port, 10);
+        busy.wait_until_at_work();
+        // Rouses the waiter, which finds nothing, and that it may not run.
+        connection
+            .submit(Operation::ReceiveOnce, 21)
+            .expect("submits");
+        waits_in_the_lane.wait_until_asleep();
+        let blocked = busy.tell_to_stop();
+        blocked.wait_until_asleep();
+        // Only now, so that nothing but an event in the lane tells of it.
+        eventually("the blocked one is not counted", || runs(&port, 0));
+        peer.write_all(b"late").expect("the connection is open");
+        assert_eq!(waits_in_the_lane.join(), 21);
+        unblock.send(()).expect("it is blocked");
+        blocked.join();
+    });
+}
+
+#[test]
 fn c24_sixteen_that_sleep_end_as_soon_as_one() {
     for_each_driver_alone(|driver| {
         const SLEEPERS: usize = 16;

@@ -1,12 +1,13 @@
 //! What becomes of operations.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 
 use super::State;
 use super::network::Connection;
 use super::op::{Kind, Op};
 use super::socket::{Role, Socket};
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, PooledBuffer};
 use crate::driver::buffers::Buffers;
 use crate::driver::direction::{Direction, may_go_out};
 use crate::driver::{ABORTED, SocketRef};
@@ -40,6 +41,10 @@ fn peer_of(connection: usize) -> SocketAddr {
 impl State {
     /// Does one of the things that are possible; `false`: nothing is.
     pub(super) fn advance(&mut self, buffers: &Buffers) -> bool {
+        let waiting: usize = self.ready.iter().map(VecDeque::len).sum();
+        if waiting >= self.world.places {
+            return false;
+        }
         let mut keys: Vec<u32> = self.ops.iter().map(|(key, _)| key as u32).collect();
         self.rng.shuffle(&mut keys);
         keys.into_iter().any(|key| self.step(key, buffers))
@@ -87,7 +92,7 @@ impl State {
     }
 
     fn fails(&mut self) -> bool {
-        self.rng.u32(..1000) < self.world.faults.failures
+        self.happens(self.world.faults.failures)
     }
 
     fn any_of(&mut self, codes: &[i32]) -> i32 {
@@ -156,7 +161,7 @@ impl State {
     }
 
     fn connect(&mut self, key: u32) -> bool {
-        let unlikely = self.rng.u32(..1000) < self.world.faults.unanswered;
+        let unlikely = self.happens(self.world.faults.unanswered);
         let Kind::Connect { unanswered } = &mut self.ops[key as usize].kind else {
             return false;
         };
@@ -312,7 +317,11 @@ impl State {
             Kind::ReceiveStream => self.interim(key, count),
             _ => self.finished(key, 0, count),
         };
-        completion.payload = Payload::Buffer(filled(&bytes, buffers));
+        let pooled = match self.starved || self.happens(self.world.faults.starved) {
+            true => None,
+            false => buffers.take(),
+        };
+        completion.payload = Payload::Buffer(filled(&bytes, pooled));
         self.deliver(completion);
     }
 
@@ -446,8 +455,8 @@ impl State {
 }
 
 /// Received bytes in pooled memory, or in memory of their own when there is none left.
-fn filled(bytes: &[u8], buffers: &Buffers) -> Buffer {
-    let Some(mut pooled) = buffers.take() else {
+fn filled(bytes: &[u8], pooled: Option<PooledBuffer>) -> Buffer {
+    let Some(mut pooled) = pooled else {
         return Buffer::Vec(bytes.to_vec());
     };
     pooled[..bytes.len()].copy_from_slice(bytes);

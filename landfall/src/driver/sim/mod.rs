@@ -3,7 +3,8 @@
 //! It keeps what [`Driver`] and `docs/contract.md` promise, and uses every freedom that they leave:
 //! an operation may complete before its submission has returned or long after it could have, in
 //! pieces of any size, beside those of other sockets in any order, on any lane, with any error of
-//! the system; a cancel may come too late or wait. Nothing happens by itself: what is possible is
+//! the system; a cancel may come too late or wait; pooled memory and places in the queue run out, by chance or on
+//! command. Nothing happens by itself: what is possible is
 //! done, one step at a time, when somebody takes completions or a test asks for it
 //! ([`Network::advance`]), and which step that is the seed says. So a schedule is the same each time
 //! that it is played. It is all on one thread, which never waits: it takes [`IDLE`] instead.
@@ -57,6 +58,10 @@ pub(crate) struct Faults {
     pub(crate) failures: u32,
     /// Of a thousand connects, so many are never answered.
     pub(crate) unanswered: u32,
+    /// Of a thousand submissions, so many are refused for want of a place in the queue.
+    pub(crate) refusals: u32,
+    /// Of a thousand receives into pooled memory, so many find none left.
+    pub(crate) starved: u32,
 }
 
 /// What a simulation is like.
@@ -70,6 +75,8 @@ pub(crate) struct World {
     pub(crate) buffers: BufferPolicy,
     /// Bytes under way in each direction of a connection before its sender has to wait.
     pub(crate) window: usize,
+    /// Completions that wait to be taken before the system has no place for another.
+    pub(crate) places: usize,
     /// Of 256 occasions on which the system could do something, it uses so many.
     pub(crate) eagerness: u8,
     pub(crate) faults: Faults,
@@ -99,6 +106,10 @@ struct State {
     dropped: Vec<Completion>,
     /// Errors that the next operations of a kind fail with.
     commanded: Vec<(CompletionKind, i32)>,
+    /// So many submissions are refused next for want of a place in the queue.
+    to_refuse: usize,
+    /// Pooled memory is said to have run out.
+    starved: bool,
     closed: bool,
 }
 
@@ -116,6 +127,8 @@ impl Sim {
                 ready: (0..world.lanes).map(|_| VecDeque::new()).collect(),
                 dropped: Vec::new(),
                 commanded: Vec::new(),
+                to_refuse: 0,
+                starved: false,
                 closed: false,
             }),
             buffers: Buffers::new(world.buffers)?,
@@ -145,6 +158,17 @@ impl Shared {
 impl State {
     fn is_eager(&mut self) -> bool {
         self.rng.u8(..) < self.world.eagerness
+    }
+
+    /// Whether something happens that does so this often in a thousand times.
+    fn happens(&mut self, often: u32) -> bool {
+        often > 0 && self.rng.u32(..1000) < often
+    }
+
+    fn refuses(&mut self) -> bool {
+        let commanded = self.to_refuse > 0;
+        self.to_refuse = self.to_refuse.saturating_sub(1);
+        commanded || self.happens(self.world.faults.refusals)
     }
 
     fn any_lane(&mut self) -> u32 {
@@ -226,6 +250,7 @@ impl Driver for Sim {
                 _ if state.closed || socket.closing => Some(closed()),
                 Operation::Accept(_) if !socket.listens() => Some(not_listening()),
                 Operation::SendFile { .. } => Some(no_files()),
+                _ if state.refuses() => Some(refusal::too_many()),
                 _ => None,
             };
             if let Some(error) = error {

@@ -75,6 +75,16 @@ impl Network {
         self.0.locked(|state| state.commanded.push((kind, code)));
     }
 
+    /// Refuses the next submissions for want of a place in the queue.
+    pub(crate) fn refuse_next(&self, count: usize) {
+        self.0.locked(|state| state.to_refuse += count);
+    }
+
+    /// Has pooled memory run out, or come back.
+    pub(crate) fn starve(&self, starved: bool) {
+        self.0.locked(|state| state.starved = starved);
+    }
+
     /// A connection to the listener, to be accepted; `None` while there is no listener.
     pub(crate) fn connect(&self) -> Option<usize> {
         self.0.locked(|state| {

@@ -587,10 +587,14 @@ pub(super) unsafe fn own(number: i32) -> OwnedFd {
 mod tests {
     use super::*;
 
-    fn lane() -> Lane {
+    /// `None` where io_uring is forbidden, as the whole suite is run there too.
+    fn lane() -> Option<Lane> {
         let buffers = BufferPolicy { size: 64, count: 1 };
         let streams = Arc::new(Streams::default());
-        Lane::new(0, buffers, Facilities::default(), streams).expect("io_uring")
+        match Lane::new(0, buffers, Facilities::default(), streams) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+            lane => Some(lane.expect("io_uring")),
+        }
     }
 
     fn some_operation() -> Op {
@@ -599,7 +603,10 @@ mod tests {
 
     #[test]
     fn a_name_is_not_given_again_soon() {
-        let lane = lane();
+        let Some(lane) = lane() else {
+            eprintln!("skipped: io_uring is forbidden here");
+            return;
+        };
         let state = &mut *lane.state.lock();
         let key = lane.insert(state, some_operation());
         let stale = Lane::name(state, key);
