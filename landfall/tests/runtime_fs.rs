@@ -256,7 +256,7 @@ fn contract_65_a_dropped_stream_sends_its_file_and_closes() {
 }
 
 #[test]
-fn a_file_to_a_peer_that_is_gone_fails_and_so_does_what_follows() {
+fn nothing_follows_a_file_whose_peer_is_gone() {
     let scratch = Scratch::holding(&pattern(6_000_000));
     on_runtime(async {
         let file = scratch.open();

@@ -77,6 +77,20 @@ pub enum Operation {
     ///
     /// A vector without spare capacity is refused at submission, and so is a range that ends past
     /// 2^63 - 1.
+    ///
+    /// ```
+    /// use landfall::port::{CompletionPort, Operation};
+    ///
+    /// let port = CompletionPort::new(0)?;
+    /// let file = landfall::fs::options().read(true).open("Cargo.toml")?;
+    /// let file = port.associate(file, 1)?;
+    /// let buffer = Vec::with_capacity(9);
+    /// file.submit(Operation::ReadAt { offset: 0, buffer }, 7)?;
+    /// let mut read = port.get(None)?;
+    /// assert_eq!((read.key(), read.token(), read.result()?), (1, 7, 9));
+    /// assert_eq!(&read.take_buffer().expect("the vector")[..], b"[package]");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ReadAt {
         /// In bytes from the beginning of the file.
         offset: u64,
