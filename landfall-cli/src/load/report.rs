@@ -374,7 +374,13 @@ impl LoadReport {
         );
         complain(self.lost, "message", "not answered");
         complain(counts.mismatched, "answer", "came back changed");
-        complain(counts.extra_bytes, "byte", "came that had not been sent");
+        let extra = match self.setting.mode {
+            Mode::Discard => {
+                "came though no answer is expected with --discard; does the target echo?"
+            }
+            Mode::Echo | Mode::EchoUnverified => "came that had not been sent",
+        };
+        complain(counts.extra_bytes, "byte", extra);
         for verdict in self.fail_if.iter().filter(|verdict| verdict.failed) {
             complaints.push(format!(
                 "--fail-if {}: it was {}",
@@ -470,7 +476,10 @@ impl LoadReport {
             ("target", setting.target.clone()),
             (
                 "driver",
-                format!("{driver}, {workers} workers, concurrency {concurrency}"),
+                format!(
+                    "{driver}, {}, concurrency {concurrency}",
+                    counted(u64::from(*workers), "worker")
+                ),
             ),
             (
                 "connected",

@@ -9,7 +9,7 @@ use super::args::ServeArgs;
 use crate::exit::{Exit, Failure};
 use crate::output::{Report, list, render};
 use crate::system::process;
-use crate::units::{grouped, show_bytes};
+use crate::units::{counted, grouped, show_bytes};
 
 /// What clients and scripts need to know once the server listens; printed as one line with
 /// `--json`.
@@ -147,8 +147,10 @@ impl Report for ServeReport {
         row(
             "driver",
             format!(
-                "{}, {} workers, concurrency {}",
-                self.driver, self.workers, self.concurrency
+                "{}, {}, concurrency {}",
+                self.driver,
+                counted(u64::from(self.workers), "worker"),
+                self.concurrency
             ),
         );
         row("accepted", grouped(self.accepted));

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use slab::Slab;
+use socket2::SockRef;
 
+use super::kind::SocketKind;
 use super::{ABORTED, SocketRef, name};
 use crate::buffer::Buffer;
 use crate::port::{Accept, Accepted, Completion, CompletionKind, Handle, OperationId, Payload};
@@ -21,6 +23,8 @@ pub(crate) struct AcceptStream {
     pub(crate) id: u64,
     pub(crate) socket: SocketRef,
     pub(crate) listener: Arc<OwnedFd>,
+    /// What connections are.
+    pub(crate) kind: SocketKind,
     pub(crate) token: usize,
     pub(crate) once: bool,
     pub(crate) first_data: Option<Duration>,
@@ -116,6 +120,8 @@ impl Streams {
         accept: Accept,
         token: usize,
     ) -> Arc<AcceptStream> {
+        // A listener whose kind cannot be told has connections that are received from once more.
+        let kind = SocketKind::of(&SockRef::from(&*listener)).unwrap_or_default();
         let (streams, generation) = &mut *self.named.lock();
         *generation = generation.wrapping_add(1);
         let entry = streams.vacant_entry();
@@ -124,6 +130,7 @@ impl Streams {
             id,
             socket: handle.socket(),
             listener,
+            kind,
             token,
             once: accept.once,
             first_data: accept.first_data,

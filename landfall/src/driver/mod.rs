@@ -35,6 +35,8 @@ mod file;
 #[cfg(windows)]
 pub(crate) mod iocp;
 #[cfg(unix)]
+mod kind;
+#[cfg(unix)]
 mod name;
 mod os;
 #[cfg(unix)]

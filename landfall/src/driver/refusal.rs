@@ -1,6 +1,9 @@
 //! What drivers refuse, in the same words.
 
+use std::fs::File;
 use std::io;
+#[cfg(unix)]
+use std::io::Seek;
 
 #[cfg(unix)]
 use crate::explained::explained;
@@ -20,6 +23,7 @@ pub(crate) fn check(operation: Operation, datagram: bool) -> Result<Operation, S
             "sending a file needs a stream socket; this one has datagrams"
         }
         Operation::SendFile { offset, .. } if *offset > MOST_OFFSET => TOO_FAR,
+        Operation::SendFile { file, .. } if !has_offsets(file) => NO_OFFSETS,
         Operation::ReadAt { .. }
         | Operation::WriteAt { .. }
         | Operation::SyncAll
@@ -60,6 +64,26 @@ pub(crate) fn check_file(operation: Operation) -> Result<Operation, SubmitError>
         operation,
     })
 }
+
+/// Whether a file has places to read at: a pipe, a terminal or the like has not, and what was read
+/// from it is gone.
+#[cfg(unix)]
+pub(crate) fn has_offsets(mut file: &File) -> bool {
+    file.stream_position().is_ok()
+}
+
+#[cfg(windows)]
+fn has_offsets(_file: &File) -> bool {
+    true
+}
+
+#[cfg(unix)]
+pub(crate) fn no_offsets() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, NO_OFFSETS)
+}
+
+const NO_OFFSETS: &str =
+    "the file has no offsets (a pipe or a terminal): read it by the standard library";
 
 /// The end of the largest file there can be.
 pub(crate) const MOST_OFFSET: u64 = i64::MAX as u64;

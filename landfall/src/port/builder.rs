@@ -59,9 +59,6 @@ pub struct Facilities {
     /// One accept, many connections. Used with ordinary descriptors; with direct ones several
     /// single accepts are posted, which also bring the peer's address.
     pub multishot_accept: bool,
-    /// A stream of receives waits once and is told each time that there is data. Off: it waits
-    /// again each time.
-    pub multishot_poll: bool,
     /// Zero-copy sends for [`SendZeroCopy`](super::Operation::SendZeroCopy). Off: copied.
     pub zero_copy: bool,
 }
@@ -71,7 +68,6 @@ impl Default for Facilities {
         Facilities {
             direct_descriptors: true,
             multishot_accept: true,
-            multishot_poll: true,
             zero_copy: true,
         }
     }

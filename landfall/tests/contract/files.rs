@@ -56,6 +56,34 @@ impl Drop for Scratch {
     }
 }
 
+/// What is read from it is gone: it could not be read again when a socket has taken only a part.
+#[cfg(unix)]
+#[test]
+fn a_file_without_offsets_is_refused() {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    for_each_driver(|driver| {
+        let port = driver.port(0);
+        let file = || {
+            let (end, _) = UnixStream::pair().expect("a pair");
+            File::from(OwnedFd::from(end))
+        };
+        let refused = port.associate(file(), 0).expect_err("no offsets");
+        assert_eq!(refused.error.kind(), ErrorKind::InvalidInput);
+        let (connection, _peer) = connected(&port, 0);
+        let send = Operation::SendFile {
+            file: Arc::new(file()),
+            offset: 0,
+            length: 1,
+        };
+        let refused = connection.submit(send, 0).expect_err("no offsets");
+        assert_eq!(refused.error.kind(), ErrorKind::InvalidInput);
+        assert!(matches!(refused.operation, Operation::SendFile { .. }));
+        assert_quiet(&port);
+    });
+}
+
 /// Bytes that tell their places.
 pub fn pattern(start: usize, length: usize) -> Vec<u8> {
     (start..start + length)

@@ -205,6 +205,49 @@ fn c39_the_end_is_found_behind_data_of_any_length() {
     });
 }
 
+/// A receive that leaves room has not always taken all: records stay apart, and urgent data stops it.
+#[cfg(target_os = "linux")]
+#[test]
+fn c38_what_stops_a_receive_short_does_not_end_the_stream_of_them() {
+    for_each_driver(|driver| {
+        let port = driver.port(0);
+        let records = || Socket::pair(Domain::UNIX, Type::SEQPACKET, None).expect("a pair");
+        for early in [true, false] {
+            for (socket_pair, urgent) in [
+                (&records as &dyn Fn() -> (Socket, Socket), false),
+                (&SOCKET_PAIRS[0], true),
+            ] {
+                let (socket, peer) = socket_pair();
+                let connection = port.associate(socket, 0).expect("a stream");
+                let write = || {
+                    assert_eq!(peer.send(b"one").expect("open"), 3);
+                    if urgent {
+                        peer.send_out_of_band(b"!").expect("open");
+                    }
+                    assert_eq!(peer.send(b"two").expect("open"), 3);
+                };
+                if early {
+                    write();
+                }
+                connection
+                    .submit(Operation::ReceiveStream, 0)
+                    .expect("submits");
+                if !early {
+                    write();
+                }
+                let mut text: Vec<u8> = Vec::new();
+                while text.len() < 6 {
+                    text.extend(next(&port).take_buffer().expect("data").iter());
+                }
+                assert_eq!(text, b"onetwo");
+                connection.cancel_all();
+                until_final(&port);
+            }
+        }
+        assert_quiet(&port);
+    });
+}
+
 /// A stream of each sort: systems do not say of every one what is left in it.
 const SOCKET_PAIRS: &[fn() -> (Socket, Socket)] = &[
     || {

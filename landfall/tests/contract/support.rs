@@ -77,12 +77,6 @@ const VARIANTS: &[Variant] = &[
         },
     },
     Variant {
-        name: "no-multishot-poll",
-        driver: DriverChoice::Uring,
-        lanes: 0,
-        restrict: |f| f.multishot_poll = false,
-    },
-    Variant {
         name: "no-zero-copy",
         driver: DriverChoice::Uring,
         lanes: 0,
@@ -95,7 +89,6 @@ const VARIANTS: &[Variant] = &[
         restrict: |f| {
             f.direct_descriptors = false;
             f.multishot_accept = false;
-            f.multishot_poll = false;
             f.zero_copy = false;
         },
     },

@@ -132,7 +132,7 @@ fn adopt(
 ) -> bool {
     no_signals(&fd);
     let lane = super::emptiest(lanes);
-    let index = match lane.register(Socket::new(Arc::new(fd), false)) {
+    let index = match lane.register(Socket::new(Arc::new(fd), stream.kind)) {
         Ok(index) => index,
         Err(error) => {
             stream.fail(code_of(Err(error)));

@@ -51,7 +51,7 @@ fn receive(lane: &Lane, state: &mut State, index: u32) -> Option<Completion> {
         return None;
     }
     let kind = &mut state.ops[key as usize].kind;
-    let received = match kind.receive(fd, socket.datagram, &lane.buffers) {
+    let received = match kind.receive(fd, socket.kind.datagram, &lane.buffers) {
         Ok(received) => received,
         Err(error) => match code_of(Err(error)) {
             libc::EAGAIN => {
@@ -66,7 +66,7 @@ fn receive(lane: &Lane, state: &mut State, index: u32) -> Option<Completion> {
             code => return receive_failed(lane, state, key, code),
         },
     };
-    let exhausted = !received.full && received.bytes > 0 && !socket.datagram && !socket.ended;
+    let exhausted = !received.full && received.bytes > 0 && socket.kind.drains && !socket.ended;
     socket.readable = !exhausted;
     let completion = received_by(lane, state, key, received);
     let socket = &state.sockets[index as usize];
@@ -139,7 +139,7 @@ pub(super) fn send(lane: &Lane, state: &mut State, index: u32) {
                 }
             },
             _ if !socket.writable => return,
-            kind => match kind.send(fd, op.done, socket.datagram) {
+            kind => match kind.send(fd, op.done, socket.kind.datagram) {
                 Ok((sent, all)) => {
                     op.done += sent;
                     if op.done < op.kind.length() {
@@ -178,7 +178,7 @@ fn end_short(lane: &Lane, state: &mut State, key: u32, code: i32) {
     let socket = &mut sockets[op.socket as usize];
     let leaves_gap = code != ABORTED || op.done > 0;
     let mut behind = Vec::new();
-    if op.kind.sends_bytes() && leaves_gap && !socket.datagram {
+    if op.kind.sends_bytes() && leaves_gap && !socket.kind.datagram {
         socket.broken = Some(code).filter(|&code| code != ABORTED);
         behind = socket
             .sends

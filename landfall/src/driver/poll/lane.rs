@@ -154,7 +154,7 @@ impl State {
         let Some(socket) = self.sockets.get_mut(index as usize) else {
             return;
         };
-        let ended = event.is_read_closed() || event.is_error();
+        let ended = event.is_read_closed() || event.is_error() || is_urgent(event);
         socket.ended |= ended;
         socket.readable |= event.is_readable() || ended;
         socket.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
@@ -165,6 +165,11 @@ impl State {
             self.queue(index);
         }
     }
+}
+
+/// A receive stops before urgent data, though more may follow it.
+fn is_urgent(event: &Event) -> bool {
+    cfg!(any(target_os = "linux", target_os = "android")) && event.is_priority()
 }
 
 impl Lane {
@@ -224,6 +229,8 @@ impl Lane {
         self.population.fetch_add(1, Ordering::Relaxed);
         let number = fd.map_or(-1, |fd| fd.as_raw_fd());
         let both = Interest::READABLE | Interest::WRITABLE;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let both = both | Interest::PRIORITY;
         let token = Token(index as usize);
         match self.registry.register(&mut SourceFd(&number), token, both) {
             Ok(()) => Ok(index),

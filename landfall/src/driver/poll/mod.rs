@@ -27,9 +27,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use socket2::{SockRef, Socket as SystemSocket, Type};
+use socket2::{SockRef, Socket as SystemSocket};
 
 use super::accept_stream::{STREAM_LANE, Streams};
+use super::kind::SocketKind;
 use super::refusal::{self, closed, not_listening};
 use super::{ABORTED, Driver, Sink, SocketRef, Submitted};
 use crate::port::{Accept, BufferPolicy, Handle, Operation, OperationId, SubmitError};
@@ -132,7 +133,7 @@ impl Driver for Poll {
         let lane = emptiest(&self.lanes);
         let fd = Arc::new(OwnedFd::from(socket));
         accept::no_signals(&fd);
-        match lane.register(Socket::new(fd.clone(), kind == Type::DGRAM)) {
+        match lane.register(Socket::new(fd.clone(), kind)) {
             Ok(index) => Ok(SocketRef {
                 lane: lane.index as u32,
                 index,
@@ -145,6 +146,9 @@ impl Driver for Poll {
     }
 
     fn attach_file(&self, file: Arc<File>) -> io::Result<SocketRef> {
+        if !refusal::has_offsets(&file) {
+            return Err(refusal::no_offsets());
+        }
         let lane = emptiest(&self.lanes);
         Ok(SocketRef {
             lane: lane.index as u32,
@@ -179,7 +183,7 @@ impl Driver for Poll {
             drop(state);
             return Err(SubmitError { error, operation });
         }
-        let operation = match refusal::check(operation, entry.datagram) {
+        let operation = match refusal::check(operation, entry.kind.datagram) {
             Ok(operation) => operation,
             Err(refused) => {
                 drop(state);
@@ -365,8 +369,8 @@ impl fmt::Debug for Poll {
 }
 
 /// Readies a socket. Calls on it say for themselves that they must not wait.
-fn prepare(socket: &SystemSocket) -> io::Result<Type> {
-    let kind = socket.r#type()?;
+fn prepare(socket: &SystemSocket) -> io::Result<SocketKind> {
+    let kind = SocketKind::of(&SockRef::from(socket))?;
     socket.set_nonblocking(false)?;
     Ok(kind)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::driver::accept_stream::AcceptStream;
 use crate::driver::direction::{Direction, Held};
+use crate::driver::kind::SocketKind;
 use crate::rare_queue::RareQueue;
 
 #[derive(Default)]
@@ -14,14 +15,14 @@ pub(super) struct Socket {
     pub(super) fd: Option<Arc<OwnedFd>>,
     /// In place of a socket; `None` once closed.
     pub(super) file: Option<Arc<File>>,
-    pub(super) datagram: bool,
+    pub(super) kind: SocketKind,
     /// The last call of a kind did not find the system empty-handed: the next one may succeed. Set
     /// by an edge, cleared by a call that came back short, both with the lane locked, so that no
     /// edge between a call and its consequence is lost.
     pub(super) readable: bool,
     pub(super) writable: bool,
-    /// The end of the stream, or an error, waits behind the data. Its edge came with that of the
-    /// data and comes only once, so a short receive does not mean that nothing is left.
+    /// The end of the stream, an error, or what urgent data cut off waits behind the data. Its edge
+    /// came with that of the data and comes only once, so a short receive does not mean that nothing is left.
     pub(super) ended: bool,
     /// Among the lane's sockets that may get on.
     pub(super) queued: bool,
@@ -37,10 +38,10 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(fd: Arc<OwnedFd>, datagram: bool) -> Self {
+    pub(super) fn new(fd: Arc<OwnedFd>, kind: SocketKind) -> Self {
         Socket {
             fd: Some(fd),
-            datagram,
+            kind,
             // An edge says when there is something to receive, the first one soon after the socket
             // was registered. Sending is worth an attempt at once.
             readable: false,

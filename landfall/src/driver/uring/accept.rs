@@ -181,7 +181,7 @@ fn connection(
     place: Place,
     peer: Option<SocketAddr>,
 ) -> Option<Completion> {
-    let socket = state.sockets.insert(Socket::new(place, false)) as u32;
+    let socket = state.sockets.insert(Socket::new(place, stream.kind)) as u32;
     lane.population.fetch_add(1, Ordering::Relaxed);
     let first_data = stream.first_data;
     #[cfg(landfall_broken)]

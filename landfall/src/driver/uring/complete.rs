@@ -20,8 +20,7 @@ pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Op
     match user_data::tag(data) {
         user_data::OPERATION => {}
         user_data::RECEIVED => {
-            let key = Lane::find(state, data)?;
-            return receive::received(lane, state, key, cqe);
+            return receive::received(lane, state, cqe);
         }
         user_data::CLOSED => {
             state.slots.give_back(user_data::index(data));
@@ -266,7 +265,7 @@ pub(super) fn end_broken(
     let done = op.done;
     let socket = &mut sockets[op.socket as usize];
     let mut behind = Vec::new();
-    if !socket.datagram && (code != ABORTED || done > 0) {
+    if !socket.kind.datagram && (code != ABORTED || done > 0) {
         socket.broken = Some(code).filter(|&code| code != ABORTED);
         behind = socket
             .sends

@@ -104,7 +104,6 @@ impl Lane {
             ring,
             table,
             means: Means {
-                multishot_poll: facilities.multishot_poll,
                 zero_copy: facilities.zero_copy,
             },
             buffers: Buffers::new(buffers)?,
@@ -287,7 +286,7 @@ impl Lane {
 
     pub(super) fn reap(&self, max: usize, sink: &mut dyn Sink) -> usize {
         let (taken, left) = self.take(max, sink);
-        if taken > 0 || !left {
+        if taken > 0 || !left || max == 0 {
             return taken;
         }
         // Sockets to receive from: what they have is there at once.

@@ -24,10 +24,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use socket2::{Socket as SystemSocket, Type};
+use socket2::{SockRef, Socket as SystemSocket};
 
 use super::accept_stream::{AcceptStream, STREAM_LANE};
 use super::file::{FileOp, FileRange};
+use super::kind::SocketKind;
 use super::refusal::{self, closed, not_listening};
 use super::{Driver, Settings, Sink, SocketRef, Submitted};
 use crate::port::{Handle, Operation, OperationId, SubmitError};
@@ -137,10 +138,7 @@ impl Uring {
         let Place::Plain(listener) = &entry.place else {
             return Err(not_listening());
         };
-        if !socket2::SockRef::from(listener)
-            .is_listener()
-            .unwrap_or(true)
-        {
+        if !SockRef::from(listener).is_listener().unwrap_or(true) {
             return Err(not_listening());
         }
         let listener = listener.clone();
@@ -208,11 +206,7 @@ impl Driver for Uring {
             }
         };
         lane.population.fetch_add(1, Ordering::Relaxed);
-        let index = lane
-            .state
-            .lock()
-            .sockets
-            .insert(Socket::new(place, kind == Type::DGRAM)) as u32;
+        let index = lane.state.lock().sockets.insert(Socket::new(place, kind)) as u32;
         Ok(SocketRef {
             lane: lane.index as u32,
             index,
@@ -220,9 +214,12 @@ impl Driver for Uring {
     }
 
     fn attach_file(&self, file: Arc<File>) -> io::Result<SocketRef> {
+        if !refusal::has_offsets(&file) {
+            return Err(refusal::no_offsets());
+        }
         let lane = self.emptiest();
         lane.population.fetch_add(1, Ordering::Relaxed);
-        let entry = Socket::new(Place::File(file), false);
+        let entry = Socket::new(Place::File(file), SocketKind::default());
         Ok(SocketRef {
             lane: lane.index as u32,
             index: lane.state.lock().sockets.insert(entry) as u32,
@@ -479,8 +476,8 @@ impl fmt::Debug for Uring {
 
 /// Readies a socket: the ring waits on the program's behalf, which the flag `O_NONBLOCK` would
 /// forbid it.
-fn prepare(socket: &SystemSocket) -> io::Result<Type> {
-    let kind = socket.r#type()?;
+fn prepare(socket: &SystemSocket) -> io::Result<SocketKind> {
+    let kind = SocketKind::of(&SockRef::from(socket))?;
     socket.set_nonblocking(false)?;
     Ok(kind)
 }
@@ -490,14 +487,14 @@ fn kind_of(socket: &Socket, operation: Operation) -> Result<Kind, SubmitError> {
     if let Place::File(_) = socket.place {
         return FileOp::of(operation).map(Kind::File);
     }
-    Ok(match refusal::check(operation, socket.datagram)? {
-        Operation::Receive(buffer) if socket.datagram => {
+    Ok(match refusal::check(operation, socket.kind.datagram)? {
+        Operation::Receive(buffer) if socket.kind.datagram => {
             Kind::ReceiveDatagram(buffer, Message::new())
         }
         Operation::Receive(buffer) => Kind::Receive(buffer),
         Operation::ReceiveStream => Kind::ReceiveStream(Stream::default()),
         Operation::ReceiveOnce => Kind::ReceiveOnce {
-            datagram: socket.datagram,
+            datagram: socket.kind.datagram,
             stage: Stage::Wait,
         },
         Operation::WaitReadable => Kind::Readable,

@@ -309,7 +309,6 @@ impl Installed {
 /// What the entries of a lane depend on.
 #[derive(Clone, Copy)]
 pub(super) struct Means {
-    pub(super) multishot_poll: bool,
     pub(super) zero_copy: bool,
 }
 
@@ -420,7 +419,7 @@ impl Op {
             }
             Kind::ReceiveOnce { datagram, stage } => stage.entry(fd, *datagram),
             Kind::FirstData(first) => first.stage.entry(fd, false),
-            Kind::ReceiveStream(_) => poll_entry(fd, means.multishot_poll),
+            Kind::ReceiveStream(_) => poll_entry(fd, true),
             Kind::Readable => poll_entry(fd, false),
             Kind::Spent => return opcode::Nop::new().build(),
             Kind::Send(buffer) => {

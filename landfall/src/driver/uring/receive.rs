@@ -37,7 +37,6 @@ impl Room {
         })
     }
 
-    /// A receive into it, at once or not at all.
     fn entry(&mut self, fd: types::Fd, flags: libc::c_int) -> Entry {
         let (start, length) = match &mut self.0 {
             Buffer::Pooled(pooled) => (pooled.as_mut_ptr(), pooled.len()),
@@ -46,7 +45,7 @@ impl Room {
         };
         // The policy bounds a buffer's size by what an entry can carry.
         opcode::Recv::new(fd, start, length as u32)
-            .flags(flags | libc::MSG_DONTWAIT)
+            .flags(flags)
             .build()
     }
 
@@ -66,8 +65,11 @@ impl Room {
 pub(super) enum Stage {
     /// It waits for data,
     Wait,
-    /// then takes it.
+    /// then takes it, if it is still there;
     Fill(Room),
+    /// if not, it waits with the memory: what a poll reported may have been no data, but something
+    /// that the program leaves there, and would be reported again.
+    Linger(Room),
 }
 
 /// What a report means for a single receive.
@@ -84,7 +86,8 @@ impl Stage {
         let flags = if datagram { libc::MSG_TRUNC } else { 0 };
         match self {
             Stage::Wait => poll_entry(fd, false),
-            Stage::Fill(room) => room.entry(fd, flags),
+            Stage::Fill(room) => room.entry(fd, flags | libc::MSG_DONTWAIT),
+            Stage::Linger(room) => room.entry(fd, flags),
         }
     }
 
@@ -95,9 +98,12 @@ impl Stage {
                 *self = Stage::Fill(Room::new(buffers));
                 Advance::Again
             }
-            Stage::Fill(_) if result == -libc::EAGAIN => Advance::Again,
-            Stage::Fill(_) if result < 0 => Advance::Failed,
-            Stage::Fill(room) => {
+            Stage::Fill(room) if result == -libc::EAGAIN => {
+                *self = Stage::Linger(room);
+                Advance::Again
+            }
+            Stage::Fill(_) | Stage::Linger(_) if result < 0 => Advance::Failed,
+            Stage::Fill(room) | Stage::Linger(room) => {
                 // A datagram may have been longer than the room.
                 Advance::Received(room.filled((result as usize).min(buffers.size())))
             }
@@ -203,7 +209,7 @@ fn start(lane: &Lane, state: &mut State, key: u32) {
     };
     stream.noticed = false;
     let room = stream.room.insert(Room::new(&lane.buffers));
-    let entry = target.apply(room.entry(types::Fd(target.number), 0));
+    let entry = target.apply(room.entry(types::Fd(target.number), libc::MSG_DONTWAIT));
     let data = user_data::tagged(user_data::RECEIVED, user_data::rest(name));
     socket.in_kernel += 1;
     state.readable.receiving += 1;
@@ -232,13 +238,11 @@ pub(super) fn noticed(lane: &Lane, state: &mut State, key: u32, result: i32) -> 
 }
 
 /// A receive of a stream is over.
-pub(super) fn received(
-    lane: &Lane,
-    state: &mut State,
-    key: u32,
-    cqe: &cqueue::Entry,
-) -> Option<Completion> {
+pub(super) fn received(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Option<Completion> {
     state.readable.receiving -= 1;
+    let key = Lane::find(state, cqe.user_data());
+    debug_assert!(key.is_some(), "a stream stays while it receives");
+    let key = key?;
     let op = &mut state.ops[key as usize];
     let index = op.socket;
     state.sockets[index as usize].in_kernel -= 1;
@@ -255,7 +259,8 @@ pub(super) fn received(
         }
         ended => return end(lane, state, key, -ended, 0),
     };
-    stream.noticed |= cqueue::sock_nonempty(cqe.flags()) || bytes == lane.buffers.size();
+    let all = bytes < lane.buffers.size() && state.sockets[index as usize].kind.drains;
+    stream.noticed |= !all || cqueue::sock_nonempty(cqe.flags());
     let completion = step(lane, state, key, bytes, Some(room.filled(bytes)));
     let delivered = deliver(state, completion);
     if state.sockets[index as usize].held.len() >= MOST_HELD {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use io_uring::squeue::{Entry, Flags};
 
 use crate::driver::direction::{Direction, Held};
+use crate::driver::kind::SocketKind;
 
 /// Where a socket lives.
 #[derive(Debug)]
@@ -47,7 +48,7 @@ impl Target {
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) place: Place,
-    pub(super) datagram: bool,
+    pub(super) kind: SocketKind,
     pub(super) closing: bool,
     /// Nothing refers to the socket any more: forget it once it is closed.
     pub(super) released: bool,
@@ -63,10 +64,10 @@ pub(super) struct Socket {
 }
 
 impl Socket {
-    pub(super) fn new(place: Place, datagram: bool) -> Self {
+    pub(super) fn new(place: Place, kind: SocketKind) -> Self {
         Socket {
             place,
-            datagram,
+            kind,
             closing: false,
             released: false,
             broken: None,
