@@ -240,7 +240,8 @@ impl TcpStream {
     }
 
     /// How long the system may take to deliver what it has taken once the stream is closed; zero
-    /// resets the connection at close, `None` leaves it to the system.
+    /// resets the connection at close, `None` leaves it to the system. On Windows so does any other
+    /// time.
     ///
     /// # Errors
     ///

@@ -169,7 +169,8 @@ pub enum SocketOption {
     /// probing off (`SO_KEEPALIVE`, `TCP_KEEPIDLE`).
     KeepAlive(Option<Duration>),
     /// How long a close may take to deliver what is queued, rounded up to seconds; zero resets
-    /// the connection at close (`SO_LINGER`).
+    /// the connection at close (`SO_LINGER`). Windows knows only zero: a longer time would have a
+    /// close wait, and is left to the system there.
     Linger(Option<Duration>),
     /// Size of the kernel's receive buffer in bytes (`SO_RCVBUF`).
     ReceiveBuffer(u32),

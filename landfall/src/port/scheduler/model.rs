@@ -7,6 +7,7 @@
 //! Run by `RUSTFLAGS="--cfg loom" cargo test -p landfall --lib --release loom_`.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -78,6 +79,10 @@ impl Driver for Rings {
     }
 
     fn attach(&self, _: Socket) -> Result<SocketRef, (io::Error, Socket)> {
+        unreachable!("{NO_SOCKETS}")
+    }
+
+    fn attach_file(&self, _: Arc<File>) -> io::Result<SocketRef> {
         unreachable!("{NO_SOCKETS}")
     }
 
