@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::mem::size_of;
 use std::net::SocketAddr;
-use std::os::windows::io::{AsRawHandle, AsRawSocket};
+use std::os::windows::io::{AsRawHandle, AsRawSocket, FromRawSocket, IntoRawSocket};
 use std::ptr::{NonNull, null, null_mut};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
@@ -14,8 +14,9 @@ use windows_sys::Win32::Networking::WinSock::{
     LPFN_ACCEPTEX, LPFN_CONNECTEX, LPFN_GETACCEPTEXSOCKADDRS, LPFN_TRANSMITFILE, MSG_PEEK,
     SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_UDP_CONNRESET, SO_ACCEPTCONN, SO_EXCLUSIVEADDRUSE,
     SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT, SOCKET, SOL_SOCKET, WSA_IO_PENDING,
-    WSABUF, WSAGetLastError, WSAID_ACCEPTEX, WSAID_CONNECTEX, WSAID_GETACCEPTEXSOCKADDRS,
-    WSAID_TRANSMITFILE, WSAIoctl, WSARecv, WSASend, getsockopt, setsockopt,
+    WSABUF, WSAEWOULDBLOCK, WSAGetLastError, WSAID_ACCEPTEX, WSAID_CONNECTEX,
+    WSAID_GETACCEPTEXSOCKADDRS, WSAID_TRANSMITFILE, WSAIoctl, WSARecv, WSASend, closesocket,
+    getsockopt, setsockopt,
 };
 use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED};
 use windows_sys::core::GUID;
@@ -192,14 +193,17 @@ pub(super) fn cancel_all(socket: &Socket) {
     unsafe { CancelIoEx(raw(socket) as HANDLE, null()) };
 }
 
-/// Closes a socket without a wait. Winsock refuses that (`WSAEWOULDBLOCK`) to one that lingers and is
-/// non-blocking, and would leave it open; so what is left to send is left to the system.
+/// Closes a socket without a wait. Winsock refuses that (`WSAEWOULDBLOCK`) to one that is non-blocking
+/// and lingers, and leaves it open; then what is left to send is left to the system.
 pub(super) fn close(socket: Socket) {
-    if matches!(socket.linger(), Ok(Some(time)) if !time.is_zero()) {
+    let number = socket.into_raw_socket();
+    // SAFETY: nobody else owns the socket.
+    if unsafe { closesocket(number as SOCKET) } != 0 && last_error() == WSAEWOULDBLOCK {
+        // SAFETY: as above, and it is still open.
+        let socket = unsafe { Socket::from_raw_socket(number) };
         // It fails for a connection that is gone, which has nothing to linger for.
         let _ = socket.set_linger(None);
     }
-    drop(socket);
 }
 
 /// Sets an option of [`SOL_SOCKET`] to a plain value.
