@@ -19,9 +19,7 @@ pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Op
     let data = cqe.user_data();
     match user_data::tag(data) {
         user_data::OPERATION => {}
-        user_data::RECEIVED => {
-            return receive::received(lane, state, cqe);
-        }
+        user_data::RECEIVED => return receive::received(lane, state, cqe),
         user_data::CLOSED => {
             state.slots.give_back(user_data::index(data));
             return None;

@@ -17,7 +17,7 @@ use slab::Slab;
 
 use super::accept::Streams;
 use super::complete;
-use super::op::{Kind, Means, Op};
+use super::op::{Kind, Op};
 use super::receive::{self, Readable};
 use super::socket::{Place, Slots, Socket};
 use super::waiters::Waiters;
@@ -51,7 +51,6 @@ pub(super) struct Lane {
     pub(super) ring: IoUring,
     /// Places in the ring's own table of sockets.
     pub(super) table: u32,
-    pub(super) means: Means,
     pub(super) buffers: Buffers,
     pub(super) facilities: Facilities,
     pub(super) streams: Arc<Streams>,
@@ -103,9 +102,6 @@ impl Lane {
             index,
             ring,
             table,
-            means: Means {
-                zero_copy: facilities.zero_copy,
-            },
             buffers: Buffers::new(buffers)?,
             facilities: Facilities {
                 direct_descriptors: table > 0,
@@ -206,7 +202,7 @@ impl Lane {
                 socket.in_kernel += 1;
             }
         }
-        let entry = op.entry(target, self.means).user_data(name);
+        let entry = op.entry(target, self.facilities.zero_copy).user_data(name);
         self.push(state, entry, worker);
     }
 

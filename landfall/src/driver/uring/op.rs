@@ -306,12 +306,6 @@ impl Installed {
     }
 }
 
-/// What the entries of a lane depend on.
-#[derive(Clone, Copy)]
-pub(super) struct Means {
-    pub(super) zero_copy: bool,
-}
-
 impl Op {
     pub(super) fn new(kind: Kind, socket: u32, token: usize, handle: Option<Handle>) -> Self {
         Op {
@@ -405,7 +399,7 @@ impl Op {
     ///
     /// Its pointers lead to memory that the operation owns behind a further pointer, so they hold
     /// wherever the operation itself moves, until its final completion takes it apart.
-    pub(super) fn entry(&mut self, target: Target, means: Means) -> Entry {
+    pub(super) fn entry(&mut self, target: Target, zero_copy: bool) -> Entry {
         let fd = types::Fd(target.number);
         let send_flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         let done = self.done;
@@ -430,7 +424,7 @@ impl Op {
             }
             Kind::SendZeroCopy(buffer, _) => {
                 let rest = &buffer[done..];
-                if means.zero_copy {
+                if zero_copy {
                     opcode::SendZc::new(fd, rest.as_ptr(), spare_length(rest.len()))
                         .flags(send_flags)
                         .build()
