@@ -38,7 +38,7 @@ pub(crate) mod iocp;
 mod kind;
 #[cfg(unix)]
 mod name;
-mod os;
+pub(crate) mod os;
 #[cfg(unix)]
 mod poll;
 mod refusal;
@@ -180,6 +180,12 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     /// Takes a file over.
     fn attach_file(&self, file: Arc<File>) -> io::Result<SocketRef>;
 
+    /// Whether the system goes on to do such an operation on the thread that handed it over, which
+    /// is roused for each of its completions.
+    fn stays_with_submitter(&self, _operation: &Operation) -> bool {
+        false
+    }
+
     /// Accepts an operation or gives it back. From a worker it may rest in the lane until that
     /// worker's next `flush` or `wait`; other threads' operations wait for a worker or the
     /// watcher, since the system may tie an operation to the thread that hands it over.
@@ -227,11 +233,6 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     /// Whether `reap` would probably find something. Cheap; may be wrong while another thread is
     /// taking from the lane.
     fn pending(&self, _lane: usize) -> bool {
-        false
-    }
-
-    /// As `pending`, or there is something to clear away that would keep `wait` from waiting.
-    fn stirred(&self, _lane: usize) -> bool {
         false
     }
 

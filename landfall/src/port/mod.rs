@@ -381,7 +381,11 @@ impl Shared {
         operation: Operation,
         token: usize,
     ) -> Result<OperationId, SubmitError> {
-        let worker = self.queue.is_worker();
+        // What stays with its submitter is left to a worker of the lane, which takes what it brings.
+        let worker = match self.driver.stays_with_submitter(&operation) {
+            true => self.queue.is_at_home(handle.socket().lane as usize),
+            false => self.queue.is_worker(),
+        };
         let submitted = self.driver.submit(handle, operation, token, worker)?;
         self.touched(submitted.lanes, worker);
         Ok(submitted.id)

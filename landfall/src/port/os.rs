@@ -11,6 +11,8 @@ use socket2::{SockRef, Socket};
 
 use super::handle::Handle;
 use super::source::{Source, SourceKind};
+#[cfg(target_os = "linux")]
+use crate::driver::os::ThreadClock;
 use crate::driver::{Driver, SocketRef};
 
 #[cfg(unix)]
@@ -75,19 +77,29 @@ fn no_internet_address() -> io::Error {
 /// What a thread in user code is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ThreadState {
-    /// On a processor, or waiting for one.
+    /// On a processor.
     Running,
+    /// Waiting for a processor.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        allow(dead_code, reason = "see `ThreadProbe`")
+    )]
+    Ready,
     /// Waiting for something else.
-    #[cfg_attr(windows, allow(dead_code, reason = "the kernel sees that by itself"))]
+    #[cfg_attr(
+        not(target_os = "linux"),
+        allow(dead_code, reason = "see `ThreadProbe`")
+    )]
     Blocked,
 }
 
-/// Sees every thread as running: where Windows' own ports are used, the kernel looks after them.
-#[cfg(windows)]
+/// Sees every thread as running. Where Windows' own ports are used, the kernel looks after them;
+/// on other systems blocked workers are not covered.
+#[cfg(not(target_os = "linux"))]
 #[derive(Debug)]
 pub(super) struct ThreadProbe;
 
-#[cfg(windows)]
+#[cfg(not(target_os = "linux"))]
 impl ThreadProbe {
     pub(super) fn current() -> Self {
         ThreadProbe
@@ -98,31 +110,30 @@ impl ThreadProbe {
     }
 }
 
-/// Looks at one thread from outside, by its `stat` file in `/proc`.
+/// Looks at one thread from outside, by its `stat` file in `/proc` and its clock.
 #[cfg(target_os = "linux")]
 #[derive(Debug)]
-pub(super) struct ThreadProbe(Option<std::fs::File>);
+pub(super) struct ThreadProbe {
+    stat: Option<std::fs::File>,
+    clock: Option<ThreadClock>,
+}
 
 #[cfg(target_os = "linux")]
 impl ThreadProbe {
     /// A probe of the calling thread. Without `/proc` it sees every thread as running, so that
     /// blocked workers are not covered; nothing else depends on it.
-    #[cfg(target_os = "linux")]
     pub(super) fn current() -> Self {
         let id = rustix::thread::gettid().as_raw_nonzero();
-        ThreadProbe(std::fs::File::open(format!("/proc/self/task/{id}/stat")).ok())
-    }
-
-    /// Elsewhere every thread is seen as running.
-    #[cfg(not(target_os = "linux"))]
-    pub(super) fn current() -> Self {
-        ThreadProbe(None)
+        ThreadProbe {
+            stat: std::fs::File::open(format!("/proc/self/task/{id}/stat")).ok(),
+            clock: ThreadClock::current(),
+        }
     }
 
     /// What the thread is doing now; a few microseconds.
     pub(super) fn state(&self) -> ThreadState {
         use std::os::unix::fs::FileExt;
-        let Some(file) = &self.0 else {
+        let Some(file) = &self.stat else {
             return ThreadState::Running;
         };
         // `pid (name) state ...`, where the name has at most 15 bytes and may hold parentheses.
@@ -131,6 +142,9 @@ impl ThreadProbe {
         let name_end = text[..length].iter().rposition(|&byte| byte == b')');
         match name_end.and_then(|end| text.get(end + 2)) {
             Some(b'S' | b'D') => ThreadState::Blocked,
+            Some(b'R') if self.clock.as_ref().is_some_and(ThreadClock::stands) => {
+                ThreadState::Ready
+            }
             _ => ThreadState::Running,
         }
     }

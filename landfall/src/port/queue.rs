@@ -101,6 +101,14 @@ impl Queue {
         }
     }
 
+    /// Whether the calling thread is a worker that is at home in this lane.
+    pub(super) fn is_at_home(&self, lane: usize) -> bool {
+        match self {
+            Queue::Lanes(scheduler) => scheduler.is_at_home(lane),
+            Queue::System(_) => false,
+        }
+    }
+
     pub(super) fn mark_dirty(&self, lanes: u64) {
         if let Queue::Lanes(scheduler) = self {
             scheduler.mark_dirty(lanes);

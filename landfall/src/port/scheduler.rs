@@ -244,9 +244,20 @@ impl Scheduler {
     /// Whether the calling thread is a worker of this port that has taken a completion: it will
     /// come back to `get`, and is watched until then.
     pub(super) fn is_worker(&self) -> bool {
+        self.worker_where(|_| true)
+    }
+
+    /// Whether the calling thread is such a worker, and at home in this lane.
+    pub(super) fn is_at_home(&self, lane: usize) -> bool {
+        self.worker_where(|worker| worker.home() == Some(lane))
+    }
+
+    fn worker_where(&self, accept: impl Fn(&Worker) -> bool) -> bool {
         let is_running = |membership: &Membership| {
             let phase = membership.worker.phase.load(Ordering::Relaxed);
-            std::ptr::eq(membership.scheduler, self) && phase & STATE == RUNNING
+            std::ptr::eq(membership.scheduler, self)
+                && phase & STATE == RUNNING
+                && accept(&membership.worker)
         };
         MEMBERSHIP
             .try_with(|m| m.borrow().as_ref().is_some_and(is_running))
@@ -508,13 +519,15 @@ impl Scheduler {
     }
 
     /// Takes what there is, in fair turns: packets and the worker's own lane first, then lanes
-    /// that nobody looks after.
+    /// that nobody looks after; those at times even if it always finds something before, or they
+    /// would be left alone for ever.
     fn take(&self, driver: &dyn Driver, worker: &Worker, sink: &mut dyn Sink, max: usize) -> usize {
         let turn = worker.turns.load(Ordering::Relaxed).wrapping_add(1);
         worker.turns.store(turn, Ordering::Relaxed);
         let home = worker.home();
         let mut taken = 0;
         if worker.unflushed.load(Ordering::Relaxed) >= MOST_TAKEN_UNFLUSHED {
+            self.flush(driver, worker, home);
             taken = self.take_unattended(driver, worker, sink, max);
         }
         if turn % 2 == 0 {
@@ -526,15 +539,16 @@ impl Scheduler {
             taken = home.map_or(0, |home| driver.reap(home, max, sink));
         }
         if taken == 0 {
-            taken = self.take_elsewhere(driver, worker, sink, max);
+            taken = self.take_unattended(driver, worker, sink, max);
         }
         let unflushed = worker.unflushed.load(Ordering::Relaxed);
         worker.unflushed.store(unflushed + taken, Ordering::Relaxed);
         taken
     }
 
-    /// Flushes, and takes from lanes that nobody else looks after: who always finds something in
-    /// its own lane or among the packets must not leave them alone for ever.
+    /// Takes from lanes that nobody else looks after. What others look after is left to them: a
+    /// lane taken from by two costs both more than it spares either
+    /// (`docs/decisions/0002-accepts-receives-and-the-watcher.md`).
     fn take_unattended(
         &self,
         driver: &dyn Driver,
@@ -544,31 +558,10 @@ impl Scheduler {
     ) -> usize {
         let home = worker.home();
         let unattended = set_of(self.unattended(&self.state.lock()));
-        worker.touch(unattended);
-        self.flush(driver, worker, home);
-        // Taking may submit again what is to go on.
-        worker.touch(unattended);
         bits(unattended)
             .filter(|&lane| Some(lane) != home)
-            .map(|lane| driver.reap(lane, max, sink))
-            .find(|&taken| taken > 0)
-            .unwrap_or(0)
-    }
-
-    /// Takes from the lanes of others.
-    fn take_elsewhere(
-        &self,
-        driver: &dyn Driver,
-        worker: &Worker,
-        sink: &mut dyn Sink,
-        max: usize,
-    ) -> usize {
-        let home = worker.home();
-        let start = home.unwrap_or(0);
-        let others = (0..self.lanes).map(|step| (start + step) % self.lanes);
-        others
-            .filter(|&lane| Some(lane) != home && driver.stirred(lane))
             .map(|lane| {
+                driver.flush(lane);
                 // Taking may submit again what is to go on.
                 worker.touch(1 << lane);
                 driver.reap(lane, max, sink)
@@ -981,7 +974,7 @@ impl Scheduler {
         let Suspect { worker, phase, .. } = suspect;
         let to = match (phase & STATE, suspect.now) {
             (RUNNING, ThreadState::Blocked) => phase & !STATE | BLOCKED,
-            (BLOCKED, ThreadState::Running) => phase & !STATE | RUNNING,
+            (BLOCKED, ThreadState::Running | ThreadState::Ready) => phase & !STATE | RUNNING,
             _ => *phase,
         };
         let still = worker

@@ -307,10 +307,6 @@ impl Driver for Poll {
         self.lanes[lane].pending()
     }
 
-    fn stirred(&self, lane: usize) -> bool {
-        self.lanes[lane].pending()
-    }
-
     fn flush(&self, lane: usize) -> bool {
         self.lanes[lane].flush(&self.lanes)
     }

@@ -331,10 +331,6 @@ impl Driver for Sim {
         self.0.state.lock().has_ready(1 << lane)
     }
 
-    fn stirred(&self, lane: usize) -> bool {
-        self.pending(lane)
-    }
-
     fn flush(&self, lane: usize) -> bool {
         self.0.locked(|state| {
             self.0.maybe_advance(state);

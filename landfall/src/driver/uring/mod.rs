@@ -226,6 +226,14 @@ impl Driver for Uring {
         })
     }
 
+    fn stays_with_submitter(&self, operation: &Operation) -> bool {
+        match operation {
+            Operation::ReceiveStream => true,
+            Operation::Accept(accept) => !accept.once,
+            _ => false,
+        }
+    }
+
     fn submit(
         &self,
         handle: &Handle,
@@ -406,10 +414,6 @@ impl Driver for Uring {
 
     fn pending(&self, lane: usize) -> bool {
         self.lanes[lane].pending()
-    }
-
-    fn stirred(&self, lane: usize) -> bool {
-        self.lanes[lane].stirred()
     }
 
     fn flush(&self, lane: usize) -> bool {

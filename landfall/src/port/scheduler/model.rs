@@ -153,10 +153,6 @@ impl Driver for Rings {
             .any(|entry| matches!(entry, Entry::Completion(_)))
     }
 
-    fn stirred(&self, lane: usize) -> bool {
-        !self.0[lane].queue.lock().is_empty()
-    }
-
     fn flush(&self, _lane: usize) -> bool {
         false
     }
