@@ -7,27 +7,26 @@ use std::time::Duration;
 use socket2::{SockAddr, SockRef, Socket, TcpKeepalive};
 use windows_sys::Win32::Networking::WinSock::{WSABUF, WSAEINVAL};
 
-use super::accept::AcceptStream;
 use super::code;
 use super::file;
 use super::winsock::{self, Block, Extensions, description};
 use crate::buffer::Buffer;
+use crate::driver::accept_stream::AcceptStream;
 use crate::driver::file::{FileOp, FileRange};
+use crate::driver::ticket::Ticket;
 use crate::port::{CompletionKind, Handle, Payload, SocketOption};
 
 pub(super) struct Op {
     pub(super) id: u64,
-    pub(super) token: usize,
-    pub(super) handle: Option<Handle>,
+    pub(super) ticket: Ticket,
     pub(super) kind: Kind,
     pub(super) block: Block,
     pub(super) in_kernel: bool,
     /// It was asked to end.
     pub(super) cancelled: bool,
-    /// A stream that does not go on until the program has taken what is held back.
+    /// A receive that does not go on until the program has taken what is held back, or the kernel
+    /// has told of those before it.
     pub(super) paused: bool,
-    /// Completions given out so far.
-    pub(super) sequence: u32,
     /// Bytes sent so far.
     pub(super) done: usize,
 }
@@ -84,14 +83,12 @@ impl Op {
     pub(super) fn new(id: u64, kind: Kind, token: usize, handle: Option<Handle>) -> Box<Self> {
         Box::new(Op {
             id,
-            token,
-            handle,
+            ticket: Ticket::new(handle, token),
             kind,
             block: Block::new(),
             in_kernel: false,
             cancelled: false,
             paused: false,
-            sequence: 0,
             done: 0,
         })
     }
