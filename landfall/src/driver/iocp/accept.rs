@@ -8,7 +8,8 @@ use std::time::Instant;
 use parking_lot::{Mutex, MutexGuard};
 use socket2::Socket as SystemSocket;
 use windows_sys::Win32::Networking::WinSock::{
-    WSAECONNABORTED, WSAECONNRESET, WSAENETUNREACH, WSAEWOULDBLOCK,
+    WSAECONNABORTED, WSAECONNRESET, WSAEHOSTUNREACH, WSAENETRESET, WSAENETUNREACH, WSAETIMEDOUT,
+    WSAEWOULDBLOCK,
 };
 
 use super::Core;
@@ -99,9 +100,19 @@ fn post(core: &Core, state: &mut State, stream: &Arc<AcceptStream>) -> Result<()
     }
 }
 
-/// Failures of one connection, after which the next accept may well succeed.
+/// Failures of one connection, or cancels of an accept by others, who have a duplicate of the listener:
+/// the next accept may well succeed.
 fn passes(code: i32) -> bool {
-    matches!(code, WSAECONNRESET | WSAECONNABORTED | WSAENETUNREACH)
+    matches!(
+        code,
+        WSAECONNRESET
+            | WSAECONNABORTED
+            | WSAENETRESET
+            | WSAENETUNREACH
+            | WSAEHOSTUNREACH
+            | WSAETIMEDOUT
+            | ABORTED
+    )
 }
 
 /// Ends a stream with an error. Its listener's state is locked.
@@ -154,10 +165,9 @@ fn post_again(core: &Core, state: &mut State, stream: &Arc<AcceptStream>, code: 
     if state.closing || core.is_closed() || stream.is_cancelled() {
         return;
     }
-    let posted = match code {
-        0 => post(core, state, stream),
-        code if passes(code) => post(core, state, stream),
-        code => Err(code),
+    let posted = match code == 0 || passes(code) {
+        true => post(core, state, stream),
+        false => Err(code),
     };
     if let Err(code) = posted {
         fail(core, state, stream, code);
@@ -264,5 +274,55 @@ pub(super) fn hang_up(core: &Core, name: usize) {
     op.cancelled = true;
     if let Some(system) = system.filter(|_| op.in_kernel) {
         winsock::cancel(system, &op.block);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use windows_sys::Win32::Foundation::{
+        NTSTATUS, STATUS_CONNECTION_ABORTED, STATUS_CONNECTION_RESET, STATUS_HOST_UNREACHABLE,
+        STATUS_INVALID_PARAMETER, STATUS_IO_TIMEOUT, STATUS_TOO_MANY_OPENED_FILES,
+    };
+
+    use super::*;
+    use crate::port::{CompletionPort, DriverChoice, Operation};
+
+    #[test]
+    fn what_ends_one_connection_does_not_end_its_listener() {
+        let passing = |status: NTSTATUS| passes(code::of_status(status as u32 as usize));
+        for of_connection in [
+            STATUS_CONNECTION_RESET,
+            STATUS_CONNECTION_ABORTED,
+            STATUS_HOST_UNREACHABLE,
+            STATUS_IO_TIMEOUT,
+        ] {
+            assert!(passing(of_connection), "{of_connection:x}");
+        }
+        for of_listener in [STATUS_INVALID_PARAMETER, STATUS_TOO_MANY_OPENED_FILES] {
+            assert!(!passing(of_listener), "{of_listener:x}");
+        }
+    }
+
+    #[test]
+    fn a_listener_goes_on_when_somebody_else_cancels_its_accepts() {
+        let port = CompletionPort::builder()
+            .driver(DriverChoice::Iocp)
+            .build()
+            .expect("Windows has ports");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let listener = port.associate(listener, 1).expect("associates");
+        let accepts = Operation::Accept(crate::port::Accept::stream());
+        listener.submit(accepts, 2).expect("submits");
+        let duplicate = listener.try_clone_to_owned_socket().expect("open");
+        winsock::cancel_all(&SystemSocket::from(duplicate));
+        let _client = TcpStream::connect(address).expect("connects");
+        let accepted = port.get(Some(Duration::from_secs(10))).expect("comes");
+        assert_eq!(accepted.token(), 2);
+        accepted.result().expect("a connection");
+        assert!(!accepted.is_final());
     }
 }

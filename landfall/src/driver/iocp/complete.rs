@@ -79,7 +79,8 @@ fn reported(core: &Core, state: &mut State, way: Way, code: i32, bytes: usize) -
         return [None, None];
     };
     let ending = op.cancelled || closing;
-    if code != 0 && code != WSAEMSGSIZE {
+    let cut = way == Way::Receives && code == WSAEMSGSIZE;
+    if code != 0 && !cut {
         let code = match way {
             _ if closing => ABORTED,
             _ if ending => ended(code),
@@ -178,11 +179,17 @@ pub(super) fn receive(core: &Core, state: &State) -> Result<Buffer, i32> {
 
 /// Hands a direction's current operation to the kernel. Returns its code if it is over already.
 pub(super) fn begin(core: &Core, state: &mut State, way: Way) -> Option<i32> {
+    let stream = state.stream;
     let (system, direction) = state.parts(way);
     let op = direction.current.as_mut()?;
     let Some(system) = system else {
         return Some(ABORTED);
     };
+    if !stream {
+        if let Some(code) = op.send_datagram(system) {
+            return Some(code);
+        }
+    }
     // Before the call: its packet may be taken before it returns, by a thread that then waits for
     // the lock that is held here.
     op.in_kernel = true;
@@ -204,15 +211,19 @@ pub(super) fn run(core: &Core, state: &mut State, way: Way) -> Option<Completion
         return None;
     }
     let mut code = begin(core, state, way)?;
-    if code == WSAEMSGSIZE {
-        return cut_at_once(state, way);
+    if code == WSAEMSGSIZE && way == Way::Receives {
+        return cut_at_once(state);
     }
     // A receive after this side has shut its receiving down finds the end of the stream, as
     // everywhere else.
     if way == Way::Receives && code == WSAESHUTDOWN {
         code = 0;
     }
-    let op = state.direction(way).current.as_ref()?;
+    let op = state.direction(way).current.as_mut()?;
+    if code == WSAEMSGSIZE {
+        // Lost rather than freed before a packet that may follow.
+        std::mem::forget(op.take_block());
+    }
     let bytes = op.done;
     if code == 0 && shuts_receives(op) {
         end_receives(state);
@@ -256,8 +267,8 @@ fn resume(core: &Core, state: &mut State) {
 /// A datagram longer than its buffer fails the call, and yet a packet follows: to the kernel that
 /// is a warning. It brings nothing new (not even the count, which is the room there was), and has
 /// its block kept until it comes, so that no other operation gets that address meanwhile.
-fn cut_at_once(state: &mut State, way: Way) -> Option<Completion> {
-    let op = state.direction(way).current.as_mut()?;
+fn cut_at_once(state: &mut State) -> Option<Completion> {
+    let op = state.receives.current.as_mut()?;
     let (code, bytes) = match &mut op.kind {
         Kind::Datagram(vec, _) => {
             let room = vec.capacity() - vec.len();
@@ -268,7 +279,7 @@ fn cut_at_once(state: &mut State, way: Way) -> Option<Completion> {
     };
     let block = op.take_block();
     state.strays.push_back(block);
-    end(state, way, code, bytes, None)
+    end(state, Way::Receives, code, bytes, None)
 }
 
 fn shuts_receives(op: &Op) -> bool {

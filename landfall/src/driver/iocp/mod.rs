@@ -410,7 +410,7 @@ impl Core {
             // What comes without a wait must not wait.
             Some(system) => {
                 if datagram {
-                    winsock::ignore_unreachable_peers(system);
+                    winsock::ignore_undelivered(system);
                 }
                 self.queue
                     .associate(system, socket.name)

@@ -1,5 +1,6 @@
 //! Operations as the kernel carries them, and the memory that they own meanwhile.
 
+use std::io::{ErrorKind, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,6 +130,28 @@ impl Op {
             }
         }
         Ok(Begun::Pending)
+    }
+
+    /// Sends a datagram, if it is one to be sent, unless that has to wait. Returns its code. Of one that
+    /// is too long, an overlapped send fails at once and a packet may follow or not, as it is a warning
+    /// or an error to the kernel (it has a status of either kind for that).
+    pub(super) fn send_datagram(&mut self, socket: &Socket) -> Option<i32> {
+        let sent = match &self.kind {
+            Kind::Send(buffer) => socket.send(buffer),
+            Kind::SendVectored(buffers) => {
+                let slices: Vec<_> = buffers.iter().map(|buffer| IoSlice::new(buffer)).collect();
+                socket.send_vectored(&slices)
+            }
+            _ => return None,
+        };
+        match sent {
+            Ok(bytes) => {
+                self.done = bytes;
+                Some(0)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => Some(code::of(&error)),
+        }
     }
 
     pub(super) fn sends_bytes(&self) -> bool {
