@@ -26,7 +26,6 @@ use crate::sync::atomic::AtomicBool;
 mod accept_stream;
 #[cfg(landfall_broken)]
 mod broken;
-#[cfg(unix)]
 mod buffers;
 mod direction;
 mod file;

@@ -170,11 +170,24 @@ fn pooled(core: &Core, state: &mut State, once: bool) -> Outcome {
     }
 }
 
-/// Receives what is there, without waiting.
+/// Receives what is there, without waiting, into a pooled buffer, or into memory of its own while the
+/// pool is empty.
 pub(super) fn receive(core: &Core, state: &State) -> Result<Buffer, i32> {
-    let system = state.system.as_ref().ok_or(ABORTED)?;
-    let received = core.buffers.fill(|bytes| (&mut &*system).read(bytes));
-    received.map_err(|error| code::of(&error))
+    let mut system = state.system.as_ref().ok_or(ABORTED)?;
+    let received = match core.buffers.take() {
+        Some(mut pooled) => system
+            .read(&mut pooled)
+            .map(|length| (Buffer::Pooled(pooled), length)),
+        None => {
+            let mut vec = vec![0; core.buffers.size()];
+            system
+                .read(&mut vec)
+                .map(|length| (Buffer::Vec(vec), length))
+        }
+    };
+    let (mut buffer, length) = received.map_err(|error| code::of(&error))?;
+    buffer.truncate(length);
+    Ok(buffer)
 }
 
 /// Hands a direction's current operation to the kernel. Returns its code if it is over already.

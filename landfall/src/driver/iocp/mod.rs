@@ -12,7 +12,6 @@
 //! they wake a thread like any other.
 
 mod accept;
-mod buffers;
 mod code;
 mod complete;
 mod deadlines;
@@ -38,6 +37,7 @@ use slab::Slab;
 use socket2::{Socket as SystemSocket, Type};
 
 use super::accept_stream::{STREAM_LANE, Streams};
+use super::buffers::Buffers;
 use super::file::FileRange;
 use super::refusal::{self, closed, not_listening};
 use super::{ABORTED, Driver, Sink, SocketRef, Submitted, SystemQueue, name};
@@ -45,7 +45,6 @@ use crate::port::{
     BufferPolicy, Completion, GetError, Handle, Operation, OperationId, Posted, SubmitError,
 };
 use accept::Outcome;
-use buffers::Buffers;
 use complete::{cancel_current, deliver, finished, start, withdraw};
 use deadlines::Deadlines;
 use op::{Begun, Kind, Op, Owner};
