@@ -287,8 +287,9 @@ mod tests {
         STATUS_INVALID_PARAMETER, STATUS_IO_TIMEOUT, STATUS_TOO_MANY_OPENED_FILES,
     };
 
+    use super::super::tests::port;
     use super::*;
-    use crate::port::{CompletionPort, DriverChoice, Operation};
+    use crate::port::Operation;
 
     #[test]
     fn what_ends_one_connection_does_not_end_its_listener() {
@@ -308,10 +309,7 @@ mod tests {
 
     #[test]
     fn a_listener_goes_on_when_somebody_else_cancels_its_accepts() {
-        let port = CompletionPort::builder()
-            .driver(DriverChoice::Iocp)
-            .build()
-            .expect("Windows has ports");
+        let port = port();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
         let listener = port.associate(listener, 1).expect("associates");

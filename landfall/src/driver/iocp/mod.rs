@@ -624,13 +624,24 @@ mod tests {
 
     use super::*;
 
-    /// A port, the driver's side of it, and a connection of both.
-    fn connected() -> (Iocp, SocketRef, TcpStream) {
-        let driver = Iocp::new(1, BufferPolicy::default()).expect("Windows has ports");
+    pub(super) fn port() -> CompletionPort {
+        let builder = CompletionPort::builder().driver(DriverChoice::Iocp);
+        builder.build().expect("Windows has ports")
+    }
+
+    /// Both sides of a connection.
+    fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
         let peer = TcpStream::connect(address).expect("connects");
         let (ours, _) = listener.accept().expect("accepts");
+        (ours, peer)
+    }
+
+    /// A driver, a connection in it, and the other side.
+    fn connected() -> (Iocp, SocketRef, TcpStream) {
+        let driver = Iocp::new(1, BufferPolicy::default()).expect("Windows has ports");
+        let (ours, peer) = pair();
         let socket = driver.attach(ours.into()).expect("associates");
         (driver, socket, peer)
     }
@@ -668,14 +679,8 @@ mod tests {
 
     #[test]
     fn a_packet_of_an_operation_is_told_from_one_of_a_duplicate() {
-        let port = CompletionPort::builder()
-            .driver(DriverChoice::Iocp)
-            .build()
-            .expect("Windows has ports");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        let mut peer = TcpStream::connect(address).expect("connects");
-        let (ours, _) = listener.accept().expect("accepts");
+        let port = port();
+        let (ours, mut peer) = pair();
         let ours = port.associate(ours, 1).expect("associates");
         let duplicate = SystemSocket::from(ours.try_clone_to_owned_socket().expect("open"));
         // The program's own operation, on the same socket, with a block of its own.
@@ -695,14 +700,8 @@ mod tests {
 
     #[test]
     fn nothing_follows_a_send_that_fails_at_once_when_its_turn_comes() {
-        let port = CompletionPort::builder()
-            .driver(DriverChoice::Iocp)
-            .build()
-            .expect("Windows has ports");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        let mut peer = TcpStream::connect(address).expect("connects");
-        let (ours, _) = listener.accept().expect("accepts");
+        let port = port();
+        let (ours, mut peer) = pair();
         let ours = port.associate(ours, 1).expect("associates");
         let no_file = Operation::SendFile {
             file: Arc::new(File::open("NUL").expect("a device")),
@@ -756,12 +755,7 @@ mod tests {
         let (driver, socket, _peer) = connected();
         let before = driver.0.sockets.at(socket.index).name;
         driver.release(socket, false);
-        let (other, _peer) = {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-            let address = listener.local_addr().expect("an address");
-            let peer = TcpStream::connect(address).expect("connects");
-            (listener.accept().expect("accepts").0, peer)
-        };
+        let (other, _peer) = pair();
         let again = driver.attach(other.into()).expect("associates");
         assert_eq!(again.index, socket.index, "its place is free again");
         assert_ne!(driver.0.sockets.at(again.index).name, before);
