@@ -1,16 +1,16 @@
-//! Streams of accepts, as the drivers for Unix carry them: parts on several lanes, one end.
+//! Streams of accepts: several parts (accepts in progress, on several lanes where there are lanes, and
+//! connections that have not said anything yet), and one end.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use slab::Slab;
-use socket2::SockRef;
 
-use super::kind::SocketKind;
+use super::os::Listener;
+use super::ticket::Ticket;
 use super::{ABORTED, SocketRef, name};
 use crate::buffer::Buffer;
 use crate::port::{Accept, Accepted, Completion, CompletionKind, Handle, OperationId, Payload};
@@ -22,21 +22,16 @@ pub(crate) const STREAM_LANE: u64 = 0xff;
 pub(crate) struct AcceptStream {
     pub(crate) id: u64,
     pub(crate) socket: SocketRef,
-    pub(crate) listener: Arc<OwnedFd>,
-    /// What connections are.
-    pub(crate) kind: SocketKind,
-    pub(crate) token: usize,
+    pub(crate) listener: Listener,
     pub(crate) once: bool,
     pub(crate) first_data: Option<Duration>,
     pub(crate) cancelled: AtomicBool,
-    /// A single accept has completed: its completion was the final one.
-    delivered: AtomicBool,
     /// Accepts in progress, and connections whose first data is awaited.
     pub(crate) live: AtomicUsize,
     /// Why it ends, if not by a cancel.
     error: Mutex<Option<i32>>,
     /// Taken by the final completion.
-    handle: Mutex<Option<Handle>>,
+    ticket: Mutex<Option<Ticket>>,
 }
 
 impl AcceptStream {
@@ -56,55 +51,32 @@ impl AcceptStream {
         peer: Option<SocketAddr>,
         first_data: Option<Buffer>,
     ) -> Option<Completion> {
-        // A single accept's completion is its last one, and takes the handle along.
-        let handle = match self.once {
-            true => self.handle.lock().take()?,
-            false => self.handle.lock().clone()?,
-        };
-        self.delivered.store(self.once, Ordering::Release);
+        let (id, kind) = (OperationId(self.id), CompletionKind::Accept);
         let bytes = first_data.as_ref().map_or(0, |data| data.len());
-        let accepted = Accepted {
-            shared: handle.shared().clone(),
+        let mut ticket = self.ticket.lock();
+        let accepted = Payload::Accepted(Accepted {
+            shared: ticket.as_ref()?.handle()?.shared().clone(),
             socket: Some(socket),
             peer,
             first_data,
-        };
-        Some(Completion {
-            kind: CompletionKind::Accept,
-            last: self.once,
-            code: 0,
-            sequence: 0,
-            bytes,
-            key: handle.key(),
-            token: self.token,
-            id: OperationId(self.id),
-            payload: Payload::Accepted(accepted),
-            handle: Some(handle),
+        });
+        // A single accept's completion is its last one.
+        Some(match self.once {
+            true => ticket.take()?.finish(id, kind, 0, bytes, accepted),
+            false => ticket.as_mut()?.step(id, kind, bytes, accepted),
         })
     }
 
     /// The final completion, unless it was a single accept that has had its own.
     fn end(&self) -> Option<Completion> {
-        if self.delivered.load(Ordering::Acquire) {
-            return None;
-        }
-        let handle = self.handle.lock().take();
-        Some(Completion {
-            kind: CompletionKind::Accept,
-            last: true,
-            code: self.error.lock().unwrap_or(ABORTED),
-            sequence: 0,
-            bytes: 0,
-            key: handle.as_ref().map_or(0, |handle| handle.key()),
-            token: self.token,
-            id: OperationId(self.id),
-            payload: Payload::None,
-            handle,
-        })
+        let (id, kind) = (OperationId(self.id), CompletionKind::Accept);
+        let code = self.error.lock().unwrap_or(ABORTED);
+        let ticket = self.ticket.lock().take()?;
+        Some(ticket.finish(id, kind, code, 0, Payload::None))
     }
 }
 
-/// The streams of all lanes, by name.
+/// The streams of a driver, by name.
 #[derive(Default)]
 pub(crate) struct Streams {
     /// With a count of streams ever made, for their names.
@@ -116,12 +88,10 @@ impl Streams {
     pub(crate) fn begin(
         &self,
         handle: &Handle,
-        listener: Arc<OwnedFd>,
+        listener: Listener,
         accept: Accept,
         token: usize,
     ) -> Arc<AcceptStream> {
-        // A listener whose kind cannot be told has connections that are received from once more.
-        let kind = SocketKind::of(&SockRef::from(&*listener)).unwrap_or_default();
         let (streams, generation) = &mut *self.named.lock();
         *generation = generation.wrapping_add(1);
         let entry = streams.vacant_entry();
@@ -130,15 +100,12 @@ impl Streams {
             id,
             socket: handle.socket(),
             listener,
-            kind,
-            token,
             once: accept.once,
             first_data: accept.first_data,
             cancelled: AtomicBool::new(false),
-            delivered: AtomicBool::new(false),
             live: AtomicUsize::new(1),
             error: Mutex::new(None),
-            handle: Mutex::new(Some(handle.clone())),
+            ticket: Mutex::new(Some(Ticket::new(Some(handle.clone()), token))),
         };
         entry.insert(Arc::new(stream)).clone()
     }
@@ -151,6 +118,7 @@ impl Streams {
             .cloned()
     }
 
+    #[cfg(unix)]
     pub(crate) fn all(&self) -> Vec<Arc<AcceptStream>> {
         let (streams, _) = &*self.named.lock();
         streams.iter().map(|(_, stream)| stream.clone()).collect()
@@ -178,25 +146,4 @@ impl Streams {
         streams.try_remove(name::index(stream.id) as usize);
         stream.end()
     }
-}
-
-/// Failures of one connection, after which the next accept may well succeed: the client gave up
-/// (accept(2) lists the network's errors), or a signal.
-pub(crate) fn passes(code: i32) -> bool {
-    #[cfg(target_os = "linux")]
-    if code == libc::ENONET {
-        return true;
-    }
-    matches!(
-        code,
-        libc::ECONNABORTED
-            | libc::EPROTO
-            | libc::ENETDOWN
-            | libc::ENOPROTOOPT
-            | libc::EHOSTDOWN
-            | libc::EHOSTUNREACH
-            | libc::ENETUNREACH
-            | libc::EINTR
-            | libc::EAGAIN
-    )
 }

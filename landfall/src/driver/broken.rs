@@ -10,7 +10,6 @@ use std::sync::OnceLock;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Broken {
     /// `turns`: the operation that waits longest is the last to have its turn.
-    #[cfg(unix)]
     Turns,
     /// `first-data`: an accept does not wait for it.
     #[cfg(target_os = "linux")]
@@ -31,7 +30,6 @@ pub(crate) enum Broken {
 pub(crate) fn is(promise: Broken) -> bool {
     static BROKEN: OnceLock<Option<Broken>> = OnceLock::new();
     let broken = BROKEN.get_or_init(|| match &*env::var("LANDFALL_BROKEN").ok()? {
-        #[cfg(unix)]
         "turns" => Some(Broken::Turns),
         #[cfg(target_os = "linux")]
         "first-data" => Some(Broken::FirstData),

@@ -1,4 +1,5 @@
-//! Pooled memory of a lane: taken when there is data to receive, the warmest piece first.
+//! Pooled memory, of a lane where there are lanes: taken when there is data to receive, the warmest piece
+//! first.
 
 use std::io;
 use std::sync::Arc;
@@ -45,7 +46,7 @@ impl Buffers {
     }
 
     /// Pieces that nobody has.
-    #[cfg(test)]
+    #[cfg(all(test, unix))]
     pub(super) fn free(&self) -> usize {
         self.free.0.lock().len()
     }

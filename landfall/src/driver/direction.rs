@@ -5,53 +5,71 @@ use super::broken::{self, Broken};
 use crate::port::Completion;
 use crate::rare_queue::RareQueue;
 
-/// Operations of one direction: one is under way, the others wait their turn.
-#[derive(Debug, Default)]
-pub(crate) struct Direction {
-    pub(crate) current: Option<u32>,
-    pub(crate) waiting: RareQueue<u32>,
+/// Operations of one direction: one is under way, the others wait their turn. They are what the
+/// driver knows its operations by.
+#[derive(Debug)]
+pub(crate) struct Direction<T = u32> {
+    pub(crate) current: Option<T>,
+    pub(crate) waiting: RareQueue<T>,
 }
 
-impl Direction {
-    /// Puts an operation last. Returns whether it is its turn at once.
-    pub(crate) fn enter(&mut self, key: u32) -> bool {
-        match self.current {
-            Some(_) => {
-                #[cfg(landfall_broken)]
-                if broken::is(Broken::Turns) {
-                    self.waiting.push_front(key);
-                    return false;
-                }
-                self.waiting.push_back(key);
-                false
-            }
-            None => {
-                self.current = Some(key);
-                true
-            }
+impl<T> Default for Direction<T> {
+    fn default() -> Self {
+        Direction {
+            current: None,
+            waiting: RareQueue::default(),
         }
     }
+}
 
+impl<T> Direction<T> {
+    /// Puts an operation last. Returns whether it is its turn at once.
+    pub(crate) fn enter(&mut self, op: T) -> bool {
+        if self.current.is_none() {
+            self.current = Some(op);
+            return true;
+        }
+        #[cfg(landfall_broken)]
+        if broken::is(Broken::Turns) {
+            self.waiting.push_front(op);
+            return false;
+        }
+        self.waiting.push_back(op);
+        false
+    }
+
+    /// Has the next one take its turn, unless another has it. Returns whether one did.
+    pub(crate) fn advance(&mut self) -> bool {
+        if self.current.is_some() {
+            return false;
+        }
+        self.current = self.waiting.pop_front();
+        self.current.is_some()
+    }
+
+    /// Takes the waiting ones out for which `which` is true.
+    pub(crate) fn take_waiting(&mut self, which: impl Fn(&T) -> bool) -> Vec<T> {
+        let mut taken = Vec::new();
+        for op in self.waiting.take() {
+            match which(&op) {
+                true => taken.push(op),
+                false => self.waiting.push_back(op),
+            }
+        }
+        taken
+    }
+}
+
+#[cfg(unix)]
+impl Direction {
     /// An operation is over. Returns the one whose turn it is now.
     pub(crate) fn leave(&mut self, key: u32) -> Option<u32> {
         if self.current != Some(key) {
             return None;
         }
-        self.current = self.waiting.pop_front();
+        self.current = None;
+        self.advance();
         self.current
-    }
-
-    /// Takes the waiting ones out for which `which` is true.
-    pub(crate) fn take_waiting(&mut self, which: impl Fn(u32) -> bool) -> Vec<u32> {
-        let mut taken = Vec::new();
-        self.waiting.retain(|&key| {
-            let take = which(key);
-            if take {
-                taken.push(key);
-            }
-            !take
-        });
-        taken
     }
 }
 

@@ -1,8 +1,10 @@
-//! What sort of socket it is, as far as receiving depends on it.
+//! What sort of socket it is, as far as receiving depends on it, and listeners, on Unix.
 
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
-use socket2::{Domain, SockRef, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SocketKind {
@@ -13,7 +15,15 @@ pub(crate) struct SocketKind {
 }
 
 impl SocketKind {
-    pub(crate) fn of(socket: &SockRef<'_>) -> io::Result<Self> {
+    /// Readies a socket for a driver. The flag `O_NONBLOCK` would forbid a ring to wait on the program's
+    /// behalf, and calls of readiness say for themselves that they must not.
+    pub(crate) fn prepare(socket: &Socket) -> io::Result<Self> {
+        let kind = SocketKind::of(&SockRef::from(socket))?;
+        socket.set_nonblocking(false)?;
+        Ok(kind)
+    }
+
+    fn of(socket: &SockRef<'_>) -> io::Result<Self> {
         let kind = socket.r#type()?;
         let address = socket.local_addr()?;
         let internet = [Domain::IPV4, Domain::IPV6].contains(&address.domain());
@@ -33,4 +43,40 @@ fn is_tcp(socket: &SockRef<'_>) -> bool {
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 fn is_tcp(_socket: &SockRef<'_>) -> bool {
     true
+}
+
+/// A listener, as a stream of accepts has it.
+pub(crate) struct Listener {
+    pub(crate) fd: Arc<OwnedFd>,
+    /// What its connections are.
+    pub(crate) kind: SocketKind,
+}
+
+impl Listener {
+    pub(crate) fn new(fd: Arc<OwnedFd>) -> Self {
+        // One whose kind cannot be told has connections that are received from once more.
+        let kind = SocketKind::of(&SockRef::from(&*fd)).unwrap_or_default();
+        Listener { fd, kind }
+    }
+}
+
+/// Failures of one connection, after which the next accept may well succeed: the client gave up
+/// (accept(2) lists the network's errors), or a signal.
+pub(crate) fn passes(code: i32) -> bool {
+    #[cfg(target_os = "linux")]
+    if code == libc::ENONET {
+        return true;
+    }
+    matches!(
+        code,
+        libc::ECONNABORTED
+            | libc::EPROTO
+            | libc::ENETDOWN
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::EHOSTUNREACH
+            | libc::ENETUNREACH
+            | libc::EINTR
+            | libc::EAGAIN
+    )
 }

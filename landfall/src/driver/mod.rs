@@ -23,20 +23,17 @@ use crate::port::{
 };
 use crate::sync::atomic::AtomicBool;
 
-#[cfg(unix)]
 mod accept_stream;
 #[cfg(landfall_broken)]
 mod broken;
-#[cfg(unix)]
 mod buffers;
-#[cfg(unix)]
 mod direction;
 mod file;
 #[cfg(windows)]
 pub(crate) mod iocp;
 #[cfg(unix)]
 mod kind;
-#[cfg(unix)]
+#[cfg_attr(windows, allow(dead_code, reason = "operations there have no table"))]
 mod name;
 pub(crate) mod os;
 #[cfg(unix)]
@@ -44,6 +41,7 @@ mod poll;
 mod refusal;
 #[cfg(all(test, unix, not(loom)))]
 pub(crate) mod sim;
+mod ticket;
 #[cfg(target_os = "linux")]
 pub(crate) mod uring;
 

@@ -12,6 +12,11 @@ pub(crate) type OwnedDescriptor = std::os::fd::OwnedFd;
 #[cfg(windows)]
 pub(crate) type OwnedDescriptor = std::os::windows::io::OwnedSocket;
 
+#[cfg(windows)]
+pub(super) use super::iocp::Listener;
+#[cfg(unix)]
+pub(super) use super::kind::Listener;
+
 /// The code of an operation ended by a cancel or a close.
 #[cfg(unix)]
 pub(crate) const ABORTED: i32 = libc::ECANCELED;

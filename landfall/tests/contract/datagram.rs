@@ -128,3 +128,37 @@ fn c45_a_datagram_is_received_and_sent_whole() {
         assert_quiet(&port);
     });
 }
+
+/// What the system may still report of each is not to be taken for another's either.
+#[test]
+fn datagrams_too_long_to_be_sent_fail_and_keep_nothing_waiting() {
+    for_each_driver(|driver| {
+        const ATTEMPTS: usize = 100;
+        let port = driver.port(0);
+        let (socket, address, peer) = receiver(&port);
+        let to = peer.local_addr().expect("an address");
+        socket.submit(Operation::Connect(to), 0).expect("submits");
+        next(&port).result().expect("connects at once");
+        // More than a datagram of IPv4 can have, and more than one call is given at most.
+        for size in [65_508, (1 << 20) + 1] {
+            for token in 0..ATTEMPTS {
+                let long = Operation::Send(vec![0; size].into());
+                socket.submit(long, token).expect("submits");
+                let failed = next(&port);
+                let error = failed.result().expect_err("too long");
+                assert_eq!((failed.token(), failed.bytes()), (token, 0));
+                assert_eq!(error.raw_os_error(), Some(TOO_LONG), "{error}");
+            }
+        }
+        socket
+            .submit(Operation::Send("short".into()), 1)
+            .expect("submits");
+        assert_eq!(next(&port).result().expect("sent"), 5);
+        peer.send_to(b"an answer", address).expect("sends");
+        socket
+            .submit(Operation::Receive(Vec::with_capacity(32)), 2)
+            .expect("submits");
+        assert_eq!(next(&port).result().expect("received"), 9);
+        assert_quiet(&port);
+    });
+}

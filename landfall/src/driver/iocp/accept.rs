@@ -2,13 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
 use socket2::Socket as SystemSocket;
 use windows_sys::Win32::Networking::WinSock::{
-    WSAECONNABORTED, WSAECONNRESET, WSAENETUNREACH, WSAEWOULDBLOCK,
+    WSAECONNABORTED, WSAECONNRESET, WSAEHOSTUNREACH, WSAENETRESET, WSAENETUNREACH, WSAETIMEDOUT,
+    WSAEWOULDBLOCK,
 };
 
 use super::Core;
@@ -17,9 +18,9 @@ use super::complete::{begin, receive};
 use super::op::{Kind, Op};
 use super::socket::{Socket, State, Way, domain_of};
 use super::winsock::{self, Accept};
-use crate::buffer::Buffer;
-use crate::driver::{ABORTED, SocketRef};
-use crate::port::{Accepted, Completion, CompletionKind, Handle, OperationId, Payload};
+use crate::driver::ABORTED;
+use crate::driver::accept_stream::AcceptStream;
+use crate::port::{Completion, Handle};
 use crate::rare_queue::RareQueue;
 
 /// Accepts kept posted (as many as libuv posts): a burst of clients meets that many before a worker
@@ -29,23 +30,10 @@ const POSTED: usize = 32;
 /// Clients that may give up between two accepts before that is taken for the listener's failure.
 const MOST_RETRIES: usize = 64;
 
-/// A stream of accepts, or a single one.
-pub(super) struct AcceptStream {
-    pub(super) id: u64,
-    token: usize,
-    once: bool,
-    first_data: Option<Duration>,
-    listener: Arc<Socket>,
-    pub(super) cancelled: AtomicBool,
-    /// A single accept has completed: its completion was the final one.
-    delivered: AtomicBool,
-    /// Posted accepts, and connections whose first data is awaited.
-    live: AtomicUsize,
-    /// Why it ends, if not by a cancel.
-    error: Mutex<Option<i32>>,
-    /// Taken by the final completion.
-    handle: Mutex<Option<Handle>>,
-    /// Connections whose first data is awaited.
+/// A listener, as a stream of accepts has it.
+pub(crate) struct Listener {
+    socket: Arc<Socket>,
+    /// Connections of this stream whose first data is awaited.
     silent: Mutex<RareQueue<usize>>,
 }
 
@@ -67,21 +55,12 @@ pub(super) fn open(
     token: usize,
     handle: &Handle,
 ) -> (u64, Outcome) {
-    let stream = Arc::new(AcceptStream {
-        id: core.next_id(),
-        token,
-        once: accept.once,
-        first_data: accept.first_data,
-        listener: listener.clone(),
-        cancelled: AtomicBool::new(false),
-        delivered: AtomicBool::new(false),
-        // One for the caller, so that the stream does not end while it is being posted.
-        live: AtomicUsize::new(1),
-        error: Mutex::new(None),
-        handle: Mutex::new(Some(handle.clone())),
+    // One part is the caller's, so that the stream does not end while it is being posted.
+    let own = Listener {
+        socket: listener.clone(),
         silent: Mutex::default(),
-    });
-    state.streams.push(stream.clone());
+    };
+    let stream = core.streams.begin(handle, own, accept, token);
     let count = if stream.once { 1 } else { POSTED };
     for _ in 0..count {
         if let Err(code) = post(core, state, &stream) {
@@ -89,7 +68,7 @@ pub(super) fn open(
             break;
         }
     }
-    (stream.id, [None, one_less(&stream)])
+    (stream.id, [None, core.streams.one_less(&stream)])
 }
 
 /// Posts one accept.
@@ -121,20 +100,30 @@ fn post(core: &Core, state: &mut State, stream: &Arc<AcceptStream>) -> Result<()
     }
 }
 
-/// Failures of one connection, after which the next accept may well succeed.
+/// Failures of one connection, or cancels of an accept by others, who have a duplicate of the listener:
+/// the next accept may well succeed.
 fn passes(code: i32) -> bool {
-    matches!(code, WSAECONNRESET | WSAECONNABORTED | WSAENETUNREACH)
+    matches!(
+        code,
+        WSAECONNRESET
+            | WSAECONNABORTED
+            | WSAENETRESET
+            | WSAENETUNREACH
+            | WSAEHOSTUNREACH
+            | WSAETIMEDOUT
+            | ABORTED
+    )
 }
 
 /// Ends a stream with an error. Its listener's state is locked.
 fn fail(core: &Core, state: &mut State, stream: &Arc<AcceptStream>, code: i32) {
-    stream.error.lock().get_or_insert(code);
+    stream.fail(code);
     end(core, state, stream);
 }
 
 /// Asks for the end of what a stream has with the kernel. Its listener's state is locked; those of
 /// its connections are locked after it, never before.
-fn end(core: &Core, state: &mut State, stream: &Arc<AcceptStream>) {
+pub(super) fn end(core: &Core, state: &mut State, stream: &Arc<AcceptStream>) {
     stream.cancelled.store(true, Ordering::Release);
     if let Some(listener) = &state.system {
         for posted in &state.accepts {
@@ -143,31 +132,8 @@ fn end(core: &Core, state: &mut State, stream: &Arc<AcceptStream>) {
             }
         }
     }
-    let silent = stream.silent.lock().take();
+    let silent = stream.listener.silent.lock().take();
     silent.for_each(|name| hang_up(core, name));
-}
-
-/// The streams of a listener that have not ended.
-fn streams(state: &mut State) -> Vec<Arc<AcceptStream>> {
-    let lives = |stream: &Arc<AcceptStream>| stream.live.load(Ordering::Acquire) > 0;
-    state.streams.retain(lives);
-    state.streams.clone()
-}
-
-/// Ends one stream; `false` when there is none of that name.
-pub(super) fn cancel(core: &Core, state: &mut State, id: u64) -> bool {
-    let found = streams(state).into_iter().find(|stream| stream.id == id);
-    if let Some(stream) = &found {
-        end(core, state, stream);
-    }
-    found.is_some()
-}
-
-/// Ends a listener's streams. Returns how many.
-pub(super) fn cancel_all(core: &Core, state: &mut State) -> usize {
-    let streams = streams(state);
-    streams.iter().for_each(|stream| end(core, state, stream));
-    streams.len()
 }
 
 /// A posted accept has a packet.
@@ -190,19 +156,18 @@ pub(super) fn accepted(
     drop(listener);
     let completion =
         connection.and_then(|(socket, peer)| connection_made(core, &stream, socket, peer));
-    [completion, one_less(&stream)]
+    [completion, core.streams.one_less(&stream)]
 }
 
 /// Posts the next accept after one that ended with `code`, or ends the stream if that tells
 /// something about the listener.
 fn post_again(core: &Core, state: &mut State, stream: &Arc<AcceptStream>, code: i32) {
-    if state.closing || core.is_closed() || stream.cancelled.load(Ordering::Acquire) {
+    if state.closing || core.is_closed() || stream.is_cancelled() {
         return;
     }
-    let posted = match code {
-        0 => post(core, state, stream),
-        code if passes(code) => post(core, state, stream),
-        code => Err(code),
+    let posted = match code == 0 || passes(code) {
+        true => post(core, state, stream),
+        false => Err(code),
     };
     if let Err(code) = posted {
         fail(core, state, stream, code);
@@ -222,10 +187,10 @@ fn connection_made(
     // Without memory to associate it, the connection is lost.
     let socket = core.adopt(system, false).ok()?;
     let Some(patience) = stream.first_data else {
-        return completion(stream, &socket, peer, None);
+        return stream.connection(socket.reference(), peer, None);
     };
     stream.live.fetch_add(1, Ordering::AcqRel);
-    stream.silent.lock().push_back(socket.name);
+    stream.listener.silent.lock().push_back(socket.name);
     let wait = Kind::FirstData(stream.clone(), peer);
     let mut state = socket.state.lock();
     state.receives.current = Some(Op::new(core.next_id(), wait, 0, None));
@@ -235,7 +200,7 @@ fn connection_made(
         core.deadlines.add(deadline, socket.name);
     }
     // Whoever ended the stream before the wait began has not seen it.
-    if stream.cancelled.load(Ordering::Acquire) {
+    if stream.is_cancelled() {
         hang_up(core, socket.name);
     }
     match begun {
@@ -246,41 +211,6 @@ fn connection_made(
             completion
         }
     }
-}
-
-fn completion(
-    stream: &AcceptStream,
-    socket: &Socket,
-    peer: Option<SocketAddr>,
-    first_data: Option<Buffer>,
-) -> Option<Completion> {
-    // A single accept's completion is its last one, and takes the handle along.
-    let handle = match stream.once {
-        true => stream.handle.lock().take()?,
-        false => stream.handle.lock().clone()?,
-    };
-    stream.delivered.store(stream.once, Ordering::Release);
-    let accepted = Accepted {
-        shared: handle.shared().clone(),
-        socket: Some(SocketRef {
-            lane: 0,
-            index: socket.index(),
-        }),
-        peer,
-        first_data,
-    };
-    Some(Completion {
-        kind: CompletionKind::Accept,
-        last: stream.once,
-        code: 0,
-        sequence: 0,
-        bytes: accepted.first_data.as_ref().map_or(0, |data| data.len()),
-        key: handle.key(),
-        token: stream.token,
-        id: OperationId(stream.id),
-        payload: Payload::Accepted(accepted),
-        handle: Some(handle),
-    })
 }
 
 /// The wait for a connection's first data is over. Nothing is locked.
@@ -310,20 +240,24 @@ pub(super) fn first_data(core: &Core, socket: &Arc<Socket>, mut code: i32) -> Ou
     let Some(Kind::FirstData(stream, peer)) = op.map(|mut op| op.take_kind()) else {
         return [None, None];
     };
-    stream.silent.lock().retain(|&name| name != socket.name);
+    stream
+        .listener
+        .silent
+        .lock()
+        .retain(|&name| name != socket.name);
     let completion = match received {
-        Some(data) => completion(&stream, socket, peer, Some(data)),
+        Some(data) => stream.connection(socket.reference(), peer, Some(data)),
         None => {
             // Silent too long, or reset before its first word: the client is never seen.
-            drop(core.sockets.remove(socket.index()));
+            drop(core.sockets.remove(socket.reference().index));
             socket.state.lock().close();
             if stream.once {
-                post_again(core, &mut stream.listener.state.lock(), &stream, 0);
+                post_again(core, &mut stream.listener.socket.state.lock(), &stream, 0);
             }
             None
         }
     };
-    [completion, one_less(&stream)]
+    [completion, core.streams.one_less(&stream)]
 }
 
 /// Ends the wait for a connection's first data, if it still goes on.
@@ -332,36 +266,61 @@ pub(super) fn hang_up(core: &Core, name: usize) {
         return;
     };
     let mut state = socket.state.lock();
-    let State {
-        system, receives, ..
-    } = &mut *state;
+    let (system, receives) = state.parts(Way::Receives);
     let waiting = receives.current.as_mut();
     let Some(op) = waiting.filter(|op| matches!(op.kind, Kind::FirstData(..))) else {
         return;
     };
     op.cancelled = true;
-    if let Some(system) = system.as_ref().filter(|_| op.in_kernel) {
+    if let Some(system) = system.filter(|_| op.in_kernel) {
         winsock::cancel(system, &op.block);
     }
 }
 
-/// One part of a stream is over. If it was the last one, ends the stream, with a final completion
-/// unless it was a single accept that has had its own.
-fn one_less(stream: &AcceptStream) -> Option<Completion> {
-    if stream.live.fetch_sub(1, Ordering::AcqRel) != 1 || stream.delivered.load(Ordering::Acquire) {
-        return None;
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use windows_sys::Win32::Foundation::{
+        NTSTATUS, STATUS_CONNECTION_ABORTED, STATUS_CONNECTION_RESET, STATUS_HOST_UNREACHABLE,
+        STATUS_INVALID_PARAMETER, STATUS_IO_TIMEOUT, STATUS_TOO_MANY_OPENED_FILES,
+    };
+
+    use super::super::tests::port;
+    use super::*;
+    use crate::port::Operation;
+
+    #[test]
+    fn what_ends_one_connection_does_not_end_its_listener() {
+        let passing = |status: NTSTATUS| passes(code::of_status(status as u32 as usize));
+        for of_connection in [
+            STATUS_CONNECTION_RESET,
+            STATUS_CONNECTION_ABORTED,
+            STATUS_HOST_UNREACHABLE,
+            STATUS_IO_TIMEOUT,
+        ] {
+            assert!(passing(of_connection), "{of_connection:x}");
+        }
+        for of_listener in [STATUS_INVALID_PARAMETER, STATUS_TOO_MANY_OPENED_FILES] {
+            assert!(!passing(of_listener), "{of_listener:x}");
+        }
     }
-    let handle = stream.handle.lock().take();
-    Some(Completion {
-        kind: CompletionKind::Accept,
-        last: true,
-        code: stream.error.lock().unwrap_or(ABORTED),
-        sequence: 0,
-        bytes: 0,
-        key: handle.as_ref().map_or(0, |handle| handle.key()),
-        token: stream.token,
-        id: OperationId(stream.id),
-        payload: Payload::None,
-        handle,
-    })
+
+    #[test]
+    fn a_listener_goes_on_when_somebody_else_cancels_its_accepts() {
+        let port = port();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let listener = port.associate(listener, 1).expect("associates");
+        let accepts = Operation::Accept(crate::port::Accept::stream());
+        listener.submit(accepts, 2).expect("submits");
+        let duplicate = listener.try_clone_to_owned_socket().expect("open");
+        winsock::cancel_all(&SystemSocket::from(duplicate));
+        let _client = TcpStream::connect(address).expect("connects");
+        let accepted = port.get(Some(Duration::from_secs(10))).expect("comes");
+        assert_eq!(accepted.token(), 2);
+        accepted.result().expect("a connection");
+        assert!(!accepted.is_final());
+    }
 }

@@ -7,7 +7,7 @@
 use windows_sys::Win32::Foundation::{
     ERROR_CONNECTION_ABORTED, ERROR_CONNECTION_REFUSED, ERROR_HOST_UNREACHABLE, ERROR_MORE_DATA,
     ERROR_NETNAME_DELETED, ERROR_NETWORK_UNREACHABLE, ERROR_PORT_UNREACHABLE, ERROR_SEM_TIMEOUT,
-    NTSTATUS, RtlNtStatusToDosError, STATUS_BUFFER_OVERFLOW,
+    NTSTATUS, RtlNtStatusToDosError, STATUS_BUFFER_OVERFLOW, STATUS_INVALID_BUFFER_SIZE,
 };
 use windows_sys::Win32::Networking::WinSock::{
     WSAECONNABORTED, WSAECONNREFUSED, WSAECONNRESET, WSAEHOSTUNREACH, WSAEINVAL, WSAEMSGSIZE,
@@ -24,7 +24,7 @@ pub(super) fn of_status(status: usize) -> i32 {
     if status >= 0 {
         return 0;
     }
-    if status == STATUS_BUFFER_OVERFLOW {
+    if matches!(status, STATUS_BUFFER_OVERFLOW | STATUS_INVALID_BUFFER_SIZE) {
         return WSAEMSGSIZE;
     }
     // SAFETY: takes and returns a number.
@@ -88,5 +88,6 @@ mod tests {
             ErrorKind::ConnectionRefused
         );
         assert_eq!(status(STATUS_BUFFER_OVERFLOW), WSAEMSGSIZE);
+        assert_eq!(status(STATUS_INVALID_BUFFER_SIZE), WSAEMSGSIZE);
     }
 }

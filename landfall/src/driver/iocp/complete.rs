@@ -16,6 +16,7 @@ use super::socket::{Socket, State, Way};
 use super::{Core, code, winsock};
 use crate::buffer::{Buffer, filled};
 use crate::driver::ABORTED;
+use crate::driver::direction::may_go_out;
 use crate::port::{Completion, OperationId, Payload};
 
 /// Completions held back for a serial handle before its stream of receives is paused, so that a
@@ -63,7 +64,7 @@ pub(super) fn process(core: &Core, packet: Packet) -> Outcome {
         let strays = state.strays.len();
         state.strays.retain(|block| block.address() != packet.block);
         if state.strays.len() < strays {
-            advance(core, &mut state, Way::Receives);
+            resume(core, &mut state);
         }
         return [None, None];
     };
@@ -78,7 +79,8 @@ fn reported(core: &Core, state: &mut State, way: Way, code: i32, bytes: usize) -
         return [None, None];
     };
     let ending = op.cancelled || closing;
-    if code != 0 && code != WSAEMSGSIZE {
+    let cut = way == Way::Receives && code == WSAEMSGSIZE;
+    if code != 0 && !cut {
         let code = match way {
             _ if closing => ABORTED,
             _ if ending => ended(code),
@@ -168,29 +170,39 @@ fn pooled(core: &Core, state: &mut State, once: bool) -> Outcome {
     }
 }
 
-/// Receives what is there, without waiting.
+/// Receives what is there, without waiting, into a pooled buffer, or into memory of its own while the
+/// pool is empty.
 pub(super) fn receive(core: &Core, state: &State) -> Result<Buffer, i32> {
-    let system = state.system.as_ref().ok_or(ABORTED)?;
-    let received = core.buffers.fill(|bytes| (&mut &*system).read(bytes));
-    received.map_err(|error| code::of(&error))
+    let mut system = state.system.as_ref().ok_or(ABORTED)?;
+    let received = match core.buffers.take() {
+        Some(mut pooled) => system
+            .read(&mut pooled)
+            .map(|length| (Buffer::Pooled(pooled), length)),
+        None => {
+            let mut vec = vec![0; core.buffers.size()];
+            system
+                .read(&mut vec)
+                .map(|length| (Buffer::Vec(vec), length))
+        }
+    };
+    let (mut buffer, length) = received.map_err(|error| code::of(&error))?;
+    buffer.truncate(length);
+    Ok(buffer)
 }
 
 /// Hands a direction's current operation to the kernel. Returns its code if it is over already.
 pub(super) fn begin(core: &Core, state: &mut State, way: Way) -> Option<i32> {
-    let State {
-        system,
-        receives,
-        sends,
-        ..
-    } = state;
-    let direction = match way {
-        Way::Receives => receives,
-        Way::Sends => sends,
-    };
+    let stream = state.stream;
+    let (system, direction) = state.parts(way);
     let op = direction.current.as_mut()?;
     let Some(system) = system else {
         return Some(ABORTED);
     };
+    if !stream {
+        if let Some(code) = op.send_datagram(system) {
+            return Some(code);
+        }
+    }
     // Before the call: its packet may be taken before it returns, by a thread that then waits for
     // the lock that is held here.
     op.in_kernel = true;
@@ -206,16 +218,25 @@ pub(super) fn begin(core: &Core, state: &mut State, way: Way) -> Option<i32> {
 
 /// As [`begin`]; an operation that is over ends, with the completion returned.
 pub(super) fn run(core: &Core, state: &mut State, way: Way) -> Option<Completion> {
+    if way == Way::Receives && state.strays.len() >= MOST_STRAYS {
+        // Or the blocks would grow without end.
+        state.receives.current.as_mut()?.paused = true;
+        return None;
+    }
     let mut code = begin(core, state, way)?;
-    if code == WSAEMSGSIZE {
-        return cut_at_once(state, way);
+    if code == WSAEMSGSIZE && way == Way::Receives {
+        return cut_at_once(state);
     }
     // A receive after this side has shut its receiving down finds the end of the stream, as
     // everywhere else.
     if way == Way::Receives && code == WSAESHUTDOWN {
         code = 0;
     }
-    let op = state.direction(way).current.as_ref()?;
+    let op = state.direction(way).current.as_mut()?;
+    if code == WSAEMSGSIZE {
+        // Lost rather than freed before a packet that may follow.
+        std::mem::forget(op.take_block());
+    }
     let bytes = op.done;
     if code == 0 && shuts_receives(op) {
         end_receives(state);
@@ -223,37 +244,44 @@ pub(super) fn run(core: &Core, state: &mut State, way: Way) -> Option<Completion
     end(state, way, code, bytes, None)
 }
 
+/// Has a direction's current operation go, and those behind it as long as they are over at once.
+pub(super) fn start(core: &Core, state: &mut State, way: Way) {
+    let completion = run(core, state, way);
+    completion.into_iter().for_each(|c| core.announce(c));
+    advance(core, state, way);
+}
+
 /// Lets the next operations of a direction go, as long as none is with the kernel.
-pub(super) fn advance(core: &Core, state: &mut State, way: Way) {
-    if let Some(code) = state.gap.filter(|_| way == Way::Sends) {
-        withdraw(core, state, way, code, Op::sends_bytes);
-        if code == ABORTED {
-            // The program knows that something is missing, and may go on.
-            state.gap = None;
-        }
-    }
+fn advance(core: &Core, state: &mut State, way: Way) {
     loop {
-        // The next one waits for a packet that is to come, or the blocks would grow without end.
-        let full = state.strays.len() >= MOST_STRAYS;
-        let direction = state.direction(way);
-        if direction.current.is_some() || way == Way::Receives && full {
+        if let Some(code) = state.gap.filter(|_| way == Way::Sends) {
+            withdraw(core, state, way, code, Op::sends_bytes);
+            if code == ABORTED {
+                // The program knows that something is missing, and may go on.
+                state.gap = None;
+            }
+        }
+        if !state.direction(way).advance() {
             return;
         }
-        direction.current = direction.waiting.pop_front();
-        if direction.current.is_none() {
-            return;
-        }
-        if let Some(completion) = run(core, state, way) {
-            core.announce(completion);
-        }
+        let completion = run(core, state, way);
+        completion.into_iter().for_each(|c| core.announce(c));
+    }
+}
+
+/// Has a receive go on that was paused.
+fn resume(core: &Core, state: &mut State) {
+    let paused = |op: &mut Box<Op>| std::mem::take(&mut op.paused);
+    if state.receives.current.as_mut().is_some_and(paused) {
+        start(core, state, Way::Receives);
     }
 }
 
 /// A datagram longer than its buffer fails the call, and yet a packet follows: to the kernel that
 /// is a warning. It brings nothing new (not even the count, which is the room there was), and has
 /// its block kept until it comes, so that no other operation gets that address meanwhile.
-fn cut_at_once(state: &mut State, way: Way) -> Option<Completion> {
-    let op = state.direction(way).current.as_mut()?;
+fn cut_at_once(state: &mut State) -> Option<Completion> {
+    let op = state.receives.current.as_mut()?;
     let (code, bytes) = match &mut op.kind {
         Kind::Datagram(vec, _) => {
             let room = vec.capacity() - vec.len();
@@ -264,7 +292,7 @@ fn cut_at_once(state: &mut State, way: Way) -> Option<Completion> {
     };
     let block = op.take_block();
     state.strays.push_back(block);
-    end(state, way, code, bytes, None)
+    end(state, Way::Receives, code, bytes, None)
 }
 
 fn shuts_receives(op: &Op) -> bool {
@@ -284,20 +312,9 @@ fn end_receives(state: &mut State) {
 /// One completion of several.
 fn step(state: &mut State, data: Buffer) -> Option<Completion> {
     let op = state.receives.current.as_mut()?;
-    let sequence = op.sequence;
-    op.sequence = sequence.wrapping_add(1);
-    Some(Completion {
-        kind: op.completion_kind(),
-        last: false,
-        code: 0,
-        sequence,
-        bytes: data.len(),
-        key: op.handle.as_ref().map_or(0, |handle| handle.key()),
-        token: op.token,
-        id: OperationId(op.id),
-        payload: Payload::Buffer(data),
-        handle: op.handle.clone(),
-    })
+    let (id, kind) = (OperationId(op.id), op.completion_kind());
+    let bytes = data.len();
+    Some(op.ticket.step(id, kind, bytes, Payload::Buffer(data)))
 }
 
 /// Ends a direction's current operation and lets its final completion out, or holds it back.
@@ -321,51 +338,28 @@ pub(super) fn end(
 
 /// The final completion of an operation, with its memory.
 pub(super) fn finished(mut op: Box<Op>, code: i32, bytes: usize) -> Completion {
-    let handle = op.handle.take();
-    Completion {
-        kind: op.completion_kind(),
-        last: true,
-        code,
-        sequence: op.sequence,
-        bytes,
-        key: handle.as_ref().map_or(0, |handle| handle.key()),
-        token: op.token,
-        id: OperationId(op.id),
-        payload: Op::payload(op.take_kind()),
-        handle,
-    }
+    let (id, kind) = (OperationId(op.id), op.completion_kind());
+    let ticket = std::mem::take(&mut op.ticket);
+    ticket.finish(id, kind, code, bytes, Op::payload(op.take_kind()))
 }
 
 /// Hands a completion out, or holds it back while another of a serial handle is out.
 pub(super) fn deliver(state: &mut State, completion: Completion) -> Option<Completion> {
-    let now = match &completion.handle {
-        Some(handle) => !completion.takes_turns() || handle.take_turn(),
-        None => true,
-    };
-    if now {
+    if may_go_out(&completion) {
         return Some(completion);
     }
-    state.held.push_back(completion);
+    state.held.push(completion);
     None
 }
 
 /// Ends a direction's current operation, or asks for its end. Returns whether there is one.
 pub(super) fn cancel_current(core: &Core, state: &mut State, way: Way) -> bool {
-    let State {
-        system,
-        receives,
-        sends,
-        ..
-    } = state;
-    let direction = match way {
-        Way::Receives => receives,
-        Way::Sends => sends,
-    };
+    let (system, direction) = state.parts(way);
     let Some(op) = &mut direction.current else {
         return false;
     };
     op.cancelled = true;
-    match system.as_ref().filter(|_| op.in_kernel) {
+    match system.filter(|_| op.in_kernel) {
         Some(system) => winsock::cancel(system, &op.block),
         None if op.in_kernel => {}
         // Its report is just being worked off, and finds the flag.
@@ -388,43 +382,26 @@ pub(super) fn withdraw(
     code: i32,
     which: impl Fn(&Op) -> bool,
 ) -> usize {
-    if state.direction(way).waiting.is_empty() {
-        return 0;
+    let withdrawn = state.direction(way).take_waiting(|op| which(op));
+    let count = withdrawn.len();
+    for op in withdrawn {
+        let completion = deliver(state, finished(op, code, 0));
+        completion.into_iter().for_each(|c| core.announce(c));
     }
-    let mut withdrawn = 0;
-    for op in state.direction(way).waiting.take().collect::<Vec<_>>() {
-        if !which(&op) {
-            state.direction(way).waiting.push_back(op);
-            continue;
-        }
-        withdrawn += 1;
-        let completion = finished(op, code, 0);
-        if let Some(completion) = deliver(state, completion) {
-            core.announce(completion);
-        }
-    }
-    withdrawn
+    count
 }
 
 /// Lets the next held-back completion of a socket out. On a closed port nobody will take it: it
 /// comes back, to be dropped once the socket is unlocked.
 pub(super) fn next_turn(core: &Core, socket: &Arc<Socket>) -> Option<Completion> {
     let mut state = socket.state.lock();
-    let completion = state.held.pop_front()?;
-    let left = state.held.len();
-    if let Some(handle) = &completion.handle {
-        handle.keep_turn(left > 0);
-    }
+    let (completion, left) = state.held.next()?;
     if core.is_closed() {
         return Some(completion);
     }
     core.announce(completion);
-    let paused = |op: &mut Box<Op>| std::mem::take(&mut op.paused);
-    if left == 0 && state.receives.current.as_mut().is_some_and(paused) {
-        if let Some(completion) = run(core, &mut state, Way::Receives) {
-            core.announce(completion);
-        }
-        advance(core, &mut state, Way::Receives);
+    if left == 0 {
+        resume(core, &mut state);
     }
     None
 }

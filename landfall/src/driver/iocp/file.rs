@@ -32,12 +32,9 @@ const MOST_AT_ONCE: usize = 1 << 30;
 pub(super) fn attach(core: &Core, file: Arc<File>) -> io::Result<SocketRef> {
     let entry = core.sockets.insert_file(file.clone());
     match core.queue.associate_file(&file, entry.name) {
-        Ok(()) => Ok(SocketRef {
-            lane: 0,
-            index: entry.index(),
-        }),
+        Ok(()) => Ok(entry.reference()),
         Err(error) => {
-            core.sockets.remove(entry.index());
+            core.sockets.remove(entry.reference().index);
             Err(explain(error))
         }
     }

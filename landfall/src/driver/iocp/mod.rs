@@ -12,7 +12,6 @@
 //! they wake a thread like any other.
 
 mod accept;
-mod buffers;
 mod code;
 mod complete;
 mod deadlines;
@@ -37,21 +36,23 @@ use parking_lot::Mutex;
 use slab::Slab;
 use socket2::{Socket as SystemSocket, Type};
 
+use super::accept_stream::{STREAM_LANE, Streams};
+use super::buffers::Buffers;
 use super::file::FileRange;
 use super::refusal::{self, closed, not_listening};
-use super::{ABORTED, Driver, Sink, SocketRef, Submitted, SystemQueue};
+use super::{ABORTED, Driver, Sink, SocketRef, Submitted, SystemQueue, name};
 use crate::port::{
     BufferPolicy, Completion, GetError, Handle, Operation, OperationId, Posted, SubmitError,
 };
 use accept::Outcome;
-use buffers::Buffers;
-use complete::{advance, cancel_current, deliver, finished, withdraw};
+use complete::{cancel_current, deliver, finished, start, withdraw};
 use deadlines::Deadlines;
 use op::{Begun, Kind, Op, Owner};
 use queue::{Queue, Room};
 use socket::{Socket, Sockets, State, Way};
 use winsock::Extensions;
 
+pub(crate) use accept::Listener;
 pub(crate) use winsock::use_address_exclusively;
 
 /// Keys of our own packets; no socket has one of these names.
@@ -75,6 +76,7 @@ struct Core {
     extensions: Extensions,
     buffers: Buffers,
     sockets: Sockets,
+    streams: Streams,
     deadlines: Deadlines,
     /// The program's packets: the kernel's have no room for all of their numbers.
     posted: Mutex<Slab<Posted>>,
@@ -101,6 +103,7 @@ impl Iocp {
             extensions,
             buffers,
             sockets: Sockets::default(),
+            streams: Streams::default(),
             deadlines: Deadlines::new(core.clone()),
             posted: Mutex::default(),
             ready: Mutex::default(),
@@ -154,10 +157,7 @@ impl Driver for Iocp {
             Err(error) => return Err((error, socket)),
         };
         let socket = self.0.adopt(socket, datagram)?;
-        Ok(SocketRef {
-            lane: 0,
-            index: socket.index(),
-        })
+        Ok(socket.reference())
     }
 
     fn attach_file(&self, file: Arc<File>) -> io::Result<SocketRef> {
@@ -196,20 +196,29 @@ impl Driver for Iocp {
         };
         let id = core.next_id();
         let op = Op::new(id, kind, token, Some(handle.clone()));
-        match way_of(&op.kind) {
-            Some(way) => {
-                state.direction(way).waiting.push_back(op);
-                advance(core, &mut state, way);
+        if let Some(code) = state.gap.filter(|_| op.sends_bytes()) {
+            let completion = deliver(&mut state, finished(op, code, 0));
+            completion.into_iter().for_each(|c| core.announce(c));
+        } else if let Some(way) = way_of(&op.kind) {
+            if state.direction(way).enter(op) {
+                start(core, &mut state, way);
             }
-            None => core.do_now(&mut state, op),
+        } else {
+            core.do_now(&mut state, op);
         }
         Ok(submitted(id))
     }
 
     fn cancel(&self, socket: SocketRef, id: OperationId, _worker: bool) -> Option<u64> {
         let core = &self.0;
-        let socket = core.sockets.at(socket.index);
-        let mut state = socket.state.lock();
+        let entry = core.sockets.at(socket.index);
+        let mut state = entry.state.lock();
+        if name::tag(id.0) == STREAM_LANE {
+            let stream = core.streams.get(id.0);
+            let stream = stream.filter(|stream| stream.socket == socket)?;
+            accept::end(core, &mut state, &stream);
+            return Some(0);
+        }
         let named = |op: &Op| op.id == id.0;
         for way in [Way::Receives, Way::Sends] {
             let current = state.direction(way).current.as_deref().is_some_and(named);
@@ -219,19 +228,18 @@ impl Driver for Iocp {
                 return Some(0);
             }
         }
-        let found = file::cancel(&mut state, named) > 0 || accept::cancel(core, &mut state, id.0);
-        found.then_some(0)
+        (file::cancel(&mut state, named) > 0).then_some(0)
     }
 
     fn cancel_all(&self, socket: SocketRef, _worker: bool) -> (usize, u64) {
         let socket = self.0.sockets.at(socket.index);
-        let count = self.0.cancel_operations(&mut socket.state.lock());
+        let count = (self.0).cancel_operations(&socket, &mut socket.state.lock());
         (count, 0)
     }
 
     fn close(&self, socket: SocketRef, _worker: bool) -> u64 {
         let socket = self.0.sockets.at(socket.index);
-        self.0.close_socket(&mut socket.state.lock());
+        self.0.close_socket(&socket);
         0
     }
 
@@ -263,7 +271,7 @@ impl Driver for Iocp {
         let core = &self.0;
         core.close();
         for socket in core.sockets.all() {
-            core.close_socket(&mut socket.state.lock());
+            core.close_socket(&socket);
         }
         while core.in_kernel.load(Ordering::Acquire) > 0 {
             core.take_some(&mut Discard, usize::MAX, Some(Instant::now() + DRAIN));
@@ -401,7 +409,7 @@ impl Core {
             // What comes without a wait must not wait.
             Some(system) => {
                 if datagram {
-                    winsock::ignore_unreachable_peers(system);
+                    winsock::ignore_undelivered(system);
                 }
                 self.queue
                     .associate(system, socket.name)
@@ -412,7 +420,7 @@ impl Core {
         match (associated, state.system.take()) {
             (Err(error), Some(system)) => {
                 drop(state);
-                self.sockets.remove(socket.index());
+                self.sockets.remove(socket.reference().index);
                 Err((error, system))
             }
             (_, system) => {
@@ -441,21 +449,26 @@ impl Core {
 
     /// Ends a socket's operations; those that wait for their turn first, so that none of them
     /// starts.
-    fn cancel_operations(&self, state: &mut State) -> usize {
+    fn cancel_operations(&self, socket: &Socket, state: &mut State) -> usize {
         let mut count = 0;
         for way in [Way::Receives, Way::Sends] {
             count += withdraw(self, state, way, ABORTED, |_| true);
             count += usize::from(cancel_current(self, state, way));
         }
-        count + file::cancel(state, |_| true) + accept::cancel_all(self, state)
+        let streams = self.streams.of(socket.reference());
+        for stream in &streams {
+            accept::end(self, state, stream);
+        }
+        count + file::cancel(state, |_| true) + streams.len()
     }
 
     /// Closes a socket. What the kernel has of it comes back by packets.
-    fn close_socket(&self, state: &mut State) {
+    fn close_socket(&self, socket: &Socket) {
+        let mut state = socket.state.lock();
         if std::mem::replace(&mut state.closing, true) {
             return;
         }
-        self.cancel_operations(state);
+        self.cancel_operations(socket, &mut state);
         if let Some(system) = &state.system {
             winsock::cancel_all(system);
         }
@@ -611,13 +624,24 @@ mod tests {
 
     use super::*;
 
-    /// A port, the driver's side of it, and a connection of both.
-    fn connected() -> (Iocp, SocketRef, TcpStream) {
-        let driver = Iocp::new(1, BufferPolicy::default()).expect("Windows has ports");
+    pub(super) fn port() -> CompletionPort {
+        let builder = CompletionPort::builder().driver(DriverChoice::Iocp);
+        builder.build().expect("Windows has ports")
+    }
+
+    /// Both sides of a connection.
+    fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
         let peer = TcpStream::connect(address).expect("connects");
         let (ours, _) = listener.accept().expect("accepts");
+        (ours, peer)
+    }
+
+    /// A driver, a connection in it, and the other side.
+    fn connected() -> (Iocp, SocketRef, TcpStream) {
+        let driver = Iocp::new(1, BufferPolicy::default()).expect("Windows has ports");
+        let (ours, peer) = pair();
         let socket = driver.attach(ours.into()).expect("associates");
         (driver, socket, peer)
     }
@@ -655,14 +679,8 @@ mod tests {
 
     #[test]
     fn a_packet_of_an_operation_is_told_from_one_of_a_duplicate() {
-        let port = CompletionPort::builder()
-            .driver(DriverChoice::Iocp)
-            .build()
-            .expect("Windows has ports");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        let mut peer = TcpStream::connect(address).expect("connects");
-        let (ours, _) = listener.accept().expect("accepts");
+        let port = port();
+        let (ours, mut peer) = pair();
         let ours = port.associate(ours, 1).expect("associates");
         let duplicate = SystemSocket::from(ours.try_clone_to_owned_socket().expect("open"));
         // The program's own operation, on the same socket, with a block of its own.
@@ -678,6 +696,43 @@ mod tests {
         assert_eq!((received.token(), received.bytes()), (2, 7));
         let more = port.get(Some(Duration::from_millis(50)));
         assert_eq!(more.expect_err("one completion"), GetError::TimedOut);
+    }
+
+    #[test]
+    fn nothing_follows_a_send_that_fails_at_once_when_its_turn_comes() {
+        let port = port();
+        let (ours, mut peer) = pair();
+        let ours = port.associate(ours, 1).expect("associates");
+        let no_file = Operation::SendFile {
+            file: Arc::new(File::open("NUL").expect("a device")),
+            offset: 0,
+            length: 1,
+        };
+        let behind = || Operation::Send("behind".into());
+        let operations = [
+            Operation::Send("before".into()),
+            no_file,
+            behind(),
+            behind(),
+        ];
+        for (token, operation) in operations.into_iter().enumerate() {
+            ours.submit(operation, token).expect("submits");
+        }
+        let next = || port.get(Some(Duration::from_secs(10))).expect("comes");
+        assert_eq!(next().result().expect("sent"), 6);
+        let failed = next();
+        let error = failed.result().expect_err("it has no length");
+        assert_eq!((failed.token(), failed.bytes()), (1, 0));
+        for token in 2..4 {
+            let other = next();
+            assert_eq!((other.token(), other.bytes()), (token, 0));
+            let other = other.result().expect_err("it would follow a gap");
+            assert_eq!(other.raw_os_error(), error.raw_os_error());
+        }
+        ours.close();
+        let mut arrived = Vec::new();
+        std::io::Read::read_to_end(&mut peer, &mut arrived).expect("a clean end");
+        assert_eq!(arrived, b"before");
     }
 
     #[test]
@@ -700,12 +755,7 @@ mod tests {
         let (driver, socket, _peer) = connected();
         let before = driver.0.sockets.at(socket.index).name;
         driver.release(socket, false);
-        let (other, _peer) = {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-            let address = listener.local_addr().expect("an address");
-            let peer = TcpStream::connect(address).expect("connects");
-            (listener.accept().expect("accepts").0, peer)
-        };
+        let (other, _peer) = pair();
         let again = driver.attach(other.into()).expect("associates");
         assert_eq!(again.index, socket.index, "its place is free again");
         assert_ne!(driver.0.sockets.at(again.index).name, before);

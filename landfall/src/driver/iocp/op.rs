@@ -1,5 +1,6 @@
 //! Operations as the kernel carries them, and the memory that they own meanwhile.
 
+use std::io::{ErrorKind, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,27 +8,26 @@ use std::time::Duration;
 use socket2::{SockAddr, SockRef, Socket, TcpKeepalive};
 use windows_sys::Win32::Networking::WinSock::{WSABUF, WSAEINVAL};
 
-use super::accept::AcceptStream;
 use super::code;
 use super::file;
 use super::winsock::{self, Block, Extensions, description};
 use crate::buffer::Buffer;
+use crate::driver::accept_stream::AcceptStream;
 use crate::driver::file::{FileOp, FileRange};
+use crate::driver::ticket::Ticket;
 use crate::port::{CompletionKind, Handle, Payload, SocketOption};
 
 pub(super) struct Op {
     pub(super) id: u64,
-    pub(super) token: usize,
-    pub(super) handle: Option<Handle>,
+    pub(super) ticket: Ticket,
     pub(super) kind: Kind,
     pub(super) block: Block,
     pub(super) in_kernel: bool,
     /// It was asked to end.
     pub(super) cancelled: bool,
-    /// A stream that does not go on until the program has taken what is held back.
+    /// A receive that does not go on until the program has taken what is held back, or the kernel
+    /// has told of those before it.
     pub(super) paused: bool,
-    /// Completions given out so far.
-    pub(super) sequence: u32,
     /// Bytes sent so far.
     pub(super) done: usize,
 }
@@ -84,14 +84,12 @@ impl Op {
     pub(super) fn new(id: u64, kind: Kind, token: usize, handle: Option<Handle>) -> Box<Self> {
         Box::new(Op {
             id,
-            token,
-            handle,
+            ticket: Ticket::new(handle, token),
             kind,
             block: Block::new(),
             in_kernel: false,
             cancelled: false,
             paused: false,
-            sequence: 0,
             done: 0,
         })
     }
@@ -132,6 +130,28 @@ impl Op {
             }
         }
         Ok(Begun::Pending)
+    }
+
+    /// Sends a datagram, if it is one to be sent, unless that has to wait. Returns its code. Of one that
+    /// is too long, an overlapped send fails at once and a packet may follow or not, as it is a warning
+    /// or an error to the kernel (it has a status of either kind for that).
+    pub(super) fn send_datagram(&mut self, socket: &Socket) -> Option<i32> {
+        let sent = match &self.kind {
+            Kind::Send(buffer) => socket.send(buffer),
+            Kind::SendVectored(buffers) => {
+                let slices: Vec<_> = buffers.iter().map(|buffer| IoSlice::new(buffer)).collect();
+                socket.send_vectored(&slices)
+            }
+            _ => return None,
+        };
+        match sent {
+            Ok(bytes) => {
+                self.done = bytes;
+                Some(0)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => Some(code::of(&error)),
+        }
     }
 
     pub(super) fn sends_bytes(&self) -> bool {

@@ -7,20 +7,14 @@ use parking_lot::{Mutex, RwLock};
 use slab::Slab;
 use socket2::{Domain, Socket as SystemSocket};
 
-use super::accept::{AcceptStream, Posted};
+use super::accept::Posted;
 use super::op::Op;
 use super::winsock::{self, Block};
-use crate::port::Completion;
+use crate::driver::SocketRef;
+use crate::driver::direction::{Direction, Held};
 use crate::rare_queue::RareQueue;
 
-/// Operations of one direction: one is with the kernel, the others wait their turn.
-#[derive(Default)]
-pub(super) struct Direction {
-    pub(super) current: Option<Box<Op>>,
-    pub(super) waiting: RareQueue<Box<Op>>,
-}
-
-/// Which of the two.
+/// Which of a socket's two directions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Way {
     Receives,
@@ -49,24 +43,27 @@ pub(super) struct State {
     pub(super) gap: Option<i32>,
     /// This side has shut its receiving down.
     pub(super) receives_shut: bool,
-    pub(super) receives: Direction,
-    pub(super) sends: Direction,
+    pub(super) receives: Direction<Box<Op>>,
+    pub(super) sends: Direction<Box<Op>>,
     /// Blocks of operations that are over, of which a packet is still to come.
     pub(super) strays: RareQueue<Block>,
     /// Accepts that the kernel has, of a listener.
     pub(super) accepts: Vec<Posted>,
-    /// The listener's streams, until they are found to have ended.
-    pub(super) streams: Vec<Arc<AcceptStream>>,
-    /// Completions of a serial handle that wait for their turn.
-    pub(super) held: RareQueue<Completion>,
+    pub(super) held: Held,
 }
 
 impl State {
-    pub(super) fn direction(&mut self, way: Way) -> &mut Direction {
-        match way {
+    pub(super) fn direction(&mut self, way: Way) -> &mut Direction<Box<Op>> {
+        self.parts(way).1
+    }
+
+    /// The socket, unless it is closed, and one direction of its operations.
+    pub(super) fn parts(&mut self, way: Way) -> (Option<&SystemSocket>, &mut Direction<Box<Op>>) {
+        let direction = match way {
             Way::Receives => &mut self.receives,
             Way::Sends => &mut self.sends,
-        }
+        };
+        (self.system.as_ref(), direction)
     }
 
     /// Closes the socket or file, if it is open.
@@ -79,7 +76,7 @@ impl State {
 
     /// The direction whose operation in the kernel has this block.
     pub(super) fn way_of(&self, block: usize) -> Option<Way> {
-        let has = |direction: &Direction| {
+        let has = |direction: &Direction<Box<Op>>| {
             direction
                 .current
                 .as_ref()
@@ -142,8 +139,7 @@ impl Sockets {
                 sends: Direction::default(),
                 strays: RareQueue::default(),
                 accepts: Vec::new(),
-                streams: Vec::new(),
-                held: RareQueue::default(),
+                held: Held::default(),
             }),
         });
         entry.insert(socket).clone()
@@ -175,8 +171,12 @@ impl Sockets {
 }
 
 impl Socket {
-    pub(super) fn index(&self) -> u32 {
-        (self.name & INDEX) as u32
+    /// What stands for it outside of the driver.
+    pub(super) fn reference(&self) -> SocketRef {
+        SocketRef {
+            lane: 0,
+            index: (self.name & INDEX) as u32,
+        }
     }
 }
 

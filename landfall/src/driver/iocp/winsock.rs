@@ -12,9 +12,9 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 use windows_sys::Win32::Foundation::{HANDLE, STATUS_PENDING};
 use windows_sys::Win32::Networking::WinSock::{
     LPFN_ACCEPTEX, LPFN_CONNECTEX, LPFN_GETACCEPTEXSOCKADDRS, LPFN_TRANSMITFILE, MSG_PEEK,
-    SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_UDP_CONNRESET, SO_ACCEPTCONN, SO_EXCLUSIVEADDRUSE,
-    SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT, SOCKET, SOL_SOCKET, WSA_IO_PENDING,
-    WSABUF, WSAEWOULDBLOCK, WSAGetLastError, WSAID_ACCEPTEX, WSAID_CONNECTEX,
+    SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_UDP_CONNRESET, SIO_UDP_NETRESET, SO_ACCEPTCONN,
+    SO_EXCLUSIVEADDRUSE, SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT, SOCKET, SOL_SOCKET,
+    WSA_IO_PENDING, WSABUF, WSAEWOULDBLOCK, WSAGetLastError, WSAID_ACCEPTEX, WSAID_CONNECTEX,
     WSAID_GETACCEPTEXSOCKADDRS, WSAID_TRANSMITFILE, WSAIoctl, WSARecv, WSASend, closesocket,
     getsockopt, setsockopt,
 };
@@ -224,26 +224,28 @@ pub(crate) fn use_address_exclusively(socket: &Socket) -> io::Result<()> {
     set_option(socket, SO_EXCLUSIVEADDRUSE, Some(1_i32))
 }
 
-/// Has a datagram socket not fail its receives because somebody was not there for what it sent:
-/// elsewhere that concerns nobody.
-pub(super) fn ignore_unreachable_peers(socket: &Socket) {
+/// Has a datagram socket not fail its receives because what it sent found nobody
+/// (`WSAECONNRESET`) or was on its way for too long (`WSAENETRESET`): elsewhere that concerns nobody.
+pub(super) fn ignore_undelivered(socket: &Socket) {
     let off = 0_u32;
     let mut bytes = 0;
-    // SAFETY: the pointers lead to variables of this function, with their sizes. A system without
-    // the option refuses it, and has nothing to be switched off.
-    unsafe {
-        WSAIoctl(
-            raw(socket),
-            SIO_UDP_CONNRESET,
-            (&raw const off).cast(),
-            size_of::<u32>() as u32,
-            null_mut(),
-            0,
-            &mut bytes,
-            null_mut(),
-            None,
-        )
-    };
+    for told in [SIO_UDP_CONNRESET, SIO_UDP_NETRESET] {
+        // SAFETY: the pointers lead to variables of this function, with their sizes. A system without
+        // the option refuses it, and has nothing to be switched off.
+        unsafe {
+            WSAIoctl(
+                raw(socket),
+                told,
+                (&raw const off).cast(),
+                size_of::<u32>() as u32,
+                null_mut(),
+                0,
+                &mut bytes,
+                null_mut(),
+                None,
+            )
+        };
+    }
 }
 
 /// Whether a socket listens.

@@ -14,7 +14,8 @@ use super::op::{FirstData, Kind, Op, code_of};
 use super::socket::Socket;
 use crate::buffer::Buffer;
 use crate::driver::SocketRef;
-use crate::driver::accept_stream::{AcceptStream, passes};
+use crate::driver::accept_stream::AcceptStream;
+use crate::driver::kind::passes;
 use crate::port::Completion;
 
 /// Has a stream, which counts one part for it, take connections of its listener.
@@ -82,7 +83,7 @@ pub(super) fn cancel_waiting(lane: &Lane, state: &mut State, stream: &Arc<Accept
 pub(super) fn accept(lanes: &[Lane], stream: &Arc<AcceptStream>) {
     let lane = &lanes[stream.socket.lane as usize];
     let (mut more, mut done) = (true, false);
-    match SockRef::from(&*stream.listener).accept() {
+    match SockRef::from(&*stream.listener.fd).accept() {
         Ok((socket, peer)) => {
             done = adopt(lanes, stream, OwnedFd::from(socket), peer.as_socket()) && stream.once;
         }
@@ -132,7 +133,7 @@ fn adopt(
 ) -> bool {
     no_signals(&fd);
     let lane = super::emptiest(lanes);
-    let index = match lane.register(Socket::new(Arc::new(fd), stream.kind)) {
+    let index = match lane.register(Socket::new(Arc::new(fd), stream.listener.kind)) {
         Ok(index) => index,
         Err(error) => {
             stream.fail(code_of(Err(error)));

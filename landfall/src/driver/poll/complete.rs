@@ -182,7 +182,7 @@ fn end_short(lane: &Lane, state: &mut State, key: u32, code: i32) {
         socket.broken = Some(code).filter(|&code| code != ABORTED);
         behind = socket
             .sends
-            .take_waiting(|key| ops[key as usize].kind.sends_bytes());
+            .take_waiting(|&key| ops[key as usize].kind.sends_bytes());
     }
     finish(lane, state, key, code);
     for key in behind {
@@ -194,20 +194,9 @@ fn end_short(lane: &Lane, state: &mut State, key: u32, code: i32) {
 fn step(lane: &Lane, state: &mut State, key: u32, received: Received) -> Completion {
     let id = lane.id(state, key);
     let op = &mut state.ops[key as usize];
-    let sequence = op.sequence;
-    op.sequence = sequence.wrapping_add(1);
-    Completion {
-        kind: op.kind.completion_kind(),
-        last: false,
-        code: 0,
-        sequence,
-        bytes: received.bytes,
-        key: op.handle.as_ref().map_or(0, |handle| handle.key()),
-        token: op.token,
-        id,
-        payload: received.data.map_or(Payload::None, Payload::Buffer),
-        handle: op.handle.clone(),
-    }
+    let data = received.data.map_or(Payload::None, Payload::Buffer);
+    let kind = op.kind.completion_kind();
+    op.ticket.step(id, kind, received.bytes, data)
 }
 
 /// Ends an operation and lets its final completion out, or holds it back.
@@ -267,20 +256,9 @@ pub(super) fn remove(state: &mut State, key: u32) -> Op {
 /// The final completion of an operation, with its memory.
 fn finished(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) -> Completion {
     let id = lane.id(state, key);
-    let mut op = remove(state, key);
-    let handle = op.handle.take();
-    Completion {
-        kind: op.kind.completion_kind(),
-        last: true,
-        code,
-        sequence: op.sequence,
-        bytes,
-        key: handle.as_ref().map_or(0, |handle| handle.key()),
-        token: op.token,
-        id,
-        payload: op.kind.payload(),
-        handle,
-    }
+    let op = remove(state, key);
+    let kind = op.kind.completion_kind();
+    op.ticket.finish(id, kind, code, bytes, op.kind.payload())
 }
 
 /// Hands a completion out, or holds it back while another of a serial handle is out.

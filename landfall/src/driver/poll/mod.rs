@@ -30,7 +30,7 @@ use std::time::Duration;
 use socket2::{SockRef, Socket as SystemSocket};
 
 use super::accept_stream::{STREAM_LANE, Streams};
-use super::kind::SocketKind;
+use super::kind::{Listener, SocketKind};
 use super::refusal::{self, closed, not_listening};
 use super::{ABORTED, Driver, Sink, SocketRef, Submitted};
 use crate::port::{Accept, BufferPolicy, Handle, Operation, OperationId, SubmitError};
@@ -88,7 +88,9 @@ impl Poll {
             }
         };
         // Closed meanwhile, it ends at once.
-        let stream = self.streams.begin(handle, listener, accept, token);
+        let stream = self
+            .streams
+            .begin(handle, Listener::new(listener), accept, token);
         accept::begin(&self.lanes, &stream);
         Ok(Submitted {
             id: OperationId(stream.id),
@@ -126,7 +128,7 @@ impl Driver for Poll {
     }
 
     fn attach(&self, socket: SystemSocket) -> Result<SocketRef, (io::Error, SystemSocket)> {
-        let kind = match prepare(&socket) {
+        let kind = match SocketKind::prepare(&socket) {
             Ok(kind) => kind,
             Err(error) => return Err((error, socket)),
         };
@@ -362,13 +364,6 @@ impl fmt::Debug for Poll {
             .field("lanes", &self.lanes.len())
             .finish_non_exhaustive()
     }
-}
-
-/// Readies a socket. Calls on it say for themselves that they must not wait.
-fn prepare(socket: &SystemSocket) -> io::Result<SocketKind> {
-    let kind = SocketKind::of(&SockRef::from(socket))?;
-    socket.set_nonblocking(false)?;
-    Ok(kind)
 }
 
 /// Readies a listener: accepting has no flag that says that it must not wait.

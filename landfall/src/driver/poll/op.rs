@@ -15,18 +15,16 @@ use crate::buffer::{Buffer, filled};
 use crate::driver::accept_stream::AcceptStream;
 use crate::driver::buffers::Buffers;
 use crate::driver::file::{FileOp, FileRange};
+use crate::driver::ticket::Ticket;
 use crate::port::{CompletionKind, Handle, Operation, Payload, SocketOption};
 
 pub(super) struct Op {
     pub(super) generation: u32,
-    /// Completions given out so far.
-    pub(super) sequence: u32,
     /// Bytes sent so far.
     pub(super) done: usize,
-    pub(super) token: usize,
+    pub(super) ticket: Ticket,
     /// The socket within the lane.
     pub(super) socket: u32,
-    pub(super) handle: Option<Handle>,
     pub(super) kind: Kind,
 }
 
@@ -89,11 +87,9 @@ impl Op {
     pub(super) fn new(kind: Kind, socket: u32, token: usize, handle: Option<Handle>) -> Self {
         Op {
             generation: 0,
-            sequence: 0,
             done: 0,
-            token,
+            ticket: Ticket::new(handle, token),
             socket,
-            handle,
             kind,
         }
     }

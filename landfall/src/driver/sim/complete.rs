@@ -142,8 +142,9 @@ impl State {
         }
         let socket = self.insert_socket(Role::Stream(connection));
         let op = &self.ops[key as usize];
+        let handle = op.ticket.handle().expect("accepts have one");
         let accepted = Accepted {
-            shared: op.handle.shared().clone(),
+            shared: handle.shared().clone(),
             socket: Some(socket),
             peer: Some(peer_of(connection)),
             first_data: None,
@@ -329,20 +330,8 @@ impl State {
     fn interim(&mut self, key: u32, bytes: usize) -> Completion {
         let id = self.id(key);
         let op = &mut self.ops[key as usize];
-        let sequence = op.sequence;
-        op.sequence += 1;
-        Completion {
-            kind: op.kind.completion_kind(),
-            last: false,
-            code: 0,
-            sequence,
-            bytes,
-            key: op.handle.key(),
-            token: op.token,
-            id,
-            payload: Payload::None,
-            handle: Some(op.handle.clone()),
-        }
+        let kind = op.kind.completion_kind();
+        op.ticket.step(id, kind, bytes, Payload::None)
     }
 
     /// Takes an operation out of the tables; its final completion, with its memory.
@@ -353,28 +342,15 @@ impl State {
             direction.leave(key);
         }
         let Op {
+            ticket,
             kind,
-            sequence,
-            token,
             socket,
-            handle,
             ..
         } = self.ops.remove(key as usize);
         if self.sockets[socket as usize].closing && self.ops_of(socket).is_empty() {
             self.hang_up(socket);
         }
-        Completion {
-            kind: kind.completion_kind(),
-            last: true,
-            code,
-            sequence,
-            bytes,
-            key: handle.key(),
-            token,
-            id,
-            payload: kind.payload(),
-            handle: Some(handle),
-        }
+        ticket.finish(id, kind.completion_kind(), code, bytes, kind.payload())
     }
 
     /// Ends an operation and lets its final completion out.
@@ -401,7 +377,7 @@ impl State {
         let sends_bytes = |key| ops[key as usize].kind.sends_bytes();
         socket
             .sends
-            .take_waiting(|other| other != key && sends_bytes(other))
+            .take_waiting(|&other| other != key && sends_bytes(other))
     }
 
     /// Lets a completion out, or holds it back while another of a serial handle is out.

@@ -3,17 +3,15 @@
 use std::time::Duration;
 
 use crate::buffer::Buffer;
+use crate::driver::ticket::Ticket;
 use crate::port::{CompletionKind, Handle, Operation, Payload, SocketOption};
 
 pub(super) struct Op {
     pub(super) generation: u32,
-    /// Completions given out so far.
-    pub(super) sequence: u32,
     /// Bytes sent so far.
     pub(super) done: usize,
-    pub(super) token: usize,
+    pub(super) ticket: Ticket,
     pub(super) socket: u32,
-    pub(super) handle: Handle,
     pub(super) cancelled: bool,
     pub(super) kind: Kind,
 }
@@ -40,11 +38,9 @@ impl Op {
     pub(super) fn new(kind: Kind, socket: u32, token: usize, handle: Handle) -> Self {
         Op {
             generation: 0,
-            sequence: 0,
             done: 0,
-            token,
+            ticket: Ticket::new(Some(handle), token),
             socket,
-            handle,
             cancelled: false,
             kind,
         }

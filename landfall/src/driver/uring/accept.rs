@@ -17,6 +17,7 @@ use crate::driver::SocketRef;
 use crate::driver::accept_stream::{self, AcceptStream};
 #[cfg(landfall_broken)]
 use crate::driver::broken::{self, Broken};
+use crate::driver::kind;
 use crate::port::Completion;
 
 /// Single accepts kept posted on each lane (as many as libuv posts on Windows): a burst of clients
@@ -65,7 +66,7 @@ pub(super) fn post(lane: &Lane, state: &mut State, stream: &Arc<AcceptStream>, w
         let slot = if multishot { None } else { state.slots.take() };
         let accept = AcceptOne::new(stream.clone(), slot, multishot);
         stream.live.fetch_add(1, Ordering::AcqRel);
-        let op = Op::new(Kind::Accept(accept), NO_SOCKET, stream.token, None);
+        let op = Op::new(Kind::Accept(accept), NO_SOCKET, 0, None);
         let key = lane.insert(state, op);
         state.accepting.push(key);
         lane.start(state, key, worker);
@@ -159,7 +160,7 @@ fn one_after_the_other(
 /// Failures after which the accept is to be posted again: those of one connection, and the end of
 /// the thread that submitted it.
 fn passes(code: i32) -> bool {
-    accept_stream::passes(code) || matches!(code, libc::ECANCELED | libc::EFAULT)
+    kind::passes(code) || matches!(code, libc::ECANCELED | libc::EFAULT)
 }
 
 fn post_again(lane: &Lane, state: &mut State, key: u32) {
@@ -181,7 +182,9 @@ fn connection(
     place: Place,
     peer: Option<SocketAddr>,
 ) -> Option<Completion> {
-    let socket = state.sockets.insert(Socket::new(place, stream.kind)) as u32;
+    let socket = state
+        .sockets
+        .insert(Socket::new(place, stream.listener.kind)) as u32;
     lane.population.fetch_add(1, Ordering::Relaxed);
     let first_data = stream.first_data;
     #[cfg(landfall_broken)]

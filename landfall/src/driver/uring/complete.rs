@@ -267,7 +267,7 @@ pub(super) fn end_broken(
         socket.broken = Some(code).filter(|&code| code != ABORTED);
         behind = socket
             .sends
-            .take_waiting(|key| ops[key as usize].sends_bytes());
+            .take_waiting(|&key| ops[key as usize].sends_bytes());
     }
     let completion = end(lane, state, key, code, done);
     for key in behind {
@@ -317,20 +317,8 @@ pub(super) fn step(
 ) -> Completion {
     let id = lane.id(state, key);
     let op = &mut state.ops[key as usize];
-    let sequence = op.sequence;
-    op.sequence = sequence.wrapping_add(1);
-    Completion {
-        kind: op.completion_kind(),
-        last: false,
-        code: 0,
-        sequence,
-        bytes,
-        key: op.handle.as_ref().map_or(0, |handle| handle.key()),
-        token: op.token,
-        id,
-        payload: data.map_or(Payload::None, Payload::Buffer),
-        handle: op.handle.clone(),
-    }
+    let data = data.map_or(Payload::None, Payload::Buffer);
+    op.ticket.step(id, op.completion_kind(), bytes, data)
 }
 
 /// Ends an operation and lets its final completion out, or holds it back.
@@ -443,20 +431,10 @@ pub(super) fn finished(
     bytes: usize,
 ) -> Completion {
     let id = lane.id(state, key);
-    let mut op = remove(lane, state, key);
-    let handle = op.handle.take();
-    Completion {
-        kind: op.completion_kind(),
-        last: true,
-        code,
-        sequence: op.sequence,
-        bytes,
-        key: handle.as_ref().map_or(0, |handle| handle.key()),
-        token: op.token,
-        id,
-        payload: Op::payload(op.kind),
-        handle,
-    }
+    let op = remove(lane, state, key);
+    let kind = op.completion_kind();
+    op.ticket
+        .finish(id, kind, code, bytes, Op::payload(op.kind))
 }
 
 /// Hands a completion out, or holds it back while another of a serial handle is out.

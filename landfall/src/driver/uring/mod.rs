@@ -28,7 +28,7 @@ use socket2::{SockRef, Socket as SystemSocket};
 
 use super::accept_stream::{AcceptStream, STREAM_LANE};
 use super::file::{FileOp, FileRange};
-use super::kind::SocketKind;
+use super::kind::{Listener, SocketKind};
 use super::refusal::{self, closed, not_listening};
 use super::{Driver, Settings, Sink, SocketRef, Submitted};
 use crate::port::{Handle, Operation, OperationId, SubmitError};
@@ -141,7 +141,7 @@ impl Uring {
         if !SockRef::from(listener).is_listener().unwrap_or(true) {
             return Err(not_listening());
         }
-        let listener = listener.clone();
+        let listener = Listener::new(listener.clone());
         Ok(self.streams.named.begin(handle, listener, accept, token))
     }
 
@@ -180,7 +180,7 @@ impl Driver for Uring {
     }
 
     fn attach(&self, socket: SystemSocket) -> Result<SocketRef, (io::Error, SystemSocket)> {
-        let kind = match prepare(&socket) {
+        let kind = match SocketKind::prepare(&socket) {
             Ok(kind) => kind,
             Err(error) => return Err((error, socket)),
         };
@@ -476,14 +476,6 @@ impl fmt::Debug for Uring {
             .field("lanes", &self.lanes.len())
             .finish_non_exhaustive()
     }
-}
-
-/// Readies a socket: the ring waits on the program's behalf, which the flag `O_NONBLOCK` would
-/// forbid it.
-fn prepare(socket: &SystemSocket) -> io::Result<SocketKind> {
-    let kind = SocketKind::of(&SockRef::from(socket))?;
-    socket.set_nonblocking(false)?;
-    Ok(kind)
 }
 
 /// Pairs an operation with the memory it needs, or gives it back.

@@ -15,6 +15,7 @@ use super::socket::Target;
 use crate::buffer::Buffer;
 use crate::driver::accept_stream::AcceptStream;
 use crate::driver::file::FileOp;
+use crate::driver::ticket::Ticket;
 use crate::port::{CompletionKind, Handle, Payload, SocketOption};
 
 /// The socket of an operation that belongs to none of its lane.
@@ -28,12 +29,9 @@ pub(super) struct Op {
     pub(super) in_kernel: bool,
     /// Attempts that failed for no reason of the operation's own, since it last got on.
     pub(super) retries: u8,
-    /// Completions given out so far.
-    pub(super) sequence: u32,
     /// Bytes sent so far.
     pub(super) done: usize,
-    pub(super) token: usize,
-    pub(super) handle: Option<Handle>,
+    pub(super) ticket: Ticket,
     /// The socket within the lane.
     pub(super) socket: u32,
     pub(super) kind: Kind,
@@ -250,7 +248,7 @@ impl AcceptOne {
     }
 
     fn entry(&mut self) -> Entry {
-        let listener = types::Fd(self.stream.listener.as_raw_fd());
+        let listener = types::Fd(self.stream.listener.fd.as_raw_fd());
         if self.multishot {
             return opcode::AcceptMulti::new(listener)
                 .flags(libc::SOCK_CLOEXEC)
@@ -313,10 +311,8 @@ impl Op {
             cancelled: false,
             in_kernel: false,
             retries: 0,
-            sequence: 0,
             done: 0,
-            token,
-            handle,
+            ticket: Ticket::new(handle, token),
             socket,
             kind,
         }
