@@ -350,6 +350,79 @@ fn closing_ends_a_file_that_is_being_sent() {
     });
 }
 
+/// The driver must not borrow the mode of a socket that the program shares, be it for a moment.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_descriptor_of_the_programs_own_blocks_while_a_file_is_sent() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use rustix::fs::{OFlags, fcntl_getfl};
+
+    use crate::support::past_the_port;
+
+    for_each_driver(|driver| {
+        let scratch = Scratch::new();
+        let file = scratch.open();
+        file.set_len(64 << 20).expect("a sparse file");
+        let port = driver.port(0);
+        let (connection, peer) = connected(&port, 1);
+        let own = past_the_port(&connection);
+        let reader = arrivals(peer);
+        let ended = Arc::new(AtomicBool::new(false));
+        let watcher = Worker::start({
+            let ended = ended.clone();
+            move || {
+                let mut always = true;
+                while !ended.load(Ordering::Acquire) {
+                    let mode = fcntl_getfl(&own).expect("it is open");
+                    always &= !mode.contains(OFlags::NONBLOCK);
+                }
+                always
+            }
+        });
+        submit(&connection, vec![send_file(&Arc::new(file), 0, TO_THE_END)]);
+        next(&port).result().expect("sent");
+        ended.store(true, Ordering::Release);
+        assert!(watcher.join(), "it did not block for a moment");
+        connection.close();
+        reader.join();
+    });
+}
+
+/// In a program that is not Rust's, nobody ignores the signal.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_for_a_peer_that_is_gone_raises_no_signal() {
+    use std::fs::read_to_string;
+
+    use nix::sys::signal::{SigSet, Signal};
+
+    use crate::support::past_the_port;
+
+    for_each_driver(|driver| {
+        // Kept for this thread, ignored as it is, where it can be seen.
+        SigSet::from(Signal::SIGPIPE)
+            .thread_block()
+            .expect("a signal that can be blocked");
+        let scratch = Scratch::holding(&[1; 1000]);
+        let file = Arc::new(scratch.open());
+        let port = driver.port(0);
+        let (connection, _peer) = connected(&port, 1);
+        let own = past_the_port(&connection);
+        own.shutdown(std::net::Shutdown::Write).expect("connected");
+        submit(&connection, vec![send_file(&file, 0, TO_THE_END)]);
+        let error = next(&port).result().expect_err("nothing can be sent");
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
+        let status = read_to_string("/proc/thread-self/status").expect("Linux has it");
+        let none = status
+            .lines()
+            .filter(|line| line.starts_with("SigPnd:") || line.starts_with("ShdPnd:"))
+            .map(|line| line.split_whitespace().nth(1).expect("a set of signals"))
+            .all(|set| set.bytes().all(|digit| digit == b'0'));
+        assert!(none, "{status}");
+    });
+}
+
 #[test]
 fn what_cannot_be_sent_is_refused_and_comes_back() {
     for_each_driver(|driver| {
