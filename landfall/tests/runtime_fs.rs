@@ -4,14 +4,14 @@ mod runtime_support;
 
 use std::env;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::net::Shutdown;
 use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use landfall::fs::{File, options};
@@ -213,19 +213,22 @@ fn contract_62_a_dropped_file_is_still_sent_in_order() {
     let bytes = pattern(6_000_000);
     let scratch = Scratch::holding(&bytes);
     on_runtime(async {
-        let file = scratch.open();
-        let (mut stream, mut peer) = pair().await;
-        dropped_half_way(&mut stream, &file).await;
-        drop(file);
-        let reader = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(20));
-            read_to_end(&mut peer)
-        });
-        stream.send("end").await.expect("sent");
-        stream.shutdown(Shutdown::Write).await.expect("shut down");
-        let received = reader.join().expect("no panic").expect("an orderly end");
-        assert_eq!(received.len(), bytes.len() + 3);
-        assert!(received.starts_with(&bytes) && received.ends_with(b"end"));
+        for idle in [None, Some(LONG)] {
+            let file = scratch.open();
+            let (mut stream, mut peer) = pair().await;
+            stream.set_idle_timeout(idle);
+            dropped_half_way(&mut stream, &file).await;
+            drop(file);
+            let reader = thread::spawn(move || {
+                thread::sleep(Duration::from_millis(20));
+                read_to_end(&mut peer)
+            });
+            stream.send("end").await.expect("sent");
+            stream.shutdown(Shutdown::Write).await.expect("shut down");
+            let received = reader.join().expect("no panic").expect("an orderly end");
+            assert_eq!(received.len(), bytes.len() + 3);
+            assert!(received.starts_with(&bytes) && received.ends_with(b"end"));
+        }
     });
 }
 
@@ -235,8 +238,9 @@ fn contract_65_a_dropped_stream_sends_its_file_and_closes() {
     let scratch = Scratch::holding(&bytes);
     on_runtime(async {
         let file = scratch.open();
-        for with_more in [false, true] {
+        for (with_more, idle) in [(false, None), (true, None), (false, Some(LONG))] {
             let (mut stream, mut peer) = pair().await;
+            stream.set_idle_timeout(idle);
             dropped_half_way(&mut stream, &file).await;
             if with_more {
                 let mut send = Box::pin(stream.send(vec![7; 60_000]));
@@ -274,5 +278,58 @@ fn nothing_follows_a_file_whose_peer_is_gone() {
         let again = stream.send_file(&file, 0, 1).await.expect_err("as before");
         assert_eq!(again.kind(), error.kind());
         stream.send("x").await.expect_err("as before");
+    });
+}
+
+/// A slow peer is not an idle one.
+#[test]
+fn a_file_that_a_slow_peer_takes_is_traffic_all_the_time() {
+    const SIZE: usize = 24 << 20;
+    let scratch = Scratch::holding(&pattern(SIZE));
+    on_runtime(async {
+        let file = scratch.open();
+        let (mut stream, mut peer) = pair().await;
+        let period = Duration::from_millis(400);
+        stream.set_idle_timeout(Some(period));
+        let reader = thread::spawn(move || {
+            let (start, mut all) = (Instant::now(), Vec::new());
+            let mut piece = vec![0; SIZE / 240];
+            loop {
+                let read = peer.read(&mut piece).expect("connected");
+                all.extend_from_slice(&piece[..read]);
+                if read == 0 {
+                    return (all, start.elapsed());
+                }
+                // As long as four periods for all of it.
+                let due = 4 * period * all.len() as u32 / SIZE as u32;
+                thread::sleep(due.saturating_sub(start.elapsed()));
+            }
+        });
+        let sent = stream.send_file(&file, 0, u64::MAX).await;
+        assert_eq!(sent.expect("it goes on"), SIZE as u64);
+        stream.shutdown(Shutdown::Write).await.expect("shut down");
+        let (received, took) = reader.join().expect("no panic");
+        assert!(received == pattern(SIZE), "every byte, in order");
+        assert!(took > 3 * period, "{took:?}: the peer was not slow");
+    });
+}
+
+#[test]
+fn a_file_that_nobody_takes_times_out_and_is_sent_later() {
+    const SIZE: usize = 24 << 20;
+    let scratch = Scratch::holding(&pattern(SIZE));
+    on_runtime(async {
+        let file = scratch.open();
+        let (mut stream, mut peer) = pair().await;
+        stream.set_idle_timeout(Some(Duration::from_millis(60)));
+        let error = stream.send_file(&file, 0, u64::MAX).await;
+        assert_eq!(error.expect_err("idle").kind(), ErrorKind::TimedOut);
+        stream.set_idle_timeout(None);
+        let reader = thread::spawn(move || read_to_end(&mut peer));
+        stream.send("end").await.expect("sent");
+        drop(stream);
+        let received = reader.join().expect("no panic").expect("an orderly end");
+        assert_eq!(received.len(), SIZE + 3);
+        assert!(received.starts_with(&pattern(SIZE)) && received.ends_with(b"end"));
     });
 }

@@ -97,6 +97,11 @@ impl SocketState {
         );
     }
 
+    pub(super) fn has_idle_timeout(&self) -> bool {
+        let idle = self.idle.get();
+        idle.is_some_and(|idle| idle.period.load(Ordering::Relaxed) != 0)
+    }
+
     fn set_alarm(&self, idle: &Idle, serial: u64, waker: Waker) {
         if self.shared.is_closing() {
             // It would ring at once, and be set again by that.
