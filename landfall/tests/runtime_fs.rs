@@ -18,6 +18,7 @@ use landfall::fs::{File, options};
 use landfall::net::TcpStream;
 use landfall::runtime::{self, Runtime};
 use runtime_support::*;
+use socket2::SockRef;
 
 /// A path where a test may have a file, which is gone when the test is.
 struct Scratch(PathBuf);
@@ -291,6 +292,9 @@ fn a_file_that_a_slow_peer_takes_is_traffic_all_the_time() {
         let (mut stream, mut peer) = pair().await;
         let period = Duration::from_millis(400);
         stream.set_idle_timeout(Some(period));
+        SockRef::from(&peer)
+            .set_recv_buffer_size(64 * 1024)
+            .expect("a socket");
         let reader = thread::spawn(move || {
             let (start, mut all) = (Instant::now(), Vec::new());
             let mut piece = vec![0; SIZE / 240];

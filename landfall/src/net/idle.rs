@@ -97,9 +97,11 @@ impl SocketState {
         );
     }
 
-    pub(super) fn has_idle_timeout(&self) -> bool {
-        let idle = self.idle.get();
-        idle.is_some_and(|idle| idle.period.load(Ordering::Relaxed) != 0)
+    pub(super) fn idle_timeout(&self) -> Option<Duration> {
+        match self.idle.get()?.period.load(Ordering::Relaxed) {
+            0 => None,
+            period => Some(Duration::from_nanos(period)),
+        }
     }
 
     fn set_alarm(&self, idle: &Idle, serial: u64, waker: Waker) {

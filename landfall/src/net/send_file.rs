@@ -9,13 +9,20 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use super::calls::Call;
 use super::socket::Socket;
+use crate::clock::now;
 use crate::port::Operation;
 
-/// The slowest peer that is not taken for an idle one takes so many bytes within the timeout.
-const PIECE: u64 = 1024 * 1024;
+/// A piece. The slowest peer that is not taken for an idle one takes so many bytes within the timeout.
+const LEAST: u64 = 1024 * 1024;
+
+/// Pieces are larger, since larger ones cost less, for a peer that takes one in so small a part of the
+/// timeout that it may as well become a lot slower.
+const MOST: u64 = 8 * LEAST;
+const FAST: u32 = 64;
 
 /// What `send_file` of a stream returns.
 pub(super) struct SendFile<'a> {
@@ -24,6 +31,7 @@ pub(super) struct SendFile<'a> {
     /// Of the piece that is being sent.
     offset: u64,
     piece: u64,
+    begun: Instant,
     /// Where the range ends.
     end: u64,
     sent: u64,
@@ -33,10 +41,11 @@ pub(super) struct SendFile<'a> {
 impl<'a> SendFile<'a> {
     pub(super) fn new(socket: &'a Socket, file: Arc<File>, offset: u64, length: u64) -> Self {
         let mut end = offset.saturating_add(length);
-        if socket.state.has_idle_timeout() {
+        let mut piece = end - offset;
+        if socket.state.idle_timeout().is_some() {
             end = end.min(end_of(&file).max(offset));
+            piece = LEAST.min(end - offset);
         }
-        let piece = next_piece(socket, offset, end);
         let call = socket.call(Operation::SendFile {
             file: file.clone(),
             offset,
@@ -47,10 +56,25 @@ impl<'a> SendFile<'a> {
             file,
             offset,
             piece,
+            begun: now(),
             end,
             sent: 0,
             call,
         }
+    }
+
+    /// The length of the piece that follows.
+    fn next_piece(&self) -> u64 {
+        let left = self.end - self.offset;
+        let Some(timeout) = self.socket.state.idle_timeout() else {
+            return left;
+        };
+        let took = now().saturating_duration_since(self.begun);
+        let most = match took < timeout / FAST {
+            true => self.piece.saturating_mul(2).min(MOST),
+            false => LEAST,
+        };
+        left.min(most)
     }
 
     /// Leaves what remains of the range to the port, if any of it has been: it is sent whole, whether
@@ -81,13 +105,6 @@ fn end_of(file: &File) -> u64 {
     }
 }
 
-fn next_piece(socket: &Socket, offset: u64, end: u64) -> u64 {
-    match socket.state.has_idle_timeout() {
-        true => (end - offset).min(PIECE),
-        false => end - offset,
-    }
-}
-
 impl Future for SendFile<'_> {
     type Output = io::Result<u64>;
 
@@ -106,7 +123,8 @@ impl Future for SendFile<'_> {
                 return Poll::Ready(Ok(this.sent));
             }
             this.offset += sent;
-            this.piece = next_piece(this.socket, this.offset, this.end);
+            this.piece = this.next_piece();
+            this.begun = now();
             this.call = this.socket.call(Operation::SendFile {
                 file: this.file.clone(),
                 offset: this.offset,

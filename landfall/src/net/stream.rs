@@ -180,8 +180,8 @@ impl TcpStream {
     /// it is or in an [`Arc`].
     ///
     /// As with [`send`](Self::send), a file that has begun to go is sent even if the future is
-    /// dropped. For the [idle timeout](Self::set_idle_timeout) every mebibyte of it is traffic: a peer
-    /// that takes less within that time is idle.
+    /// dropped. For the [idle timeout](Self::set_idle_timeout) every mebibyte of it is traffic, up to
+    /// eight for a peer that was fast so far: one that takes less within that time is idle.
     ///
     /// ```no_run
     /// # async fn answer(mut stream: landfall::net::TcpStream) -> std::io::Result<()> {
@@ -251,7 +251,7 @@ impl TcpStream {
     /// this long without traffic in either direction. `None`, as at first: wait for ever.
     ///
     /// Traffic is bytes: those that arrive, those that are given to a send, and those of a send that
-    /// the system has taken all of; of a file, every mebibyte that it has taken. Beginning to wait, or doing so again and again, is none.
+    /// the system has taken all of; of a file, every few mebibytes that it has taken. Beginning to wait, or doing so again and again, is none.
     ///
     /// Costs one timer a connection, and nothing but reading the clock a message. A send that has
     /// timed out is still sent when the peer takes it.
