@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use landfall::port::{CompletionKind, Handle, Operation, is_aborted};
 
-use crate::files::{Scratch, pattern};
+use crate::common::Scratch;
+use crate::files::pattern;
 use crate::support::{assert_quiet, connected, for_each_driver, next, reset};
 use crate::threads::Worker;
 
@@ -123,10 +124,8 @@ fn c58_a_file_is_sent_to_its_end_and_no_bytes_are_none() {
 fn c58_what_lies_beyond_4_gib_is_sent() {
     for_each_driver(|driver| {
         const FAR: u64 = (5 << 30) + 3;
-        let scratch = Scratch::new();
-        let file = scratch.open();
-        file.set_len(FAR + 70_000).expect("a sparse file");
-        let file = Arc::new(file);
+        let scratch = Scratch::sparse(FAR + 70_000);
+        let file = Arc::new(scratch.open());
         let port = driver.port(0);
         let writing = port.associate(scratch.open(), 2).expect("associates");
         let write = Operation::WriteAt {
@@ -214,10 +213,8 @@ fn sends_share_a_file() {
 fn nothing_follows_a_file_whose_peer_is_gone() {
     for_each_driver(|driver| {
         const SIZE: usize = 32 << 20;
-        let scratch = Scratch::new();
-        let file = scratch.open();
-        file.set_len(SIZE as u64).expect("a sparse file");
-        let file = Arc::new(file);
+        let scratch = Scratch::sparse(SIZE as u64);
+        let file = Arc::new(scratch.open());
         let port = driver.port(0);
         let (connection, mut peer) = connected(&port, 1);
         submit(
@@ -283,10 +280,8 @@ fn nothing_follows_a_file_that_cannot_be_read() {
 #[test]
 fn nothing_follows_a_file_that_was_cancelled_half_way() {
     for_each_driver(|driver| {
-        let scratch = Scratch::new();
-        let file = scratch.open();
-        file.set_len(1 << 30).expect("a sparse file");
-        let file = Arc::new(file);
+        let scratch = Scratch::sparse(1 << 30);
+        let file = Arc::new(scratch.open());
         let port = driver.port(0);
         let (connection, peer) = connected(&port, 1);
         let half_way = connection.submit(send_file(&file, 0, TO_THE_END), 0);
@@ -322,10 +317,8 @@ fn nothing_follows_a_file_that_was_cancelled_half_way() {
 #[test]
 fn closing_ends_a_file_that_is_being_sent() {
     for_each_driver(|driver| {
-        let scratch = Scratch::new();
-        let file = scratch.open();
-        file.set_len(1 << 30).expect("a sparse file");
-        let file = Arc::new(file);
+        let scratch = Scratch::sparse(1 << 30);
+        let file = Arc::new(scratch.open());
         let port = driver.port(0);
         let (connection, _peer) = connected(&port, 1);
         submit(
@@ -361,9 +354,8 @@ fn a_descriptor_of_the_programs_own_blocks_while_a_file_is_sent() {
     use crate::support::past_the_port;
 
     for_each_driver(|driver| {
-        let scratch = Scratch::new();
-        let file = scratch.open();
-        file.set_len(64 << 20).expect("a sparse file");
+        let scratch = Scratch::sparse(64 << 20);
+        let file = Arc::new(scratch.open());
         let port = driver.port(0);
         let (connection, peer) = connected(&port, 1);
         let own = past_the_port(&connection);
@@ -380,7 +372,7 @@ fn a_descriptor_of_the_programs_own_blocks_while_a_file_is_sent() {
                 always
             }
         });
-        submit(&connection, vec![send_file(&Arc::new(file), 0, TO_THE_END)]);
+        submit(&connection, vec![send_file(&file, 0, TO_THE_END)]);
         next(&port).result().expect("sent");
         ended.store(true, Ordering::Release);
         assert!(watcher.join(), "it did not block for a moment");
