@@ -99,11 +99,11 @@ impl ThreadProbe {
 }
 
 /// Looks at one thread from outside, by its `stat` file in `/proc`.
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 #[derive(Debug)]
 pub(super) struct ThreadProbe(Option<std::fs::File>);
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 impl ThreadProbe {
     /// A probe of the calling thread. Without `/proc` it sees every thread as running, so that
     /// blocked workers are not covered; nothing else depends on it.

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use landfall::buffer::Buffer;
-use landfall::fs::options;
 use landfall::port::{
     Association, Completion, CompletionKind, CompletionPort, Handle, Operation, is_aborted,
 };
@@ -280,6 +279,8 @@ fn a_failure_is_a_completion_and_gives_the_buffer_back() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_fails_the_write() {
+    use landfall::fs::options;
+
     for_each_driver(|driver| {
         let port = driver.port(0);
         let full = options()
