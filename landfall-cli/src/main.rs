@@ -23,7 +23,19 @@ use crate::exit::{Exit, Failure};
 /// sizes take k M G (1000) and Ki Mi Gi (1024); rates say what they are per (2000/s). Every flag
 /// can be set in the environment, under the name its help shows.
 #[derive(Debug, Parser)]
-#[command(name = "landfall", version, propagate_version = true)]
+#[command(
+    name = "landfall",
+    version,
+    propagate_version = true,
+    after_help = "\
+Examples:
+  landfall demo                            server and client on this machine, one table
+  landfall serve 127.0.0.1:7000
+  landfall load 127.0.0.1:7000 -c 30k
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 a check failed, 4 a limit of this machine, 130 or 143
+stopped by a signal before the end."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -13,12 +13,15 @@ use crate::exit::Failure;
 use crate::system::signals::StopRequest;
 use crate::units::parse_count;
 
+/// Chooses the driver unless a flag does.
+const VARIABLE: &str = "LANDFALL_DRIVER";
+
 /// How the completion port is set up.
 #[derive(Args, Clone, Debug)]
 pub struct RuntimeOptions {
     /// What drives the port
     #[arg(
-        long, value_enum, default_value_t = Driver::Auto, env = "LANDFALL_DRIVER",
+        long, value_enum, default_value_t = Driver::Auto, env = VARIABLE,
         help_heading = "Port"
     )]
     pub driver: Driver,
@@ -110,7 +113,7 @@ impl Driver {
     }
 
     /// Refuses a driver that this system cannot have.
-    fn check(self) -> Result<(), Failure> {
+    pub fn check(self) -> Result<(), Failure> {
         let is_here = match self {
             Self::Auto => true,
             Self::Uring => cfg!(target_os = "linux"),
@@ -119,10 +122,17 @@ impl Driver {
         };
         match is_here {
             true => Ok(()),
-            false => Err(Failure::usage(format!(
-                "there is no driver `{}` on this system; leave it to `auto`",
-                self.name()
-            ))),
+            false => {
+                let by_variable = std::env::var(VARIABLE).is_ok_and(|name| name == self.name());
+                let whose = match by_variable {
+                    true => format!(" ({VARIABLE} asks for it)"),
+                    false => String::new(),
+                };
+                Err(Failure::usage(format!(
+                    "there is no driver `{}` on this system{whose}; leave it to `auto`",
+                    self.name()
+                )))
+            }
         }
     }
 

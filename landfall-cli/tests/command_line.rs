@@ -130,3 +130,52 @@ fn threads_that_the_system_refuses_are_named_as_such() {
         .expect_code(4)
         .expect_message(&["cannot start a thread", "of the runtime", "fewer workers"]);
 }
+
+#[test]
+fn a_driver_that_this_system_lacks_is_refused_naming_who_asked_for_it() {
+    load_with(&[("LANDFALL_DRIVER", "iocp")], &[])
+        .expect_code(2)
+        .expect_message(&["no driver `iocp`", "LANDFALL_DRIVER"]);
+    let mut demo = landfall(&["demo", "-c", "1"]);
+    demo.env("LANDFALL_DRIVER", "iocp");
+    let outcome = Running::start(demo).finish().expect_code(2);
+    let outcome = outcome.expect_message(&["LANDFALL_DRIVER asks for it"]);
+    assert_eq!(outcome.stderr.matches("error:").count(), 1, "{outcome:#?}");
+    let by_flag = load_with(&[], &["--driver", "iocp"]).expect_code(2);
+    assert!(!by_flag.stderr.contains("LANDFALL_DRIVER"), "{by_flag:#?}");
+}
+
+#[test]
+fn an_output_that_cannot_be_created_is_a_mistake_seen_before_the_run() {
+    let missing = format!("{}/no/such/directory/file", env!("CARGO_TARGET_TMPDIR"));
+    let folder = env!("CARGO_TARGET_TMPDIR");
+    for output in [missing.as_str(), folder] {
+        for words in [
+            &["load", "127.0.0.1:9", "-c", "1"][..],
+            &["demo", "-c", "1"],
+            &["serve", "127.0.0.1:0"],
+        ] {
+            let outcome = run(&[words, &["-o", output]].concat())
+                .expect_code(2)
+                .expect_message(&["-o", output]);
+            assert_eq!(outcome.stdout, "", "{outcome:#?}");
+        }
+    }
+    run(&["load", "127.0.0.1:9", "-c", "1", "-o", &missing])
+        .expect_message(&["there is no such directory"]);
+}
+
+#[test]
+fn every_help_has_examples_and_the_exit_codes() {
+    for words in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["load", "--help"],
+        &["demo", "--help"],
+        &["demo", "-h"],
+    ] {
+        let help = run(words).expect_code(0).stdout;
+        assert!(help.contains("\nExamples:\n  landfall "), "{help}");
+        assert!(help.contains("\nExit codes: 0 done, 1 failed, "), "{help}");
+    }
+}

@@ -35,12 +35,35 @@ fn json_holds_both_results() {
     assert_eq!(json["serve"]["accepted"], 300);
     assert_eq!(json["serve"]["received_bytes"], 900 * 64);
     assert_eq!((&json["lost"], &json["exit_code"]), (&0.into(), &0.into()));
-    assert!(
-        json["server_memory_per_connection_bytes"]
-            .as_u64()
-            .is_some()
-    );
     assert!(json["server_cpu_share_of_machine"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn quiet_leaves_the_table_and_nothing_else() {
+    let outcome = run(&["demo", "-q", "-c", "5", "--interval", "10ms"]).expect_code(0);
+    assert_eq!(outcome.stderr, "");
+    let last = outcome.stdout.lines().last().expect("a table");
+    assert!(last.starts_with("driver"), "{outcome:#?}");
+}
+
+#[test]
+fn memory_per_connection_is_told_where_there_are_enough() {
+    let key = "server_memory_per_connection_bytes";
+    let flags = |count| ["demo", "-c", count, "--interval", "500ms"];
+    let few = run(&[&flags("300")[..], &["--json"]].concat()).expect_code(0);
+    assert!(few.json()[key].is_null(), "{few:#?}");
+    let many = run(&[&flags("1k")[..], &["--json"]].concat()).expect_code(0);
+    assert!(many.json()[key].as_u64() > Some(0), "{many:#?}");
+    let table = run(&flags("5")).expect_code(0).stdout;
+    assert!(table.contains("too few connections to tell"), "{table}");
+}
+
+#[test]
+fn latency_counts_from_sending_where_nothing_is_planned() {
+    let planned = run(&["demo", "-c", "5", "--interval", "10ms"]).stdout;
+    assert!(planned.contains("was planned to be sent"), "{planned}");
+    let unplanned = run(&["demo", "-c", "5", "--interval", "0s"]).stdout;
+    assert!(!unplanned.contains("planned"), "{unplanned}");
 }
 
 #[test]

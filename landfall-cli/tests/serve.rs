@@ -2,13 +2,13 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-use support::{PATIENCE, Running, landfall, landfall_after, run, serve};
+use rustix::process::{Pid, Signal, kill_process};
+use support::{Outcome, PATIENCE, Running, landfall, landfall_after, run, serve};
 
 /// Sends a text with some program's own client and returns what came back.
 fn say(program: &str, args: &[&str], text: &str) -> String {
@@ -79,6 +79,66 @@ fn verbose_shows_who_came_and_the_start_of_what_they_said() {
     assert!(log.contains(&format!("{own} left after 15 bytes")), "{log}");
     assert!(!log.contains('\x1b'), "{log}");
     assert_eq!(log.matches(" says \"again and again\"").count(), 1, "{log}");
+}
+
+/// A server that says much, where it listens, and its standard output. Nobody reads what it says.
+fn unread() -> (Child, String, BufReader<ChildStdout>) {
+    let mut command = landfall(&["serve", "127.0.0.1:0", "-v"]);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut server = command.spawn().unwrap();
+    let mut stdout = BufReader::new(server.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    let address = line.trim().rsplit(' ').next().unwrap().to_owned();
+    (server, address, stdout)
+}
+
+/// Three lines each: more than a pipe holds, and more than are kept, if there are enough of them.
+fn connections(address: &str, count: &str) -> Outcome {
+    let flags = ["-c", count, "--messages", "1", "--interval", "10ms"];
+    run(&[&["load", address], &flags[..]].concat())
+}
+
+#[test]
+fn verbose_waits_for_no_reader() {
+    let (mut server, address, mut stdout) = unread();
+    let outcome = connections(&address, "3k");
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    if outcome.code != Some(0) {
+        // It would not hear that it is to end.
+        server.kill().unwrap();
+    }
+    outcome.expect_code(0);
+    let mut report = String::new();
+    stdout.read_to_string(&mut report).unwrap();
+    assert!(report.contains("accepted     3,000"), "{report}");
+    assert_eq!(server.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_late_reader_is_told_how_much_it_has_missed() {
+    let (mut server, address, _stdout) = unread();
+    connections(&address, "3k").expect_code(0);
+    let mut stderr = server.stderr.take().unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut log = String::new();
+        stderr.read_to_string(&mut log).unwrap();
+        log
+    });
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    assert_eq!(server.wait().unwrap().code(), Some(0));
+    let log = reader.join().unwrap();
+    let missed: usize = log
+        .lines()
+        .filter_map(|line| line.split_once(" messages were left out"))
+        .map(|(count, _)| count.replace(',', "").parse::<usize>().unwrap())
+        .sum();
+    let said = log.lines().filter(|line| line.starts_with("127.")).count();
+    assert!(missed > 0, "{log}");
+    assert_eq!(said + missed, 9_000, "{missed} missed");
 }
 
 #[test]
@@ -238,6 +298,14 @@ fn a_signal_ends_idle_connections_and_closes_the_port() {
 }
 
 #[test]
+fn with_no_connection_there_is_nothing_to_let_finish() {
+    let (server, _) = serve(&[]);
+    server.signal(Signal::TERM);
+    let outcome = server.finish().expect_code(0);
+    assert_eq!(outcome.stderr, "no connection is open: ending\n");
+}
+
+#[test]
 fn draining_ends_at_its_timeout() {
     let (mut server, address) = serve(&["--drain-timeout", "500ms"]);
     let _stuck = stuck_connection(&address);
@@ -349,6 +417,10 @@ fn whatever_is_refused_for_want_of_descriptors_is_exit_4() {
     for limit in 5.. {
         let lower = format!("ulimit -n {limit}");
         let outcome = Running::start(landfall_after(&lower, &["serve", &address])).finish();
+        if outcome.stderr.contains("cannot listen") && outcome.code == Some(4) {
+            let advice = format!("the limit is {limit}; raise");
+            assert!(outcome.stderr.contains(&advice), "{outcome:#?}");
+        }
         if outcome.stderr.contains("cannot listen") && outcome.code == Some(1) {
             // Enough for everything but the address.
             assert!(port_was_refused, "with {limit}: {outcome:#?}");
@@ -357,4 +429,32 @@ fn whatever_is_refused_for_want_of_descriptors_is_exit_4() {
         let outcome = outcome.expect_code(4).expect_message(&["Too many open"]);
         port_was_refused |= outcome.stderr.contains("raise the limit (ulimit -n)");
     }
+}
+
+#[test]
+fn accepts_that_fail_for_want_of_descriptors_are_told_with_what_to_do() {
+    let command = landfall_after(
+        "ulimit -n 40",
+        &["serve", "127.0.0.1:0", "--driver", "poll"],
+    );
+    let mut server = Running::start(command);
+    let address = server.stdout_after("listening on ");
+    let clients: Vec<_> = (0..60).map(|_| connect(&address)).collect();
+    // One that is served says that those before it have been tried.
+    drop(clients);
+    let mut stream = connect(&address);
+    stream.write_all(b"x").unwrap();
+    stream.read_exact(&mut [0; 1]).unwrap();
+    drop(stream);
+    server.signal(Signal::TERM);
+    let outcome = server.finish().expect_code(0);
+    let row = outcome
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("accepts that failed"))
+        .unwrap_or_else(|| panic!("none failed: {outcome:#?}"));
+    assert!(
+        row.contains("descriptors (40 allowed)") && row.contains("ulimit -Hn"),
+        "{row}"
+    );
 }

@@ -5,6 +5,8 @@
 //! cargo run --release -p landfall --example blocking_handler
 //! ```
 
+mod common;
+
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
@@ -16,13 +18,7 @@ use landfall::Server;
 const CLIENTS: usize = 8;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    common::report("error", run())
 }
 
 fn run() -> landfall::Result<()> {

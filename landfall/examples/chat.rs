@@ -8,6 +8,8 @@
 //! Every client has two halves and so two tasks: one receives and hands on to all, the other sends
 //! what has been handed to it. A client that does not read what it is sent is left out.
 
+mod common;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -59,13 +61,7 @@ fn main() -> ExitCode {
     let address = std::env::args()
         .nth(1)
         .unwrap_or_else(|| "127.0.0.1:7000".to_owned());
-    match serve(&address) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("cannot serve {address}: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    common::report(&format!("cannot serve {address}"), serve(&address))
 }
 
 fn serve(address: &str) -> landfall::Result<()> {

@@ -5,6 +5,8 @@
 //! nc 127.0.0.1 7000
 //! ```
 
+mod common;
+
 use std::process::ExitCode;
 
 use landfall::Server;
@@ -13,13 +15,7 @@ fn main() -> ExitCode {
     let address = std::env::args()
         .nth(1)
         .unwrap_or_else(|| "127.0.0.1:7000".to_owned());
-    match serve(&address) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("cannot serve {address}: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    common::report(&format!("cannot serve {address}"), serve(&address))
 }
 
 fn serve(address: &str) -> landfall::Result<()> {

@@ -16,6 +16,8 @@
 //! | 7 | use the data, next `WSARecv` | `take_buffer`, next receive |
 //! | 8 | `PostQueuedCompletionStatus`, once for each worker; close | `port.post`, once for each worker; drop |
 
+mod common;
+
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
@@ -38,13 +40,7 @@ struct Client {
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    common::report("error", run())
 }
 
 fn run() -> io::Result<()> {

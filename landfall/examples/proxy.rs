@@ -4,6 +4,8 @@
 //! cargo run --release -p landfall --example proxy -- 127.0.0.1:8000 127.0.0.1:7000
 //! ```
 
+mod common;
+
 use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,13 +25,7 @@ fn main() -> ExitCode {
     let target = arguments
         .next()
         .unwrap_or_else(|| "127.0.0.1:7000".to_owned());
-    match serve(&listen, target) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("cannot serve {listen}: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    common::report(&format!("cannot serve {listen}"), serve(&listen, target))
 }
 
 fn serve(listen: &str, target: String) -> landfall::Result<()> {

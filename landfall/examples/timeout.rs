@@ -4,6 +4,8 @@
 //! cargo run --release -p landfall --example timeout
 //! ```
 
+mod common;
+
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -13,13 +15,7 @@ use landfall::runtime;
 use landfall::runtime::time::timeout;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    common::report("error", run())
 }
 
 fn run() -> landfall::Result<()> {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -115,4 +116,25 @@ fn a_port_on_readiness_serves_where_io_uring_is_forbidden() {
         client.read_exact(&mut echo).expect("an echo");
         assert_eq!(&echo, b"hello");
     });
+}
+
+#[test]
+fn a_refusal_names_the_variable_that_asked_for_the_driver() {
+    const NAME: &str = "a_refusal_names_the_variable_that_asked_for_the_driver";
+    const CHILD: &str = "LANDFALL_TEST_IS_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        let error = automatic().expect_err("there is none on Linux");
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+        let text = error.to_string();
+        assert!(text.contains("LANDFALL_DRIVER asks for `iocp`"), "{text}");
+        return;
+    }
+    // The environment belongs to the whole process.
+    let itself = std::env::current_exe().expect("this program");
+    let status = Command::new(itself)
+        .args(["--exact", NAME])
+        .env(CHILD, "yes")
+        .env("LANDFALL_DRIVER", "iocp")
+        .status();
+    assert!(status.expect("it runs").success());
 }

@@ -1,70 +1,27 @@
 //! Files on the runtime, and sending them on a connection.
 
+mod common;
 mod runtime_support;
 
-use std::env;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::net::Shutdown;
-use std::path::PathBuf;
-use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use common::{Counted, Scratch};
 use landfall::fs::{File, options};
 use landfall::net::TcpStream;
 use landfall::runtime::{self, Runtime};
 use runtime_support::*;
+use socket2::SockRef;
 
-/// A path where a test may have a file, which is gone when the test is.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        Scratch(env::temp_dir().join(format!("landfall-fs-{}-{number}", process::id())))
-    }
-
-    fn holding(bytes: &[u8]) -> Self {
-        let scratch = Scratch::new();
-        fs::write(&scratch.0, bytes).expect("a temporary file");
-        scratch
-    }
-
-    fn open(&self) -> File {
-        let file = options().read(true).write(true).open(&self.0);
-        File::from_std(file.expect("is there")).expect("associates")
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        fs::read(&self.0).expect("is there")
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // One that was never made is gone as well.
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-/// Bytes that say when they are freed.
-struct Counted(Arc<AtomicUsize>, Vec<u8>);
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.1
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
+/// The file of a test, on the runtime.
+fn open(scratch: &Scratch) -> File {
+    File::from_std(scratch.open()).expect("associates")
 }
 
 #[test]
@@ -101,7 +58,7 @@ fn tasks_share_a_file() {
     const SIZE: usize = 50_000;
     let scratch = Scratch::holding(&[]);
     on_runtime(async {
-        let file = Arc::new(scratch.open());
+        let file = Arc::new(open(&scratch));
         let tasks: Vec<_> = (0..20)
             .map(|block| {
                 let file = file.clone();
@@ -128,7 +85,7 @@ fn dropped_operations_leak_nothing_and_a_dropped_write_goes_on() {
     let scratch = Scratch::holding(&[1; SIZE]);
     let freed = Arc::new(AtomicUsize::new(0));
     on_runtime(async {
-        let file = scratch.open();
+        let file = open(&scratch);
         for block in 0..50 {
             let bytes = Bytes::from_owner(Counted(freed.clone(), vec![2; SIZE]));
             let mut write = Box::pin(file.write_at(bytes, block * SIZE as u64));
@@ -151,7 +108,7 @@ fn dropped_operations_leak_nothing_and_a_dropped_write_goes_on() {
 fn a_file_outlives_its_runtime_without_harm() {
     let scratch = Scratch::holding(b"0123456789");
     let runtime = Runtime::new().expect("a runtime");
-    let file = run_on(&runtime, async { scratch.open() });
+    let file = run_on(&runtime, async { open(&scratch) });
     drop(runtime);
     let other = Runtime::new().expect("a runtime");
     let (read, vec) = run_on(&other, file.read_at(Vec::with_capacity(7), 0));
@@ -172,7 +129,7 @@ fn a_file_is_sent_between_other_sends() {
     let bytes = pattern(1_000_000);
     let scratch = Scratch::holding(&bytes);
     on_runtime(async {
-        let file = scratch.open();
+        let file = open(&scratch);
         let (mut stream, mut peer) = pair().await;
         let reader = thread::spawn(move || read_to_end(&mut peer));
         stream.send("head").await.expect("sent");
@@ -213,19 +170,22 @@ fn contract_62_a_dropped_file_is_still_sent_in_order() {
     let bytes = pattern(6_000_000);
     let scratch = Scratch::holding(&bytes);
     on_runtime(async {
-        let file = scratch.open();
-        let (mut stream, mut peer) = pair().await;
-        dropped_half_way(&mut stream, &file).await;
-        drop(file);
-        let reader = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(20));
-            read_to_end(&mut peer)
-        });
-        stream.send("end").await.expect("sent");
-        stream.shutdown(Shutdown::Write).await.expect("shut down");
-        let received = reader.join().expect("no panic").expect("an orderly end");
-        assert_eq!(received.len(), bytes.len() + 3);
-        assert!(received.starts_with(&bytes) && received.ends_with(b"end"));
+        for idle in [None, Some(LONG)] {
+            let file = open(&scratch);
+            let (mut stream, mut peer) = pair().await;
+            stream.set_idle_timeout(idle);
+            dropped_half_way(&mut stream, &file).await;
+            drop(file);
+            let reader = thread::spawn(move || {
+                thread::sleep(Duration::from_millis(20));
+                read_to_end(&mut peer)
+            });
+            stream.send("end").await.expect("sent");
+            stream.shutdown(Shutdown::Write).await.expect("shut down");
+            let received = reader.join().expect("no panic").expect("an orderly end");
+            assert_eq!(received.len(), bytes.len() + 3);
+            assert!(received.starts_with(&bytes) && received.ends_with(b"end"));
+        }
     });
 }
 
@@ -234,9 +194,10 @@ fn contract_65_a_dropped_stream_sends_its_file_and_closes() {
     let bytes = pattern(6_000_000);
     let scratch = Scratch::holding(&bytes);
     on_runtime(async {
-        let file = scratch.open();
-        for with_more in [false, true] {
+        let file = open(&scratch);
+        for (with_more, idle) in [(false, None), (true, None), (false, Some(LONG))] {
             let (mut stream, mut peer) = pair().await;
+            stream.set_idle_timeout(idle);
             dropped_half_way(&mut stream, &file).await;
             if with_more {
                 let mut send = Box::pin(stream.send(vec![7; 60_000]));
@@ -259,7 +220,7 @@ fn contract_65_a_dropped_stream_sends_its_file_and_closes() {
 fn nothing_follows_a_file_whose_peer_is_gone() {
     let scratch = Scratch::holding(&pattern(6_000_000));
     on_runtime(async {
-        let file = scratch.open();
+        let file = open(&scratch);
         let (mut stream, peer) = pair().await;
         let mut send = Box::pin(stream.send_file(&file, 0, u64::MAX));
         assert!(poll_once(&mut send).await.is_pending());
@@ -274,5 +235,61 @@ fn nothing_follows_a_file_whose_peer_is_gone() {
         let again = stream.send_file(&file, 0, 1).await.expect_err("as before");
         assert_eq!(again.kind(), error.kind());
         stream.send("x").await.expect_err("as before");
+    });
+}
+
+/// A slow peer is not an idle one.
+#[test]
+fn a_file_that_a_slow_peer_takes_is_traffic_all_the_time() {
+    const SIZE: usize = 24 << 20;
+    let scratch = Scratch::holding(&pattern(SIZE));
+    on_runtime(async {
+        let file = open(&scratch);
+        let (mut stream, mut peer) = pair().await;
+        let period = Duration::from_millis(400);
+        stream.set_idle_timeout(Some(period));
+        SockRef::from(&peer)
+            .set_recv_buffer_size(64 * 1024)
+            .expect("a socket");
+        let reader = thread::spawn(move || {
+            let (start, mut all) = (Instant::now(), Vec::new());
+            let mut piece = vec![0; SIZE / 240];
+            loop {
+                let read = peer.read(&mut piece).expect("connected");
+                all.extend_from_slice(&piece[..read]);
+                if read == 0 {
+                    return (all, start.elapsed());
+                }
+                // As long as four periods for all of it.
+                let due = 4 * period * all.len() as u32 / SIZE as u32;
+                thread::sleep(due.saturating_sub(start.elapsed()));
+            }
+        });
+        let sent = stream.send_file(&file, 0, u64::MAX).await;
+        assert_eq!(sent.expect("it goes on"), SIZE as u64);
+        stream.shutdown(Shutdown::Write).await.expect("shut down");
+        let (received, took) = reader.join().expect("no panic");
+        assert!(received == pattern(SIZE), "every byte, in order");
+        assert!(took > 3 * period, "{took:?}: the peer was not slow");
+    });
+}
+
+#[test]
+fn a_file_that_nobody_takes_times_out_and_is_sent_later() {
+    const SIZE: usize = 24 << 20;
+    let scratch = Scratch::holding(&pattern(SIZE));
+    on_runtime(async {
+        let file = open(&scratch);
+        let (mut stream, mut peer) = pair().await;
+        stream.set_idle_timeout(Some(Duration::from_millis(60)));
+        let error = stream.send_file(&file, 0, u64::MAX).await;
+        assert_eq!(error.expect_err("idle").kind(), ErrorKind::TimedOut);
+        stream.set_idle_timeout(None);
+        let reader = thread::spawn(move || read_to_end(&mut peer));
+        stream.send("end").await.expect("sent");
+        drop(stream);
+        let received = reader.join().expect("no panic").expect("an orderly end");
+        assert_eq!(received.len(), SIZE + 3);
+        assert!(received.starts_with(&pattern(SIZE)) && received.ends_with(b"end"));
     });
 }

@@ -31,6 +31,10 @@ const TUTORIAL: Tutorial = Tutorial {
     client_cpu_share_of_machine: 0.1153,
 };
 
+/// What a server uses for its workers and pools outweighs what it uses for fewer connections.
+const FEWEST_FOR_MEMORY: u64 = 1000;
+const TOO_FEW: &str = "too few connections to tell";
+
 /// The first line of `landfall serve --json`.
 #[derive(Debug, Deserialize)]
 pub struct Announcement {
@@ -122,6 +126,12 @@ pub struct DemoReport {
     exit_code: u8,
     load: Value,
     serve: Value,
+    /// The table alone.
+    #[serde(skip)]
+    quiet: bool,
+    /// Each message was sent at a planned moment.
+    #[serde(skip)]
+    planned: bool,
     #[serde(skip)]
     client: LoadFigures,
     #[serde(skip)]
@@ -171,13 +181,14 @@ impl DemoReport {
             server_cpu_share_of_machine: server_share / f64::from(processors()),
             client_cpu_share_of_one_processor: client_share,
             client_cpu_share_of_machine: client_share / f64::from(processors()),
-            server_memory_per_connection_bytes: samples
-                .memory_growth()
-                .checked_div(client.connected),
+            server_memory_per_connection_bytes: (client.connected >= FEWEST_FOR_MEMORY)
+                .then(|| samples.memory_growth() / client.connected),
             tutorial: TUTORIAL,
             exit_code,
             load: load.whole,
             serve: serve.whole,
+            quiet: args.output.quiet,
+            planned: !args.interval.is_zero(),
             client,
             server,
         }
@@ -212,7 +223,10 @@ impl Report for DemoReport {
         for (label, tutorial, here) in self.rows() {
             table.add_row([label.to_owned(), tutorial, here]);
         }
-        format!("{}\n{}", render(&mut table), self.footnotes())
+        match self.quiet {
+            true => render(&mut table),
+            false => format!("{}\n{}", render(&mut table), self.footnotes()),
+        }
     }
 }
 
@@ -328,7 +342,7 @@ impl DemoReport {
             (
                 "server: per connection",
                 none(),
-                shown(per_connection, show_bytes),
+                per_connection.map_or_else(|| String::from(TOO_FEW), show_bytes),
             ),
             (
                 "server: descriptors",
@@ -356,6 +370,10 @@ impl DemoReport {
         } else {
             "release"
         };
+        let sent = match self.planned {
+            true => "planned to be sent",
+            false => "sent",
+        };
         let mut notes = String::new();
         for note in [
             String::from(
@@ -378,7 +396,7 @@ impl DemoReport {
                 "Memory per connection is the growth of the server's own memory (Pss_Anon):",
             ),
             String::from("buffers in use are in it, the kernel's sockets are not."),
-            String::from("Latency counts from the moment a message was planned to be sent."),
+            format!("Latency counts from the moment a message was {sent}."),
             format!("Driver: {} ({}).", server.driver, server.driver_reason),
         ] {
             notes.push_str(&note);

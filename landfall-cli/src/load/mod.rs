@@ -27,6 +27,7 @@ use crate::system::ports::{LocalPorts, Sources};
 use crate::system::signals::StopRequest;
 use crate::units::{counted, grouped};
 use plan::Plan;
+use schedule::Pace;
 
 /// Memory for one connection of ours: the kernel's socket, measured at about 2.5 KiB while it is
 /// idle, and our task.
@@ -61,6 +62,7 @@ pub fn run(args: &LoadArgs) -> Result<Exit, Failure> {
         workers: args.runtime.workers,
         concurrency: args.runtime.concurrency,
         descriptor_limit,
+        is_planned: !matches!(plan.schedule.pace, Pace::BackToBack),
     };
     let planned = plan.schedule.total();
 

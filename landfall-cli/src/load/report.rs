@@ -108,6 +108,9 @@ pub struct Setting {
     pub concurrency: u32,
     /// The limit on descriptors.
     pub descriptor_limit: u64,
+    /// Each message is sent at a planned moment.
+    #[serde(skip)]
+    pub is_planned: bool,
 }
 
 /// What is done with answers.
@@ -565,10 +568,16 @@ impl LoadReport {
 
     fn times_table(&self) -> String {
         let mut table = table_of_figures(&["", "mean", "p50", "p90", "p99", "p99.9", "max"]);
+        let latency = match self.setting.is_planned {
+            true => "latency from planned sending",
+            false => "latency from sending",
+        };
         if self.setting.mode != Mode::Discard {
-            table.add_row(self.latency.row("latency from planned sending"));
+            table.add_row(self.latency.row(latency));
         }
-        table.add_row(self.send_delay.row("sent later than planned"));
+        if self.setting.is_planned {
+            table.add_row(self.send_delay.row("sent later than planned"));
+        }
         table.add_row(self.connect.row("connect"));
         render(&mut table)
     }
@@ -614,6 +623,7 @@ mod tests {
             workers: 4,
             concurrency: 2,
             descriptor_limit: 1024,
+            is_planned: true,
         }
     }
 
@@ -672,6 +682,16 @@ mod tests {
             assert_eq!(report.exit(), Exit::CheckFailed);
             assert_eq!(report.complaints().len(), 1, "{:?}", report.complaints());
         }
+    }
+
+    #[test]
+    fn where_nothing_is_planned_the_table_does_not_say_so() {
+        let mut report = report(good(), &[]);
+        assert!(report.table().contains("latency from planned sending"));
+        report.setting.is_planned = false;
+        let table = report.table();
+        assert!(table.contains("latency from sending"), "{table}");
+        assert!(!table.contains("planned"), "{table}");
     }
 
     #[test]

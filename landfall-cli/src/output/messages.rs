@@ -34,26 +34,19 @@ impl Messages {
     /// Says what is going on, unless asked to be quiet.
     pub fn note(self, message: impl Display) {
         if self.verbosity >= Verbosity::Normal {
-            line(&message);
-        }
-    }
-
-    /// Says a detail, if asked to be verbose.
-    pub fn detail(self, message: impl Display) {
-        if self.verbosity >= Verbosity::Verbose {
-            line(&message);
+            Self::line(&message);
         }
     }
 
     /// Says what went wrong, always.
     pub fn error(message: impl Display) {
-        line(&format_args!("error: {message}"));
+        Self::line(&format_args!("error: {message}"));
     }
-}
 
-/// One message, written whole so that lines of several threads do not mix. Nobody can be told that
-/// standard error cannot be written to, so that is not an error.
-fn line(message: &dyn Display) {
-    let text = format!("{message}\n");
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    /// One message, written whole so that lines of several threads do not mix. Nobody can be told
+    /// that standard error cannot be written to, so that is not an error.
+    pub(super) fn line(message: &dyn Display) {
+        let text = format!("{message}\n");
+        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    }
 }

@@ -1,11 +1,13 @@
 //! What the tool says, and where: results on standard output (or in a file), messages on standard
 //! error.
 
+mod log;
 mod messages;
 mod progress;
 mod sink;
 mod table;
 
+pub use log::Log;
 pub use messages::Messages;
 pub use progress::{Progress, Stage};
 pub use sink::{OutputArgs, Report, Sink, json_line, write_stdout};

@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 
 use super::messages::{Messages, Verbosity};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 
 /// The output flags every subcommand has.
 #[derive(Args, Clone, Debug)]
@@ -76,10 +76,7 @@ impl Sink {
         let file = if path.as_os_str() == "-" {
             None
         } else {
-            let file = File::create(&path).map_err(|error| {
-                Failure::failed(format!("cannot create {}: {error}", path.display()))
-            })?;
-            Some(file)
+            Some(File::create(&path).map_err(|error| cannot_create(&path, &error))?)
         };
         Ok(Self {
             json: args.json,
@@ -113,6 +110,21 @@ impl Sink {
             None => String::from("standard output"),
         }
     }
+}
+
+/// A file that cannot be is a mistake on the command line, unless a limit is in the way.
+fn cannot_create(path: &Path, error: &io::Error) -> Failure {
+    let exit = match Exit::of_system(error) {
+        Exit::Failed => Exit::Usage,
+        exit => exit,
+    };
+    let advice = match error.kind() {
+        io::ErrorKind::NotFound => "; there is no such directory, make it first",
+        io::ErrorKind::IsADirectory => "; name a file in it",
+        _ => "",
+    };
+    let path = path.display();
+    Failure::new(exit, format!("cannot create -o {path}: {error}{advice}"))
 }
 
 /// An object on a line of its own.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use landfall::server::Connection;
 
-use crate::output::Messages;
+use crate::output::Log;
 use crate::system::process::thread_cpu_time;
 use crate::units::{Share, grouped};
 
@@ -26,7 +26,7 @@ pub struct Service {
     /// Which connections are slow.
     pub slow: Share,
     /// Where to say who came.
-    pub messages: Messages,
+    pub log: Log,
     /// How many connections have come.
     pub begun: AtomicU64,
 }
@@ -51,8 +51,7 @@ impl Service {
     ) -> impl Future<Output = io::Result<()>> + Send {
         let number = self.begun.fetch_add(1, Ordering::Relaxed);
         let is_slow = self.slow.includes(number);
-        self.messages
-            .detail(format_args!("{} came", Peer(&connection)));
+        self.log.detail(format_args!("{} came", Peer(&connection)));
         let mut received = 0;
         async move {
             let result = loop {
@@ -79,7 +78,7 @@ impl Service {
     fn listen(&self, connection: &Connection, data: &[u8], is_first: bool, is_slow: bool) {
         if is_first {
             let peer = Peer(connection);
-            self.messages
+            self.log
                 .detail(format_args!("{peer} says {}", Excerpt(data)));
         }
         if is_slow && let Some(delay) = self.delay {
@@ -91,10 +90,10 @@ impl Service {
         let (peer, received) = (Peer(connection), grouped(received));
         match result {
             Ok(()) => self
-                .messages
+                .log
                 .detail(format_args!("{peer} left after {received} bytes")),
             Err(error) => {
-                self.messages.detail(format_args!(
+                self.log.detail(format_args!(
                     "{peer} failed after {received} bytes: {error}"
                 ));
             }

@@ -20,9 +20,9 @@ use handler::{Delay, Service};
 use report::{Announcement, ServeReport, Setting};
 
 use crate::exit::{Exit, Failure};
-use crate::output::{Messages, Sink, json_line, write_stdout};
-use crate::system::limits;
+use crate::output::{Log, Sink, json_line, write_stdout};
 use crate::system::signals::StopRequest;
+use crate::system::{errno, limits};
 use crate::units::{counted, port_of, show_time};
 
 /// Runs the subcommand.
@@ -44,7 +44,7 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
         [most.and_then(|most| limits::check_sockets(most, sockets, descriptor_limit))],
     )?;
     let began = Instant::now();
-    let server = bind(args)?;
+    let server = bind(args, descriptor_limit)?;
     let setting = Setting {
         args,
         announcement: Announcement::new(&server, runtime.port().driver())?,
@@ -52,16 +52,22 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
         descriptor_limit,
         began,
     };
-    let messages = args.output.messages();
-    obey(stop.clone(), server.handle(), args.drain_timeout, messages)?;
+    let log = Log::start(args.output.messages())?;
+    obey(
+        stop.clone(),
+        server.handle(),
+        args.drain_timeout,
+        log.clone(),
+    )?;
     announce(&setting.announcement, args.output.json)?;
 
-    let service = Arc::new(service_of(args));
+    let service = Arc::new(service_of(args, log.clone()));
     let serve = move |connection| Arc::clone(&service).serve(connection);
     let served = server
         .serve_on(&runtime, serve)
         .map_err(|error| Failure::of_system("cannot serve", &error))?;
 
+    log.finish();
     let exit = stop.now().map_or(Exit::Done, Exit::Stopped);
     sink.write(&ServeReport::new(setting, &served, exit))?;
     if let Exit::Stopped(_) = exit {
@@ -71,7 +77,7 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-fn bind(args: &ServeArgs) -> Result<Server, Failure> {
+fn bind(args: &ServeArgs, descriptor_limit: u64) -> Result<Server, Failure> {
     let options = ListenOptions::new().nodelay(true);
     for address in &args.addresses {
         port_of(address).map_err(Failure::usage)?;
@@ -80,12 +86,12 @@ fn bind(args: &ServeArgs) -> Result<Server, Failure> {
     let first = addresses
         .next()
         .ok_or_else(|| Failure::usage("no address to listen on"))?;
-    let mut server =
-        Server::bind_with(first.as_str(), options).map_err(|error| cannot_listen(first, &error))?;
+    let mut server = Server::bind_with(first.as_str(), options)
+        .map_err(|error| cannot_listen(first, &error, descriptor_limit))?;
     for address in addresses {
         server = server
             .and_bind(address.as_str())
-            .map_err(|error| cannot_listen(address, &error))?;
+            .map_err(|error| cannot_listen(address, &error, descriptor_limit))?;
     }
     if let Some(most) = args.max_conns.0 {
         server = server.max_connections(most as usize);
@@ -96,7 +102,7 @@ fn bind(args: &ServeArgs) -> Result<Server, Failure> {
     Ok(server.drain_timeout(args.drain_timeout))
 }
 
-fn cannot_listen(address: &str, error: &io::Error) -> Failure {
+fn cannot_listen(address: &str, error: &io::Error, descriptor_limit: u64) -> Failure {
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => {
             "; stop the program that listens there (`ss -ltnp` names it), or choose another port"
@@ -104,6 +110,9 @@ fn cannot_listen(address: &str, error: &io::Error) -> Failure {
         io::ErrorKind::AddrNotAvailable => "; it is not an address of this machine",
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need a privilege, choose a higher one"
+        }
+        _ if errno::is_out_of_descriptors(error) => {
+            &format!(" (the limit is {descriptor_limit}; raise the hard limit, `ulimit -Hn`)")
         }
         _ => "",
     };
@@ -136,15 +145,18 @@ fn obey(
     stop: StopRequest,
     server: ServerHandle,
     timeout: Duration,
-    messages: Messages,
+    log: Log,
 ) -> Result<(), Failure> {
     let watch = move || {
         block_on(stop.wait_for_drain());
-        let active = counted(server.stats().active, "connection");
-        let time = show_time(timeout);
-        messages.note(format_args!(
-            "letting {active} finish, for {time} at most; again to stop now"
-        ));
+        match server.stats().active {
+            0 => log.note("no connection is open: ending"),
+            active => log.note(format_args!(
+                "letting {} finish, for {} at most; again to stop now",
+                counted(active, "connection"),
+                show_time(timeout)
+            )),
+        }
         server.drain();
         block_on(stop.wait_for_now());
         server.stop();
@@ -157,14 +169,14 @@ fn obey(
         .map_err(|error| Failure::of_system("cannot start a thread", &error))
 }
 
-fn service_of(args: &ServeArgs) -> Service {
+fn service_of(args: &ServeArgs, log: Log) -> Service {
     let busy = args.busy.0.map(Delay::Busy);
     let sleep = args.sleep.0.map(Delay::Sleep);
     Service {
         echo: !args.discard,
         delay: busy.or(sleep),
         slow: args.slow,
-        messages: args.output.messages(),
+        log,
         begun: AtomicU64::new(0),
     }
 }

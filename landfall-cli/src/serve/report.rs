@@ -155,7 +155,7 @@ impl Report for ServeReport {
         );
         row("accepted", grouped(self.accepted));
         if self.accept_errors > 0 {
-            row("accepts that failed", grouped(self.accept_errors));
+            row("accepts that failed", self.show_accept_errors());
         }
         if self.refused > 0 {
             row("came too late", grouped(self.refused));
@@ -177,5 +177,17 @@ impl Report for ServeReport {
             row("peak memory", show_bytes(peak));
         }
         render(&mut table)
+    }
+}
+
+impl ServeReport {
+    /// The server does not tell them apart, but little else fails an accept.
+    fn show_accept_errors(&self) -> String {
+        format!(
+            "{}, for want of descriptors ({} allowed) or memory: raise the hard limit \
+             (`ulimit -Hn`), or serve fewer with --max-conns",
+            grouped(self.accept_errors),
+            grouped(self.descriptor_limit)
+        )
     }
 }

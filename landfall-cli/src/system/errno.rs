@@ -124,6 +124,11 @@ pub fn is_local_limit(code: i32) -> bool {
     LOCAL_LIMITS.contains(&code)
 }
 
+/// Whether a system error means that no descriptor was left.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    code(error).is_some_and(|code| [codes::MFILE, codes::NFILE].contains(&code))
+}
+
 #[cfg(test)]
 mod tests {
     use std::fmt;

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use socket2::Socket;
 
+use crate::explained::explained;
 use crate::port::{
     BufferPolicy, Completion, DriverChoice, Facilities, GetError, Handle, Operation, OperationId,
     Posted, SubmitError,
@@ -69,18 +70,27 @@ pub(crate) fn set_up(
     choice: DriverChoice,
     settings: Settings,
 ) -> io::Result<(Box<dyn Driver>, String)> {
-    let (choice, reason) = match (choice, std::env::var_os(VARIABLE)) {
-        (DriverChoice::Auto, Some(name)) => {
-            let asked_for = format!("{VARIABLE} asks for it");
-            (named(&name.to_string_lossy())?, asked_for)
-        }
-        (choice, _) => (choice, "asked for".to_owned()),
+    let variable = match choice {
+        DriverChoice::Auto => std::env::var_os(VARIABLE),
+        _ => None,
     };
-    match choice {
-        DriverChoice::Auto => os::automatic(settings),
-        DriverChoice::Uring => Ok((os::uring(settings)?, reason)),
-        DriverChoice::Poll => Ok((os::poll(settings)?, reason)),
-        DriverChoice::Iocp => Ok((os::iocp(settings)?, reason)),
+    let variable = variable.map(|name| name.to_string_lossy().into_owned());
+    let choice = match &variable {
+        Some(name) => named(name)?,
+        None => choice,
+    };
+    let driver = match choice {
+        DriverChoice::Auto => return os::automatic(settings),
+        DriverChoice::Uring => os::uring(settings),
+        DriverChoice::Poll => os::poll(settings),
+        DriverChoice::Iocp => os::iocp(settings),
+    };
+    match variable {
+        None => Ok((driver?, "asked for".to_owned())),
+        Some(name) => match driver {
+            Ok(driver) => Ok((driver, format!("{VARIABLE} asks for it"))),
+            Err(error) => Err(explained(format!("{VARIABLE} asks for `{name}`"), error)),
+        },
     }
 }
 

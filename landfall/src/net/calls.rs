@@ -233,6 +233,17 @@ pub(super) struct Call<'a> {
     stage: Stage,
 }
 
+impl Call<'_> {
+    /// Whether the port has the operation, and has not reported on it.
+    pub(super) fn is_submitted(&self) -> bool {
+        matches!(self.stage, Stage::Submitted)
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self.stage, Stage::Done)
+    }
+}
+
 enum Stage {
     Waiting(Operation),
     Submitted,
@@ -261,7 +272,7 @@ impl Future for Call<'_> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        if !matches!(self.stage, Stage::Done) {
+        if !self.is_done() {
             let mut calls = self.socket.state.calls.lock();
             calls.awaited = None;
             let leftover = (calls.done.take(), calls.stop_waiting());

@@ -7,8 +7,9 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 
+use super::send_file::SendFile;
 use super::socket::Owned;
-use super::stream::{SendAll, SendFile, SendOwned, TcpStream};
+use super::stream::{SendAll, SendOwned, TcpStream};
 use crate::buffer::Buffer;
 use crate::port::{Operation, SocketOption};
 
@@ -170,11 +171,7 @@ impl WriteHalf {
         offset: u64,
         length: u64,
     ) -> impl Future<Output = io::Result<u64>> + Send + '_ {
-        SendFile(self.socket().call(Operation::SendFile {
-            file: file.into(),
-            offset,
-            length,
-        }))
+        SendFile::new(self.socket(), file.into(), offset, length)
     }
 
     /// Shuts one or both directions down; see [`TcpStream::shutdown`].

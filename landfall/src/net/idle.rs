@@ -97,6 +97,13 @@ impl SocketState {
         );
     }
 
+    pub(super) fn idle_timeout(&self) -> Option<Duration> {
+        match self.idle.get()?.period.load(Ordering::Relaxed) {
+            0 => None,
+            period => Some(Duration::from_nanos(period)),
+        }
+    }
+
     fn set_alarm(&self, idle: &Idle, serial: u64, waker: Waker) {
         if self.shared.is_closing() {
             // It would ring at once, and be set again by that.

@@ -37,6 +37,7 @@ mod idle;
 mod inbox;
 mod listener;
 mod os;
+mod send_file;
 mod socket;
 mod stream;
 

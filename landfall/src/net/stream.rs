@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::calls::Call;
 use super::connect::ConnectOptions;
 use super::halves::{self, ReadHalf, WriteHalf};
+use super::send_file::SendFile;
 use super::socket::{Owned, Socket};
 use crate::buffer::Buffer;
 use crate::port::{Operation, SocketOption, Source};
@@ -175,12 +176,12 @@ impl TcpStream {
 
     /// Sends a range of a file: `length` bytes from `offset` on, `u64::MAX` for all that there are.
     /// Returns how many went, which is fewer where the file ends before. The program does not see
-    /// the bytes, and on most systems nor does its processor time. [`fs::File`](crate::fs::File) is
-    /// taken by reference, one of the standard library as it is or in an [`Arc`].
+    /// the bytes. [`fs::File`](crate::fs::File) is taken by reference, one of the standard library as
+    /// it is or in an [`Arc`].
     ///
     /// As with [`send`](Self::send), a file that has begun to go is sent even if the future is
-    /// dropped. It counts as traffic when it begins and when it ends: where there is an idle timeout,
-    /// send a long one in pieces.
+    /// dropped. For the [idle timeout](Self::set_idle_timeout) every mebibyte of it is traffic, up to
+    /// eight for a peer that was fast so far: one that takes less within that time is idle.
     ///
     /// ```no_run
     /// # async fn answer(mut stream: landfall::net::TcpStream) -> std::io::Result<()> {
@@ -203,11 +204,7 @@ impl TcpStream {
         offset: u64,
         length: u64,
     ) -> impl Future<Output = io::Result<u64>> + Send + '_ {
-        SendFile(self.socket.call(Operation::SendFile {
-            file: file.into(),
-            offset,
-            length,
-        }))
+        SendFile::new(&self.socket, file.into(), offset, length)
     }
 
     /// Shuts one or both directions down, after what has been given to send. The peer then
@@ -253,8 +250,8 @@ impl TcpStream {
     /// Makes receives and sends that wait fail with [`TimedOut`](io::ErrorKind::TimedOut) after
     /// this long without traffic in either direction. `None`, as at first: wait for ever.
     ///
-    /// Traffic is bytes: those that arrive, those that are given to a send, and those that the
-    /// system takes. Beginning to wait, or doing so again and again, is none.
+    /// Traffic is bytes: those that arrive, those that are given to a send, and those of a send that
+    /// the system has taken all of; of a file, every few mebibytes that it has taken. Beginning to wait, or doing so again and again, is none.
     ///
     /// Costs one timer a connection, and nothing but reading the clock a message. A send that has
     /// timed out is still sent when the peer takes it.
@@ -315,17 +312,5 @@ impl Future for SendOwned<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let done = ready!(Pin::new(&mut self.0).poll(cx));
         Poll::Ready((done.result, done.buffer.unwrap_or_default()))
-    }
-}
-
-/// A call of which the number of bytes matters.
-pub(super) struct SendFile<'a>(pub(super) Call<'a>);
-
-impl Future for SendFile<'_> {
-    type Output = io::Result<u64>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let done = ready!(Pin::new(&mut self.0).poll(cx));
-        Poll::Ready(done.result.map(|()| done.bytes as u64))
     }
 }

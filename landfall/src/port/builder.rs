@@ -98,8 +98,9 @@ impl Builder {
         self
     }
 
-    /// How many independent queues of the system carry the port; 0 means as many as may run at a
-    /// time. More than 64 are not used.
+    /// How many lanes the port has, that is, independent queues of the system (rings, epoll
+    /// instances) that it takes completions from; 0 means as many as threads may run at a time. More
+    /// than 64 are not used. Windows has one queue for each port, and no use for this.
     pub fn lanes(mut self, lanes: usize) -> Self {
         self.lanes = lanes;
         self

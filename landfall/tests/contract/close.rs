@@ -12,6 +12,7 @@ use landfall::port::{
     Accept, CompletionKind, CompletionPort, GetError, Handle, Operation, SubmitError, is_aborted,
 };
 
+use crate::common::Counted;
 use crate::support::{
     PATIENCE, assert_quiet, client, connected, for_each_driver, listener, next, packet, post,
     until_final,
@@ -294,21 +295,6 @@ fn a_receive_into_a_full_vector_is_refused() {
             [1, 2, 3, 4]
         );
     });
-}
-
-/// Memory that counts when it is freed.
-struct Counted(Arc<AtomicUsize>, Vec<u8>);
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.1
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
 }
 
 /// Pends one of everything that can be pending, and returns what keeps it so.

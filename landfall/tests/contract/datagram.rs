@@ -162,3 +162,74 @@ fn datagrams_too_long_to_be_sent_fail_and_keep_nothing_waiting() {
         assert_quiet(&port);
     });
 }
+
+/// What a poll reports without end, as nobody takes it: a message in the socket's error queue. A
+/// receive waits there for data all the same, without working, and can be cancelled.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_receive_waits_for_data_behind_what_the_system_keeps_of_errors() {
+    use std::time::Duration;
+
+    use landfall::port::{GetError, is_aborted};
+    use nix::sys::socket::{setsockopt, sockopt::Ipv4RecvErr};
+
+    use crate::support::{eventually, for_each_driver_alone};
+
+    /// How long it waits, and how long it may compute meanwhile.
+    const WAIT: Duration = Duration::from_millis(200);
+    const MOST_COMPUTED: Duration = Duration::from_millis(50);
+
+    for_each_driver_alone(|driver| {
+        let port = driver.port(0);
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        setsockopt(&socket, Ipv4RecvErr, &true).expect("an option of Linux");
+        let own = socket.try_clone().expect("a descriptor");
+        let address = own.local_addr().expect("an address");
+        let socket = port.associate(socket, 1).expect("associates");
+        // The port unreachable that answers is the error of the next receive, and stays queued.
+        own.send_to(b"nobody is there", refusing_datagrams())
+            .expect("sends");
+        eventually("an error is reported", || {
+            own.take_error().expect("a socket").is_some()
+        });
+
+        socket.submit(Operation::ReceiveOnce, 1).expect("submits");
+        let before = processor_time();
+        assert_eq!(port.get(Some(WAIT)).err(), Some(GetError::TimedOut));
+        let computed = processor_time() - before;
+        assert!(computed < MOST_COMPUTED, "{computed:?}");
+        own.send_to(b"data", address).expect("sends");
+        let mut received = next(&port);
+        assert_eq!((received.token(), received.result().ok()), (1, Some(4)));
+        assert_eq!(&received.take_buffer().expect("the buffer")[..], b"data");
+
+        let waits = socket.submit(Operation::ReceiveOnce, 2).expect("submits");
+        assert_quiet(&port);
+        assert!(socket.cancel(waits));
+        let cancelled = next(&port);
+        assert!(is_aborted(&cancelled.result().expect_err("cancelled")));
+
+        socket.submit(Operation::ReceiveOnce, 3).expect("submits");
+        assert_quiet(&port);
+        socket.close();
+        let closed = next(&port);
+        assert!(is_aborted(&closed.result().expect_err("closed")));
+        assert_quiet(&port);
+    });
+}
+
+/// An address of loopback where no datagrams are taken.
+#[cfg(target_os = "linux")]
+fn refusing_datagrams() -> SocketAddr {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    socket.local_addr().expect("an address")
+}
+
+/// What all threads of this process have computed.
+#[cfg(target_os = "linux")]
+fn processor_time() -> std::time::Duration {
+    use rustix::time::{ClockId, clock_gettime};
+
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}

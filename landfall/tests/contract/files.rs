@@ -1,60 +1,20 @@
 //! Files on the port: reads and writes at an offset, storing, closing, cancelling.
 
 use std::collections::HashSet;
-use std::env;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::ErrorKind;
-use std::path::PathBuf;
-use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use landfall::buffer::Buffer;
-use landfall::fs::options;
 use landfall::port::{
     Association, Completion, CompletionKind, CompletionPort, Handle, Operation, is_aborted,
 };
 
+use crate::common::{Counted, Scratch};
 use crate::support::{assert_quiet, connected, for_each_driver, next};
 use crate::threads::Worker;
-
-/// A file that is gone when the test is.
-pub struct Scratch(PathBuf);
-
-impl Scratch {
-    pub fn new() -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        Scratch(env::temp_dir().join(format!("landfall-{}-{number}", process::id())))
-    }
-
-    pub fn holding(bytes: &[u8]) -> Self {
-        let scratch = Scratch::new();
-        fs::write(&scratch.0, bytes).expect("a temporary file");
-        scratch
-    }
-
-    pub fn open(&self) -> File {
-        let opened = options().read(true).write(true).create(true).open(&self.0);
-        opened.expect("a temporary file")
-    }
-
-    pub fn opened_for_writing_only(&self) -> File {
-        options().write(true).open(&self.0).expect("is there")
-    }
-
-    pub fn bytes(&self) -> Vec<u8> {
-        fs::read(&self.0).expect("is there")
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // One that was never made is gone as well.
-        let _ = fs::remove_file(&self.0);
-    }
-}
 
 /// What is read from it is gone: it could not be read again when a socket has taken only a part.
 #[cfg(unix)]
@@ -182,11 +142,9 @@ fn a_read_at_the_end_of_a_file_is_short_and_past_it_empty() {
 fn a_file_may_be_larger_than_4_gib() {
     for_each_driver(|driver| {
         const FAR: u64 = (5 << 30) + 3;
-        let scratch = Scratch::new();
+        let scratch = Scratch::sparse(6 << 30);
         let port = driver.port(0);
-        let file = scratch.open();
-        file.set_len(6 << 30).expect("a sparse file");
-        let file = port.associate(file, 1).expect("associates");
+        let file = port.associate(scratch.open(), 1).expect("associates");
         let wrote = done(&port, &file, write_at(FAR, b"far"));
         assert_eq!(wrote.result().expect("written"), 3);
         assert_eq!(
@@ -321,6 +279,8 @@ fn a_failure_is_a_completion_and_gives_the_buffer_back() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_fails_the_write() {
+    use landfall::fs::options;
+
     for_each_driver(|driver| {
         let port = driver.port(0);
         let full = options()
@@ -480,21 +440,6 @@ fn a_serial_file_gives_one_completion_at_a_time() {
         assert_eq!(tokens.len(), 5);
         assert_quiet(&port);
     });
-}
-
-/// Bytes that say when they are freed.
-struct Counted(Arc<AtomicUsize>, Vec<u8>);
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.1
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
 }
 
 #[test]

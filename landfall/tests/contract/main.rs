@@ -8,6 +8,8 @@
 //! driver by its name.
 //! To put another driver under the same tests, add it to the table in `support.rs`.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod support;
 mod threads;
 

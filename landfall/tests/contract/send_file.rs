@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use landfall::port::{CompletionKind, Handle, Operation, is_aborted};
 
-use crate::files::{Scratch, pattern};
+use crate::common::Scratch;
+use crate::files::pattern;
 use crate::support::{assert_quiet, connected, for_each_driver, next, reset};
 use crate::threads::Worker;
 
@@ -123,10 +124,8 @@ fn c58_a_file_is_sent_to_its_end_and_no_bytes_are_none() {
 fn c58_what_lies_beyond_4_gib_is_sent() {
     for_each_driver(|driver| {
         const FAR: u64 = (5 << 30) + 3;
-        let scratch = Scratch::new();
-        let file = scratch.open();
-        file.set_len(FAR + 70_000).expect("a sparse file");
-        let file = Arc::new(file);
+        let scratch = Scratch::sparse(FAR + 70_000);
+        let file = Arc::new(scratch.open());
         let port = driver.port(0);
         let writing = port.associate(scratch.open(), 2).expect("associates");
         let write = Operation::WriteAt {
@@ -214,10 +213,8 @@ fn sends_share_a_file() {
 fn nothing_follows_a_file_whose_peer_is_gone() {
     for_each_driver(|driver| {
         const SIZE: usize = 32 << 20;
-        let scratch = Scratch::new();
-        let file = scratch.open();
-        file.set_len(SIZE as u64).expect("a sparse file");
-        let file = Arc::new(file);
+        let scratch = Scratch::sparse(SIZE as u64);
+        let file = Arc::new(scratch.open());
         let port = driver.port(0);
         let (connection, mut peer) = connected(&port, 1);
         submit(
@@ -283,10 +280,8 @@ fn nothing_follows_a_file_that_cannot_be_read() {
 #[test]
 fn nothing_follows_a_file_that_was_cancelled_half_way() {
     for_each_driver(|driver| {
-        let scratch = Scratch::new();
-        let file = scratch.open();
-        file.set_len(1 << 30).expect("a sparse file");
-        let file = Arc::new(file);
+        let scratch = Scratch::sparse(1 << 30);
+        let file = Arc::new(scratch.open());
         let port = driver.port(0);
         let (connection, peer) = connected(&port, 1);
         let half_way = connection.submit(send_file(&file, 0, TO_THE_END), 0);
@@ -322,10 +317,8 @@ fn nothing_follows_a_file_that_was_cancelled_half_way() {
 #[test]
 fn closing_ends_a_file_that_is_being_sent() {
     for_each_driver(|driver| {
-        let scratch = Scratch::new();
-        let file = scratch.open();
-        file.set_len(1 << 30).expect("a sparse file");
-        let file = Arc::new(file);
+        let scratch = Scratch::sparse(1 << 30);
+        let file = Arc::new(scratch.open());
         let port = driver.port(0);
         let (connection, _peer) = connected(&port, 1);
         submit(
@@ -347,6 +340,78 @@ fn closing_ends_a_file_that_is_being_sent() {
         assert_quiet(&port);
         port.close();
         assert_eq!(Arc::strong_count(&file), 1, "the port has let go of it");
+    });
+}
+
+/// The driver must not borrow the mode of a socket that the program shares, be it for a moment.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_descriptor_of_the_programs_own_blocks_while_a_file_is_sent() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use rustix::fs::{OFlags, fcntl_getfl};
+
+    use crate::support::past_the_port;
+
+    for_each_driver(|driver| {
+        let scratch = Scratch::sparse(64 << 20);
+        let file = Arc::new(scratch.open());
+        let port = driver.port(0);
+        let (connection, peer) = connected(&port, 1);
+        let own = past_the_port(&connection);
+        let reader = arrivals(peer);
+        let ended = Arc::new(AtomicBool::new(false));
+        let watcher = Worker::start({
+            let ended = ended.clone();
+            move || {
+                let mut always = true;
+                while !ended.load(Ordering::Acquire) {
+                    let mode = fcntl_getfl(&own).expect("it is open");
+                    always &= !mode.contains(OFlags::NONBLOCK);
+                }
+                always
+            }
+        });
+        submit(&connection, vec![send_file(&file, 0, TO_THE_END)]);
+        next(&port).result().expect("sent");
+        ended.store(true, Ordering::Release);
+        assert!(watcher.join(), "it did not block for a moment");
+        connection.close();
+        reader.join();
+    });
+}
+
+/// In a program that is not Rust's, nobody ignores the signal.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_for_a_peer_that_is_gone_raises_no_signal() {
+    use std::fs::read_to_string;
+
+    use nix::sys::signal::{SigSet, Signal};
+
+    use crate::support::past_the_port;
+
+    for_each_driver(|driver| {
+        // Kept for this thread, ignored as it is, where it can be seen.
+        SigSet::from(Signal::SIGPIPE)
+            .thread_block()
+            .expect("a signal that can be blocked");
+        let scratch = Scratch::holding(&[1; 1000]);
+        let file = Arc::new(scratch.open());
+        let port = driver.port(0);
+        let (connection, _peer) = connected(&port, 1);
+        let own = past_the_port(&connection);
+        own.shutdown(std::net::Shutdown::Write).expect("connected");
+        submit(&connection, vec![send_file(&file, 0, TO_THE_END)]);
+        let error = next(&port).result().expect_err("nothing can be sent");
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
+        let status = read_to_string("/proc/thread-self/status").expect("Linux has it");
+        let none = status
+            .lines()
+            .filter(|line| line.starts_with("SigPnd:") || line.starts_with("ShdPnd:"))
+            .map(|line| line.split_whitespace().nth(1).expect("a set of signals"))
+            .all(|set| set.bytes().all(|digit| digit == b'0'));
+        assert!(none, "{status}");
     });
 }
 

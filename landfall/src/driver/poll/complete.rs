@@ -10,6 +10,7 @@ use crate::driver::accept_stream::AcceptStream;
 #[cfg(landfall_broken)]
 use crate::driver::broken::{self, Broken};
 use crate::driver::direction::may_go_out;
+use crate::driver::name;
 use crate::port::{Completion, Payload};
 
 /// What looking at a socket led to.
@@ -139,6 +140,12 @@ pub(super) fn send(lane: &Lane, state: &mut State, index: u32) {
                 }
             },
             _ if !socket.writable => return,
+            Kind::SendFile(send) if send.waits_for_bytes(op.done) => {
+                if send.begin_reading() {
+                    state.reads.push_back(name::of(op.generation, key));
+                }
+                return;
+            }
             kind => match kind.send(fd, op.done, socket.kind.datagram) {
                 Ok((sent, all)) => {
                     op.done += sent;

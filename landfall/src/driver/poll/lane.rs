@@ -16,11 +16,12 @@ use std::time::{Duration, Instant};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token, Waker};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use slab::Slab;
 
 use super::accept;
 use super::complete::{self, Step};
+use super::file::Read;
 use super::op::{Kind, Op};
 use super::socket::Socket;
 use crate::driver::accept_stream::{AcceptStream, Streams};
@@ -77,6 +78,9 @@ pub(super) struct State {
     /// handler costs no system call, so that its worker is not taken for one that computes, and
     /// the send completes when its receive's completion is out of the way.
     pub(super) sends: VecDeque<u32>,
+    /// Names of the operations that send a file and need more of it. Whoever takes completions reads
+    /// it, with the lane unlocked.
+    pub(super) reads: VecDeque<u64>,
     /// Sockets that may get on, each once, in the order in which they are served.
     runnable: VecDeque<u32>,
     /// When connections whose first data is awaited are closed, with the operation that waits.
@@ -143,7 +147,10 @@ impl State {
     }
 
     pub(super) fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.sends.is_empty() || !self.runnable.is_empty()
+        !self.ready.is_empty()
+            || !self.sends.is_empty()
+            || !self.reads.is_empty()
+            || !self.runnable.is_empty()
     }
 
     /// Notes what an event says.
@@ -188,6 +195,7 @@ impl Lane {
                 sockets: Slab::new(),
                 ready: VecDeque::with_capacity(64),
                 sends: VecDeque::with_capacity(64),
+                reads: VecDeque::new(),
                 runnable: VecDeque::with_capacity(64),
                 deadlines: BTreeSet::new(),
                 accepting: Vec::new(),
@@ -277,6 +285,11 @@ impl Lane {
         let mut taken = 0;
         let mut state = self.state.lock();
         while taken < max {
+            // One at a time, so that neither files nor the rest wait for all of the other; but what
+            // has been taken does not wait for the disk.
+            if taken == 0 {
+                state = self.read_next(state);
+            }
             if let Some(completion) = state.ready.pop_front() {
                 sink.push(completion);
                 taken += 1;
@@ -286,6 +299,9 @@ impl Lane {
                 continue;
             }
             let Some(socket) = state.runnable.pop_front() else {
+                if taken == 0 && !state.reads.is_empty() {
+                    continue;
+                }
                 break;
             };
             match complete::run(self, &mut state, socket) {
@@ -310,6 +326,22 @@ impl Lane {
             self.rouse();
         }
         taken
+    }
+
+    /// Reads the next piece of a file that is being sent, with the lane unlocked for that long.
+    fn read_next<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let Some(read) = Read::next(&mut state) else {
+            return state;
+        };
+        let left = state.has_work();
+        drop(state);
+        if left {
+            self.rouse();
+        }
+        let has_read = read.carry_out();
+        state = self.state.lock();
+        has_read.apply(self, &mut state);
+        state
     }
 
     /// Sends what rests on one socket; whether there was one.

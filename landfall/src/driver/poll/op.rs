@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{MaybeUninitSlice, SockAddr, SockRef, TcpKeepalive};
 
-use super::file;
+use super::file::SendFile;
 use crate::buffer::{Buffer, filled};
 use crate::driver::accept_stream::AcceptStream;
 use crate::driver::buffers::Buffers;
@@ -38,7 +38,7 @@ pub(super) enum Kind {
     Readable,
     Send(Buffer),
     SendVectored(Vec<Buffer>),
-    SendFile(Box<FileRange>),
+    SendFile(Box<SendFile>),
     /// Done already; to be reported.
     File(FileOp),
     Connect(Box<Connect>),
@@ -75,7 +75,7 @@ pub(super) struct Received {
 
 /// Bytes handed to the system in one call at most, so that a long send of one connection keeps the
 /// others of its lane waiting no longer than some tens of microseconds.
-const MOST_AT_ONCE: usize = 256 * 1024;
+pub(super) const MOST_AT_ONCE: usize = 256 * 1024;
 
 /// Buffers that a vectored send passes without allocating.
 const FEW_BUFFERS: usize = 16;
@@ -116,7 +116,7 @@ impl Kind {
                 file,
                 offset,
                 length,
-            } => Kind::SendFile(Box::new(FileRange::new(file, offset, length))),
+            } => Kind::SendFile(SendFile::new(FileRange::new(file, offset, length))),
             Operation::Accept(_) => unreachable!("accepts are submitted as streams"),
             Operation::ReadAt { .. }
             | Operation::WriteAt { .. }
@@ -163,7 +163,7 @@ impl Kind {
         match self {
             Kind::Send(buffer) => buffer.len(),
             Kind::SendVectored(buffers) => buffers.iter().map(|buffer| buffer.len()).sum(),
-            Kind::SendFile(range) => range.length(),
+            Kind::SendFile(send) => send.length(),
             _ => 0,
         }
     }
@@ -259,7 +259,7 @@ impl Kind {
                 let sent = socket.send_vectored_with_flags(&slices[..used], SEND_FLAGS)?;
                 Ok((sent, sent == asked))
             }
-            Kind::SendFile(range) => file::send(fd, range, done, MOST_AT_ONCE),
+            Kind::SendFile(send) => send.send(fd),
             _ => Ok((0, true)),
         }
     }

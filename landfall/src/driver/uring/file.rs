@@ -2,8 +2,7 @@
 //!
 //! The ring has no `sendfile`. Its `splice` always goes to a kernel thread, twice a piece (into a
 //! pipe and out of it), and a socket that takes nothing would hold that thread. So a piece is read
-//! into memory of ours and sent from there; `docs/decisions/0005-files.md` has the figures. The
-//! memory is held only while the socket takes bytes: a slow peer costs none.
+//! into memory of ours and sent from there; `docs/decisions/0005-files.md` has the figures.
 
 use std::os::fd::AsRawFd;
 
@@ -16,13 +15,8 @@ use super::op::{Kind, spare_length};
 use super::socket::{Place, Target};
 use crate::buffer::filled;
 use crate::driver::ABORTED;
-use crate::driver::file::{FileOp, FileRange};
+use crate::driver::file::{FileOp, FileRange, Piece};
 use crate::port::Completion;
-
-/// Bytes read and sent at a time: more and more while the socket takes them all, since a large piece
-/// costs less, and as many as it took when it last took no more.
-const LEAST: usize = 64 * 1024;
-const MOST: usize = 1024 * 1024;
 
 impl FileOp {
     /// The entry that hands the operation to the kernel, or what is left of it after `done` bytes.
@@ -121,11 +115,7 @@ pub(super) fn cancel_all(lane: &Lane, state: &mut State, index: u32, worker: boo
 pub(super) struct SendFile {
     range: FileRange,
     stage: Stage,
-    piece: Vec<u8>,
-    /// Bytes of the piece that have gone.
-    gone: usize,
-    /// Bytes to be read next.
-    next: usize,
+    piece: Piece,
 }
 
 enum Stage {
@@ -142,9 +132,7 @@ impl SendFile {
         Box::new(SendFile {
             range,
             stage: Stage::Read,
-            piece: Vec::new(),
-            gone: 0,
-            next: LEAST,
+            piece: Piece::default(),
         })
     }
 
@@ -152,16 +140,14 @@ impl SendFile {
         let fd = types::Fd(socket.number);
         match self.stage {
             Stage::Read => {
-                let length = self.next.min(self.range.length() - done);
-                self.piece.clear();
-                self.piece.reserve_exact(length);
+                let room = self.piece.room(self.range.length() - done);
                 let file = types::Fd(self.range.file.as_raw_fd());
-                opcode::Read::new(file, self.piece.as_mut_ptr(), length as u32)
+                opcode::Read::new(file, room.as_mut_ptr().cast(), room.len() as u32)
                     .offset(self.range.position(done))
                     .build()
             }
             Stage::Send => {
-                let rest = &self.piece[self.gone..];
+                let rest = self.piece.rest();
                 let send = opcode::Send::new(fd, rest.as_ptr(), spare_length(rest.len()));
                 let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
                 socket.apply(send.flags(flags).build())
@@ -172,15 +158,14 @@ impl SendFile {
 
     /// So many bytes of the piece have gone.
     fn went(&mut self, bytes: usize) {
-        self.gone += bytes;
-        if self.gone == self.piece.len() {
-            self.stage = Stage::Read;
-            self.next = (self.next * 2).min(MOST);
-        } else {
-            self.stage = Stage::Wait;
-            self.next = self.gone.clamp(LEAST, MOST);
-            self.piece = Vec::new();
-        }
+        self.piece.went(bytes);
+        self.stage = match self.piece.rest() {
+            [] => Stage::Read,
+            _ => {
+                self.piece.let_go();
+                Stage::Wait
+            }
+        };
     }
 }
 
@@ -204,8 +189,8 @@ pub(super) fn sent(lane: &Lane, state: &mut State, key: u32, result: i32) -> Opt
     match send.stage {
         Stage::Read if bytes == 0 => send.range.ends_after(op.done),
         Stage::Read => {
-            send.piece = filled(std::mem::take(&mut send.piece), bytes);
-            (send.gone, send.stage) = (0, Stage::Send);
+            send.piece.filled(bytes);
+            send.stage = Stage::Send;
         }
         Stage::Send => {
             op.done += bytes;
