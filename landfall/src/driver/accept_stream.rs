@@ -54,12 +54,12 @@ impl AcceptStream {
         let (id, kind) = (OperationId(self.id), CompletionKind::Accept);
         let bytes = first_data.as_ref().map_or(0, |data| data.len());
         let mut ticket = self.ticket.lock();
-        let accepted = Payload::Accepted(Accepted {
+        let accepted = Payload::Accepted(Box::new(Accepted {
             shared: ticket.as_ref()?.handle()?.shared().clone(),
             socket: Some(socket),
             peer,
             first_data,
-        });
+        }));
         // A single accept's completion is its last one.
         Some(match self.once {
             true => ticket.take()?.finish(id, kind, 0, bytes, accepted),

@@ -72,7 +72,8 @@ pub(crate) enum Payload {
     None,
     Buffer(Buffer),
     Buffers(Vec<Buffer>),
-    Accepted(Accepted),
+    /// Boxed, as it is rare and large.
+    Accepted(Box<Accepted>),
 }
 
 impl Completion {
@@ -178,6 +179,10 @@ impl Completion {
     /// Takes the connection that an accept brought. Left in the completion, it is closed with it.
     #[inline]
     pub fn take_accepted(&mut self) -> Option<Accepted> {
+        self.take_boxed_accepted().map(|accepted| *accepted)
+    }
+
+    pub(crate) fn take_boxed_accepted(&mut self) -> Option<Box<Accepted>> {
         match std::mem::replace(&mut self.payload, Payload::None) {
             Payload::Accepted(accepted) => Some(accepted),
             other => {

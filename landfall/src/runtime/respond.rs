@@ -41,7 +41,6 @@ pub(crate) trait Observer: Send + Sync {
 pub(crate) struct Event<'a> {
     pub(crate) completion: &'a Completion,
     pub(crate) buffer: Option<Buffer>,
-    /// Boxed, as it is rare and large.
     pub(crate) accepted: Option<Box<Accepted>>,
 }
 
@@ -92,7 +91,7 @@ impl Responders {
     /// Hands a completion to whoever is to respond to it; does nothing if nobody is.
     pub(super) fn dispatch(&self, completion: &mut Completion) {
         let (buffer, accepted) = match completion.kind() {
-            CompletionKind::Accept => (None, completion.take_accepted().map(Box::new)),
+            CompletionKind::Accept => (None, completion.take_boxed_accepted()),
             _ => (completion.take_buffer(), None),
         };
         let kind = self.kinds.get(completion.key()).and_then(OnceLock::get);

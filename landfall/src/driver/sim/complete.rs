@@ -154,7 +154,7 @@ impl State {
             true => self.finished(key, 0, 0),
             false => self.interim(key, 0),
         };
-        completion.payload = Payload::Accepted(accepted);
+        completion.payload = Payload::Accepted(Box::new(accepted));
         // Accepts have no order, and come on whichever lane took them.
         let lane = self.any_lane();
         self.give(lane, completion);
