@@ -74,6 +74,13 @@ fn no_internet_address() -> io::Error {
     )
 }
 
+/// Has the calling thread's pauses end when they are to: Linux may let each last 50 us longer, to
+/// save wakes (PR_SET_TIMERSLACK(2const)). Where that is refused they last longer.
+pub(super) fn exact_pauses() {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+}
+
 /// What a thread in user code is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ThreadState {

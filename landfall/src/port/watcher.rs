@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::Shared;
 use super::completion::{CompletionKind, Packet};
 use super::operation::OperationId;
+use super::os::exact_pauses;
 use super::scheduler::{Looked, Posted, Suspects};
 use super::timers::Timers;
 use crate::explained::no_thread;
@@ -18,8 +19,10 @@ use crate::explained::no_thread;
 /// After a look that found workers in user code, until the second one that tells which of them are
 /// still at the same completion. Longer than most handlers take.
 const CHECK: Duration = Duration::from_micros(200);
-/// Between pairs of looks while workers are being found blocked or computing.
-const ALERT: Duration = Duration::from_micros(500);
+/// The same while workers are being found blocked or computing.
+const ALERT_CHECK: Duration = Duration::from_micros(100);
+/// Between pairs of looks then.
+const ALERT: Duration = Duration::from_micros(200);
 /// Between pairs of looks while every worker comes back soon. A look costs 5 to 20 us, so this is
 /// less than 0.5 % of a processor.
 const CALM: Duration = Duration::from_millis(8);
@@ -115,6 +118,7 @@ struct Watch {
 
 impl Watch {
     fn run(mut self) {
+        exact_pauses();
         while let Some(pause) = self.step() {
             match pause {
                 Pause::For(pause) => thread::park_timeout(pause),
@@ -162,7 +166,7 @@ impl Watch {
         self.checking = looked.running && !self.checking;
         // What a computing worker submitted is posted when it is poked, at each look.
         self.pause = if self.checking || looked.computing {
-            CHECK
+            if alert { ALERT_CHECK } else { CHECK }
         } else {
             self.period = longest.min(self.period.max(ALERT) * 2);
             self.period
