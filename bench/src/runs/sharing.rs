@@ -24,6 +24,9 @@ const WORKERS: usize = 2;
 /// by the first part of its wait, or hardly any message that waits for a second would be left.
 const LONGEST_STOP: Duration = Duration::from_millis(20);
 
+/// What piled up during a stop, some thirty messages, is served by then.
+const AFTERMATH: Duration = Duration::from_millis(2);
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Neighbour {
@@ -192,7 +195,7 @@ impl WithoutStops {
 
 fn is_met(message: &Message, stops: &Stops) -> bool {
     let end = message.answered.min(message.planned + LONGEST_STOP);
-    stops.meet(message.planned, end)
+    stops.meet(message.planned - AFTERMATH, end)
 }
 
 fn latency(message: &Message) -> Duration {
@@ -253,6 +256,18 @@ mod tests {
         let early_stop = of(&[&[(19, 30)]]);
         assert!(early_stop.without_stops.is_none(), "nothing is left");
         assert_eq!(early_stop.p999, 1000.0);
+    }
+
+    #[test]
+    fn a_message_right_after_a_stop_has_met_it() {
+        let start = Instant::now();
+        let messages = messages(start, &[1, 1, 1]);
+        let stops = stops(start, &[&[(5, 9), (16, 18)]]);
+        let met: Vec<_> = messages
+            .iter()
+            .map(|message| is_met(message, &stops))
+            .collect();
+        assert_eq!(met, [false, true, false], "1 ms after it, but not 2 ms");
     }
 
     #[test]
