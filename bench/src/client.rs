@@ -13,7 +13,6 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use hdrhistogram::Histogram;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 use socket2::SockRef;
@@ -74,25 +73,45 @@ pub struct OpenLoop {
     pub sleeper: bool,
 }
 
-/// Microseconds of an open loop.
-pub struct OpenLoopReport {
-    /// From the planned send time of an ordinary message until its reply was there.
-    pub latency: Histogram<u64>,
-    /// From the planned send time until the client came to it: what the machine itself adds.
-    pub lateness: Histogram<u64>,
+/// A message of an open loop that has no reply yet; see [`Message`].
+#[derive(Clone, Copy)]
+struct Waiting {
+    planned: Instant,
+    reached: Instant,
 }
 
-/// Puts the calling thread into the real-time class, or back, but not the processes it starts: the
-/// client must not wait for a processor that a server computes on. Needs the right to do so, which
-/// root has.
-pub fn set_real_time(on: bool) -> io::Result<()> {
-    let (policy, priority) = match on {
-        true => (libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1),
-        false => (libc::SCHED_OTHER, 0),
+/// An ordinary message of an open loop.
+#[derive(Clone, Copy, Debug)]
+pub struct Message {
+    /// When it was to be sent.
+    pub planned: Instant,
+    /// When the client came to it: what the machine itself adds.
+    pub reached: Instant,
+    /// When its reply was there.
+    pub answered: Instant,
+}
+
+/// Who waits for whom: each of these for those below it only.
+#[derive(Clone, Copy, Debug)]
+pub enum Priority {
+    /// As every other thread, the servers' too.
+    Ordinary,
+    /// The client must not wait for a processor that a server computes on.
+    Client,
+    /// A monitor of the machine's stops must not wait for the client.
+    Monitor,
+}
+
+/// Puts the calling thread into the real-time class, or back, but not the processes it starts. Needs
+/// the right to do so, which root has.
+pub fn set_priority(priority: Priority) -> io::Result<()> {
+    let real_time = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    let (policy, sched_priority) = match priority {
+        Priority::Ordinary => (libc::SCHED_OTHER, 0),
+        Priority::Client => (real_time, 1),
+        Priority::Monitor => (real_time, 2),
     };
-    let parameters = libc::sched_param {
-        sched_priority: priority,
-    };
+    let parameters = libc::sched_param { sched_priority };
     // SAFETY: the pointer is to a parameter block that lives for the call.
     match unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } {
         0 => Ok(()),
@@ -172,19 +191,17 @@ impl Client {
     }
 
     /// Sends by the clock, and measures from when each message was *planned* to be sent: a connection
-    /// that is still waiting for a reply keeps its further messages waiting, and that counts.
-    pub fn open_loop(&mut self, load: &OpenLoop) -> Result<OpenLoopReport> {
-        let mut report = OpenLoopReport {
-            latency: Histogram::new_with_bounds(1, 60_000_000, 3)?,
-            lateness: Histogram::new_with_bounds(1, 60_000_000, 3)?,
-        };
+    /// that is still waiting for a reply keeps its further messages waiting, and that counts. Returns
+    /// the ordinary messages in the order of their replies.
+    pub fn open_loop(&mut self, load: &OpenLoop) -> Result<Vec<Message>> {
         let sleeper = load.sleeper.then(|| self.connections.len() - 1);
         let senders = sleeper.unwrap_or(self.connections.len());
         let computes = |index| load.compute_every > 0 && index % load.compute_every == 0;
-        let mut planned: Vec<VecDeque<Instant>> = vec![VecDeque::new(); senders];
+        let mut waiting: Vec<VecDeque<Waiting>> = vec![VecDeque::new(); senders];
 
         let interval = Duration::from_secs(1) / load.rate;
         let total = (load.duration.as_secs_f64() * f64::from(load.rate)) as u32;
+        let mut messages = Vec::with_capacity(total as usize);
         let start = Instant::now();
         let deadline = start + load.duration + PATIENCE;
         if let Some(index) = sleeper {
@@ -195,11 +212,12 @@ impl Client {
         while received < total {
             while sent < total && start + interval * sent <= Instant::now() {
                 let index = sent as usize % senders;
-                let plan = start + interval * sent;
-                report.lateness.record(plan.elapsed().as_micros() as u64)?;
-                planned[index].push_back(plan);
+                waiting[index].push_back(Waiting {
+                    planned: start + interval * sent,
+                    reached: Instant::now(),
+                });
                 sent += 1;
-                if planned[index].len() == 1 {
+                if waiting[index].len() == 1 {
                     self.send(index, request_of(computes(index)))?;
                 }
             }
@@ -223,16 +241,21 @@ impl Client {
                     continue;
                 }
                 received += 1;
-                let plan = planned[index].pop_front().context("a reply to nothing")?;
+                let Waiting { planned, reached } =
+                    waiting[index].pop_front().context("a reply to nothing")?;
                 if !computes(index) {
-                    report.latency.record((now - plan).as_micros() as u64)?;
+                    messages.push(Message {
+                        planned,
+                        reached,
+                        answered: now,
+                    });
                 }
-                if !planned[index].is_empty() {
+                if !waiting[index].is_empty() {
                     self.send(index, request_of(computes(index)))?;
                 }
             }
         }
-        Ok(report)
+        Ok(messages)
     }
 
     /// Puts a message and the receive of its reply into the submission queue; `receive` submits them.

@@ -13,6 +13,7 @@ mod runs;
 mod server;
 mod stacks;
 mod statistics;
+mod stops;
 mod table;
 
 use std::fs::File;
@@ -24,7 +25,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::client::LARGEST_MESSAGE;
+use crate::client::{LARGEST_MESSAGE, Priority};
 use crate::runs::sharing::{Neighbour, Sharing};
 use crate::runs::{accept, echo, memory, sharing};
 use crate::stacks::{Expected, Role, Stack};
@@ -87,6 +88,9 @@ struct Options {
     #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
 }
+
+/// Of `sharing`, whose runs take seconds each, at most.
+const SHARING_ROUNDS: usize = 15;
 
 #[derive(Args, Clone)]
 struct Serve {
@@ -233,19 +237,29 @@ fn measure_echo(options: &Options, report: &mut Report) {
 }
 
 fn measure_sharing(options: &Options, report: &mut Report) {
-    let allowed = client::set_real_time(true).and_then(|()| client::set_real_time(false));
+    let allowed = client::set_priority(Priority::Monitor)
+        .and_then(|()| client::set_priority(Priority::Ordinary));
     let real_time = allowed.is_ok();
     if let Err(error) = allowed {
         println!(
-            "The client has no real-time priority ({error}), so its own waiting shows. Run as root.\n"
+            "No real-time priority ({error}): the client's own waiting shows, and nothing watches for stops of the\n\
+             machine, so there are no figures without them. Run as root.\n"
         );
     }
     let duration = Duration::from_secs(if options.quick { 2 } else { 5 });
     // The ring is a limit of cost; in sharing it is one more thread-per-core server.
     let mut stacks = options.stacks.clone();
     stacks.retain(|stack| stack.role() != Role::Limit);
+    let rounds = options.rounds().min(SHARING_ROUNDS);
+    let time = sharing::time(&stacks, rounds, duration) * options.neighbours.len() as u32;
+    println!(
+        "Sharing: {} stacks, {} disturbances, {rounds} rounds of {} s, about {:.0} minutes\n",
+        stacks.len(),
+        options.neighbours.len(),
+        duration.as_secs(),
+        (time.as_secs_f64() / 60.0).ceil()
+    );
     for &neighbour in &options.neighbours {
-        let rounds = options.rounds().min(5);
         let load = sharing::Load {
             neighbour,
             duration,

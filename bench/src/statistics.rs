@@ -30,6 +30,13 @@ impl Summary {
     }
 }
 
+/// The smallest value that at least this part of the values does not exceed. `None` without values.
+pub fn percentile<T: Copy>(sorted: &[T], part: f64) -> Option<T> {
+    // Without the rounding error of 0.999 * 1000, which lies above 999 otherwise.
+    let rank = (part * sorted.len() as f64 - 1e-9).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied()
+}
+
 /// What one stack gave in each round.
 #[derive(Debug, Serialize)]
 pub struct Series<T> {
@@ -216,6 +223,19 @@ mod tests {
         assert_eq!((summary.low, summary.median, summary.high), (1.0, 2.5, 4.0));
         assert_eq!(Summary::of([7.0]).unwrap().median, 7.0);
         assert!(Summary::of([]).is_none());
+    }
+
+    #[test]
+    fn a_percentile_is_the_smallest_value_that_covers_its_part() {
+        let thousand: Vec<u32> = (1..=1000).collect();
+        assert_eq!(percentile(&thousand, 0.5), Some(500));
+        assert_eq!(percentile(&thousand, 0.99), Some(990));
+        assert_eq!(percentile(&thousand, 0.999), Some(999));
+        assert_eq!(percentile(&thousand, 1.0), Some(1000));
+        assert_eq!(percentile(&thousand[..999], 0.999), Some(999));
+        assert_eq!(percentile(&[7], 0.999), Some(7));
+        assert_eq!(percentile(&[7, 9], 0.0), Some(7));
+        assert_eq!(percentile::<u32>(&[], 0.5), None);
     }
 
     #[test]

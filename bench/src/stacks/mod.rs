@@ -85,17 +85,26 @@ impl Stack {
         }
     }
 
-    /// Thread-per-core stacks have one listener a worker; the kernel spreads connections over them.
-    fn listeners(self, workers: usize) -> usize {
+    /// Whether a connection stays with the thread that accepted it, whatever holds that thread up.
+    pub fn is_thread_per_core(self) -> bool {
         match self {
             Stack::LandfallPort
             | Stack::LandfallPoll
             | Stack::LandfallRuntime
             | Stack::Tokio
-            | Stack::Threads => 1,
+            | Stack::Threads => false,
             Stack::Compio | Stack::Monoio | Stack::Ring | Stack::RingDefer | Stack::RingPoll => {
-                workers
+                true
             }
+        }
+    }
+
+    /// Thread-per-core stacks have one listener a worker; the kernel spreads connections over them.
+    fn listeners(self, workers: usize) -> usize {
+        if self.is_thread_per_core() {
+            workers
+        } else {
+            1
         }
     }
 
