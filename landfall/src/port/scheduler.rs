@@ -22,7 +22,6 @@ use super::error::GetError;
 use super::operation::OperationId;
 use super::os::{ThreadProbe, ThreadState};
 use super::queue::Queue;
-use super::watcher::CHECK;
 use crate::driver::{Driver, MAX_LANES, Sink};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::thread::{self, Thread};
@@ -70,8 +69,6 @@ struct State {
     /// Counts waits, to tell which is newer.
     arrivals: u64,
     lanes: Vec<Lane>,
-    /// The lane whose worker a waiter has looked at last.
-    looked_at: usize,
 }
 
 #[derive(Clone, Default)]
@@ -92,9 +89,6 @@ struct Slot {
     /// The phase at the watcher's last look, and at how many looks since it was the same.
     seen: u64,
     stayed: u32,
-    /// The phase that a waiter saw it in, and when.
-    noted: u64,
-    noted_at: Instant,
 }
 
 /// What a waiter is woken with.
@@ -233,7 +227,6 @@ impl Scheduler {
                 waiting: Vec::new(),
                 arrivals: 0,
                 lanes: vec![Lane::default(); lanes],
-                looked_at: 0,
             }),
             watcher: OnceLock::new(),
             watcher_asleep: AtomicBool::new(false),
@@ -430,8 +423,6 @@ impl Scheduler {
             roused_in: None,
             seen: OUT,
             stayed: 0,
-            noted: OUT,
-            noted_at: Instant::now(),
         });
         worker.index.get_or_init(|| index);
         let left = MEMBERSHIP.with(|membership| {
@@ -614,34 +605,6 @@ impl Scheduler {
         }
     }
 
-    /// Whether a neighbour has been in user code for long, which the watcher would find out only
-    /// later. Workers that go to wait come by often; each looks at one lane, in turn.
-    fn finds_neighbour_stuck(&self, state: &mut State, worker: &Worker) -> bool {
-        let lanes = (1..=self.lanes).map(|step| (state.looked_at + step) % self.lanes);
-        let Some(lane) = lanes.into_iter().find(|&lane| worker.home() != Some(lane)) else {
-            return false;
-        };
-        state.looked_at = lane;
-        let Some(neighbour) = state.lanes[lane].home else {
-            return false;
-        };
-        let slot = &mut state.workers[neighbour];
-        let phase = slot.worker.phase.load(Ordering::Relaxed);
-        if phase & STATE != RUNNING || slot.seen == phase {
-            return false;
-        }
-        let now = Instant::now();
-        if slot.noted != phase {
-            (slot.noted, slot.noted_at) = (phase, now);
-        }
-        let stuck = now - slot.noted_at >= CHECK;
-        if stuck {
-            // So that the watcher's next look confirms it.
-            slot.seen = phase;
-        }
-        stuck
-    }
-
     /// Waits until released, something completes where it waits, or `deadline`.
     fn wait(&self, driver: &dyn Driver, worker: &Worker, call: &mut Call) -> Woken {
         let mut wakes = Wakes::default();
@@ -665,9 +628,6 @@ impl Scheduler {
             drop(state);
             wake(driver, wakes);
             return Woken::TimedOut;
-        }
-        if self.finds_neighbour_stuck(&mut state, worker) {
-            self.wake_watcher();
         }
         self.enlist(&mut state, worker, call);
         loop {

@@ -18,7 +18,7 @@ use crate::explained::no_thread;
 
 /// After a look that found workers in user code, until the second one that tells which of them are
 /// still at the same completion. Longer than most handlers take.
-pub(super) const CHECK: Duration = Duration::from_micros(200);
+const CHECK: Duration = Duration::from_micros(200);
 /// The same while workers are being found blocked or computing.
 const ALERT_CHECK: Duration = Duration::from_micros(100);
 /// Between pairs of looks then.
