@@ -942,6 +942,7 @@ impl Scheduler {
     /// Workers in user code since the last look. Returns whether a packet has waited as long.
     fn find_suspects(&self, suspects: &mut Suspects, looked: &mut Looked) -> bool {
         let state = &mut *self.state.lock();
+        looked.slack = self.running() < self.limit;
         for (_, slot) in state.workers.iter_mut() {
             let phase = slot.worker.phase.load(Ordering::Relaxed);
             let stayed = std::mem::replace(&mut slot.seen, phase) == phase;
@@ -1020,6 +1021,8 @@ pub(super) struct Suspects(Vec<Suspect>);
 pub(super) struct Looked {
     /// Somebody is in user code or taking.
     pub(super) running: bool,
+    /// Fewer run than may.
+    pub(super) slack: bool,
     /// Somebody is blocked in user code.
     pub(super) blocked: bool,
     /// Somebody computes for long in user code.

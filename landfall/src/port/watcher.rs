@@ -23,9 +23,11 @@ const CHECK: Duration = Duration::from_micros(200);
 const ALERT_CHECK: Duration = Duration::from_micros(100);
 /// Between pairs of looks then.
 const ALERT: Duration = Duration::from_micros(200);
-/// Between pairs of looks while every worker comes back soon. A look costs 5 to 20 us, so this is
-/// less than 0.5 % of a processor.
+/// Between pairs of looks while every worker comes back soon and as many run as may. A look costs 5 to
+/// 20 us, so this is less than 0.5 % of a processor that they have other uses for.
 const CALM: Duration = Duration::from_millis(8);
+/// The same while fewer run: there is time for it, and a computation of this length is found out.
+const SLACK: Duration = Duration::from_millis(2);
 /// Between looks while all that is going on is workers that stay blocked.
 const IDLE: Duration = Duration::from_millis(100);
 /// How long looks stay frequent after something was found.
@@ -161,6 +163,7 @@ impl Watch {
         let longest = match looked.running {
             _ if alert => ALERT,
             false if looked.blocked => IDLE,
+            _ if looked.slack => SLACK,
             _ => CALM,
         };
         self.checking = looked.running && !self.checking;
