@@ -17,7 +17,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 use socket2::SockRef;
 
-use crate::protocol::{COMPUTE, FIRST_ORDINARY, SLEEP};
+use crate::protocol::{COMPUTE, COMPUTE_LONG, FIRST_ORDINARY, SLEEP};
 
 pub const LARGEST_MESSAGE: usize = 16 * 1024;
 
@@ -26,6 +26,7 @@ pub const LARGEST_MESSAGE: usize = 16 * 1024;
 const WINDOWS: usize = 4093;
 static ORDINARY: LazyLock<Vec<u8>> = LazyLock::new(|| pattern(WINDOWS + LARGEST_MESSAGE));
 static COMPUTING: LazyLock<Vec<u8>> = LazyLock::new(|| command(COMPUTE));
+static COMPUTING_LONG: LazyLock<Vec<u8>> = LazyLock::new(|| command(COMPUTE_LONG));
 static SLEEPING: LazyLock<Vec<u8>> = LazyLock::new(|| command(SLEEP));
 
 const ENTRIES: u32 = 4096;
@@ -42,6 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub enum Request {
     Echo,
     Compute,
+    ComputeLong,
     Sleep,
 }
 
@@ -67,8 +69,8 @@ pub struct OpenLoop {
     /// Messages a second over all connections, in turn.
     pub rate: u32,
     pub duration: Duration,
-    /// One connection in so many (from the first on) asks for a computation; 0 for none.
-    pub compute_every: usize,
+    /// One connection in so many (from the first on) asks for a computation, this one.
+    pub computing: Option<(usize, Request)>,
     /// The last connection keeps its handler asleep instead of taking part.
     pub sleeper: bool,
 }
@@ -196,7 +198,10 @@ impl Client {
     pub fn open_loop(&mut self, load: &OpenLoop) -> Result<Vec<Message>> {
         let sleeper = load.sleeper.then(|| self.connections.len() - 1);
         let senders = sleeper.unwrap_or(self.connections.len());
-        let computes = |index| load.compute_every > 0 && index % load.compute_every == 0;
+        let request_of = |index: usize| match load.computing {
+            Some((every, request)) if index.is_multiple_of(every) => request,
+            _ => Request::Echo,
+        };
         let mut waiting: Vec<VecDeque<Waiting>> = vec![VecDeque::new(); senders];
 
         let interval = Duration::from_secs(1) / load.rate;
@@ -218,7 +223,7 @@ impl Client {
                 });
                 sent += 1;
                 if waiting[index].len() == 1 {
-                    self.send(index, request_of(computes(index)))?;
+                    self.send(index, request_of(index))?;
                 }
             }
             let next = if sent < total {
@@ -243,7 +248,7 @@ impl Client {
                 received += 1;
                 let Waiting { planned, reached } =
                     waiting[index].pop_front().context("a reply to nothing")?;
-                if !computes(index) {
+                if request_of(index) == Request::Echo {
                     messages.push(Message {
                         planned,
                         reached,
@@ -251,7 +256,7 @@ impl Client {
                     });
                 }
                 if !waiting[index].is_empty() {
-                    self.send(index, request_of(computes(index)))?;
+                    self.send(index, request_of(index))?;
                 }
             }
         }
@@ -271,6 +276,7 @@ impl Client {
                 &ORDINARY[window..window + self.message_size]
             }
             Request::Compute => &COMPUTING[..self.message_size],
+            Request::ComputeLong => &COMPUTING_LONG[..self.message_size],
             Request::Sleep => &SLEEPING[..self.message_size],
         };
         let socket = Fd(connection.socket.as_raw_fd());
@@ -365,14 +371,6 @@ impl Drop for Client {
         if self.in_flight > 0 {
             std::mem::forget(std::mem::take(&mut self.connections));
         }
-    }
-}
-
-fn request_of(computes: bool) -> Request {
-    if computes {
-        Request::Compute
-    } else {
-        Request::Echo
     }
 }
 

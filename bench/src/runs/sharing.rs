@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::client::{self, Client, Message, OpenLoop, Priority};
-use crate::protocol::{COMPUTATION, NAP};
+use crate::client::{self, Client, Message, OpenLoop, Priority, Request};
+use crate::protocol::{COMPUTATION, LONG_COMPUTATION, NAP};
 use crate::server::{Pinning, Server};
 use crate::stacks::{Expected, Stack};
 use crate::statistics::{Series, Summary, interleave, percentile};
@@ -18,6 +18,7 @@ use crate::stops::{Monitors, Stops};
 const CONNECTIONS: usize = 2000;
 const RATE: u32 = 2000;
 const COMPUTE_EVERY: usize = 100;
+const COMPUTE_LONG_EVERY: usize = 1000;
 const MESSAGE_SIZE: usize = 64;
 const WORKERS: usize = 2;
 /// What waits longer than this owes it to no stop of the machine: those last 15 ms at most. It is judged
@@ -32,6 +33,8 @@ const AFTERMATH: Duration = Duration::from_millis(2);
 pub enum Neighbour {
     None,
     Computes,
+    /// For ten times as long, a tenth as often.
+    ComputesLong,
     Sleeps,
 }
 
@@ -103,11 +106,8 @@ pub fn run(stacks: &[Stack], rounds: usize, load: Load) -> Sharing {
 fn title(neighbour: Neighbour) -> String {
     let neighbour = match neighbour {
         Neighbour::None => "no disturbance".to_owned(),
-        Neighbour::Computes => format!(
-            "one connection in {COMPUTE_EVERY} computes {} ms per message ({:.1} processor in all)",
-            COMPUTATION.as_millis(),
-            f64::from(RATE) / COMPUTE_EVERY as f64 * COMPUTATION.as_secs_f64()
-        ),
+        Neighbour::Computes => computing(COMPUTE_EVERY, COMPUTATION),
+        Neighbour::ComputesLong => computing(COMPUTE_LONG_EVERY, LONG_COMPUTATION),
         Neighbour::Sleeps => {
             format!(
                 "one more connection keeps its handler asleep, {} s at a time",
@@ -116,6 +116,14 @@ fn title(neighbour: Neighbour) -> String {
         }
     };
     format!("{neighbour}; {CONNECTIONS} connections, {RATE} messages/s, {WORKERS} workers")
+}
+
+fn computing(every: usize, time: Duration) -> String {
+    format!(
+        "one connection in {every} computes {} ms per message ({:.1} processor in all)",
+        time.as_millis(),
+        f64::from(RATE) / every as f64 * time.as_secs_f64()
+    )
 }
 
 fn sample(stack: Stack, load: Load) -> Result<Latency> {
@@ -133,9 +141,10 @@ fn sample(stack: Stack, load: Load) -> Result<Latency> {
     let open_loop = OpenLoop {
         rate: RATE,
         duration: load.duration,
-        compute_every: match load.neighbour {
-            Neighbour::Computes => COMPUTE_EVERY,
-            Neighbour::None | Neighbour::Sleeps => 0,
+        computing: match load.neighbour {
+            Neighbour::Computes => Some((COMPUTE_EVERY, Request::Compute)),
+            Neighbour::ComputesLong => Some((COMPUTE_LONG_EVERY, Request::ComputeLong)),
+            Neighbour::None | Neighbour::Sleeps => None,
         },
         sleeper,
     };
