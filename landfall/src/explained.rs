@@ -28,7 +28,7 @@ struct Explained {
 
 impl fmt::Display for Explained {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.advice, self.system)
+        write!(f, "{} ({})", self.advice, self.system)
     }
 }
 

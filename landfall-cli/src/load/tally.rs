@@ -83,7 +83,7 @@ impl Cause {
     pub fn explanation(self) -> String {
         match self {
             Self::System(code) => io::Error::from_raw_os_error(code).to_string(),
-            Self::Timeout => String::from("nothing happened within --timeout"),
+            Self::Timeout => String::from("it was not finished within --timeout"),
             Self::EndOfStream => String::from("the target closed the connection too early"),
             Self::SelfConnect => {
                 String::from("connected to itself: nobody listens on the target's port")

@@ -32,7 +32,7 @@ pub(super) fn automatic(settings: Settings) -> io::Result<(Box<dyn Driver>, Stri
     match uring::Uring::new(settings) {
         Ok(driver) => Ok((Box::new(driver), "io_uring is permitted here".to_owned())),
         Err(error) => match uring::refused(&error) {
-            Some(refusal) => Ok((poll(settings)?, format!("{refusal}: {error}"))),
+            Some(refusal) => Ok((poll(settings)?, format!("{refusal} ({error})"))),
             None => Err(uring::explain(error)),
         },
     }
