@@ -54,6 +54,11 @@ impl Log {
         Ok(log)
     }
 
+    /// Says why the program ends.
+    pub fn error(&self, message: impl Display) {
+        self.push(format!("error: {message}"));
+    }
+
     /// Says what is going on, unless asked to be quiet.
     pub fn note(&self, message: impl Display) {
         self.say(Verbosity::Normal, &message);
@@ -68,7 +73,10 @@ impl Log {
         if self.messages.verbosity() < least {
             return;
         }
-        let line = message.to_string();
+        self.push(message.to_string());
+    }
+
+    fn push(&self, line: String) {
         let mut queue = self.shared.lock();
         if queue.lines.len() == MOST_LINES {
             queue.left_out += 1;

@@ -27,6 +27,16 @@ use crate::units::{counted, port_of, show_time};
 
 /// Runs the subcommand.
 pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
+    let log = Log::start(args.output.messages())?;
+    serve(args, &log).map_err(|failure| {
+        // Said by the log, which may hold standard error for a reader that takes nothing.
+        log.error(&failure);
+        log.finish();
+        Failure::told(failure.exit)
+    })
+}
+
+fn serve(args: &ServeArgs, log: &Log) -> Result<Exit, Failure> {
     let mut sink = Sink::open(&args.output)?;
     if args.idle_timeout.0.is_some_and(|time| time.is_zero()) {
         return Err(Failure::usage(
@@ -52,7 +62,6 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
         descriptor_limit,
         began,
     };
-    let log = Log::start(args.output.messages())?;
     obey(
         stop.clone(),
         server.handle(),

@@ -188,10 +188,10 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     /// Takes a file over.
     fn attach_file(&self, file: Arc<File>) -> io::Result<SocketRef>;
 
-    /// Whether the system goes on to do such an operation on the thread that handed it over, which
-    /// is roused for each of its completions.
-    fn stays_with_submitter(&self, _operation: &Operation) -> bool {
-        false
+    /// The lanes in which the system goes on to do such an operation on the thread that handed it
+    /// over, which is roused for each of its completions; `None` if it is done once and soon.
+    fn stays_with_submitter(&self, _socket: SocketRef, _operation: &Operation) -> Option<u64> {
+        None
     }
 
     /// Accepts an operation or gives it back. From a worker it may rest in the lane until that

@@ -18,13 +18,13 @@ pub(crate) fn tagged(tag: u64, rest: u64) -> u64 {
     tag << 56 | rest
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", windows, test))]
 pub(crate) fn tag(name: u64) -> u64 {
     name >> 56
 }
 
 /// What follows the tag.
-#[cfg(target_os = "linux")]
+#[cfg(any(target_os = "linux", test))]
 pub(crate) fn rest(name: u64) -> u64 {
     name & (u64::MAX >> 8)
 }

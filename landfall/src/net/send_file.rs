@@ -99,8 +99,8 @@ impl<'a> SendFile<'a> {
 /// one.
 fn end_of(file: &File) -> u64 {
     match file.metadata() {
-        Ok(metadata) if metadata.is_file() => metadata.len(),
-        // A device, which does not say.
+        Ok(metadata) if metadata.is_file() && metadata.len() > 0 => metadata.len(),
+        // A device, or a file that the system makes up as it is read: they do not say.
         _ => u64::MAX,
     }
 }

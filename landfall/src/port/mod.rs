@@ -382,9 +382,12 @@ impl Shared {
         token: usize,
     ) -> Result<OperationId, SubmitError> {
         // What stays with its submitter is left to a worker of the lane, which takes what it brings.
-        let worker = match self.driver.stays_with_submitter(&operation) {
-            true => self.queue.is_at_home(handle.socket().lane as usize),
-            false => self.queue.is_worker(),
+        let stays_in = self
+            .driver
+            .stays_with_submitter(handle.socket(), &operation);
+        let worker = match stays_in {
+            Some(lanes) => self.queue.is_at_home(lanes),
+            None => self.queue.is_worker(),
         };
         let submitted = self.driver.submit(handle, operation, token, worker)?;
         self.touched(submitted.lanes, worker);

@@ -101,10 +101,10 @@ impl Queue {
         }
     }
 
-    /// Whether the calling thread is a worker that is at home in this lane.
-    pub(super) fn is_at_home(&self, lane: usize) -> bool {
+    /// Whether the calling thread is such a worker, and no other is at home in these lanes.
+    pub(super) fn is_at_home(&self, lanes: u64) -> bool {
         match self {
-            Queue::Lanes(scheduler) => scheduler.is_at_home(lane),
+            Queue::Lanes(scheduler) => scheduler.is_at_home(lanes),
             Queue::System(_) => false,
         }
     }

@@ -247,9 +247,15 @@ impl Scheduler {
         self.worker_where(|_| true)
     }
 
-    /// Whether the calling thread is such a worker, and at home in this lane.
-    pub(super) fn is_at_home(&self, lane: usize) -> bool {
-        self.worker_where(|worker| worker.home() == Some(lane))
+    /// Whether the calling thread is such a worker, and no other is at home in these lanes.
+    pub(super) fn is_at_home(&self, lanes: u64) -> bool {
+        self.worker_where(|worker| {
+            let others = lanes & !worker.home().map_or(0, |home| 1 << home);
+            others == 0 || {
+                let state = self.state.lock();
+                bits(others).all(|lane| state.lanes[lane].home.is_none())
+            }
+        })
     }
 
     fn worker_where(&self, accept: impl Fn(&Worker) -> bool) -> bool {
@@ -343,7 +349,11 @@ impl Scheduler {
             let closed = self.closed.load(Ordering::Acquire);
             call.counted = call.counted || self.try_permit(&worker);
             if !closed && call.counted && self.running() <= self.limit {
-                let taken = self.take(driver, &worker, sink, max);
+                let mut taken = self.take(driver, &worker, sink, max);
+                if taken == 0 && looked_everywhere {
+                    // What others will come for soon is there now.
+                    taken = self.take_anywhere(driver, &worker, sink, max);
+                }
                 if taken > 0 {
                     self.exit(&worker);
                     return Ok(taken);
@@ -558,11 +568,30 @@ impl Scheduler {
     ) -> usize {
         let home = worker.home();
         let unattended = set_of(self.unattended(&self.state.lock()));
-        bits(unattended)
-            .filter(|&lane| Some(lane) != home)
+        let start = worker.turns.load(Ordering::Relaxed) % self.lanes;
+        (0..self.lanes)
+            .map(|step| (start + step) % self.lanes)
+            .filter(|&lane| Some(lane) != home && unattended & 1 << lane != 0)
             .map(|lane| {
                 driver.flush(lane);
                 // Taking may submit again what is to go on.
+                worker.touch(1 << lane);
+                driver.reap(lane, max, sink)
+            })
+            .find(|&taken| taken > 0)
+            .unwrap_or(0)
+    }
+
+    /// Takes from any lane, for a thread that is about to leave with nothing.
+    fn take_anywhere(
+        &self,
+        driver: &dyn Driver,
+        worker: &Worker,
+        sink: &mut dyn Sink,
+        max: usize,
+    ) -> usize {
+        (0..self.lanes)
+            .map(|lane| {
                 worker.touch(1 << lane);
                 driver.reap(lane, max, sink)
             })
@@ -704,15 +733,16 @@ impl Scheduler {
                 covers |= 1 << home;
             }
             covers |= set_of(self.unattended(state));
-            // A worker that was parked for want of a permit can go back to its lane.
-            let parked_home = state.waiting.iter().copied().rev().find(|&waiting| {
+            // A worker that was parked for want of a permit can go back to its lane, or be given one.
+            let vacant = state.lanes.iter().any(|lane| lane.home.is_none());
+            let parked = state.waiting.iter().copied().rev().find(|&waiting| {
                 let slot = &state.workers[waiting];
                 waiting != index
                     && slot.covers == 0
                     && slot.release.is_none()
-                    && slot.worker.home().is_some()
+                    && (slot.worker.home().is_some() || vacant)
             });
-            if let Some(waiting) = parked_home {
+            if let Some(waiting) = parked {
                 self.release(state, waiting, Release::Reconsider, wakes);
             }
         }
@@ -752,6 +782,10 @@ impl Scheduler {
         if covers != 0 {
             driver.wait(covers, left(), &worker.released);
             return;
+        }
+        // What others left there, counting on this worker to come by.
+        if let Some(home) = worker.home() {
+            driver.flush(home);
         }
         match left() {
             None => thread::park(),

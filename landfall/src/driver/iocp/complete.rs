@@ -213,7 +213,12 @@ pub(super) fn begin(core: &Core, state: &mut State, way: Way) -> Option<i32> {
     }
     op.in_kernel = false;
     core.out_of_kernel();
-    Some(begun.err().map_or(0, code::of_error))
+    let code = begun.err().map_or(0, code::of_error);
+    if code == WSAEMSGSIZE && way == Way::Sends {
+        // Lost rather than freed before a packet that may follow.
+        std::mem::forget(op.take_block());
+    }
+    Some(code)
 }
 
 /// As [`begin`]; an operation that is over ends, with the completion returned.
@@ -233,10 +238,6 @@ pub(super) fn run(core: &Core, state: &mut State, way: Way) -> Option<Completion
         code = 0;
     }
     let op = state.direction(way).current.as_mut()?;
-    if code == WSAEMSGSIZE {
-        // Lost rather than freed before a packet that may follow.
-        std::mem::forget(op.take_block());
-    }
     let bytes = op.done;
     if code == 0 && shuts_receives(op) {
         end_receives(state);

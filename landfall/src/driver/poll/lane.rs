@@ -283,11 +283,13 @@ impl Lane {
 
     pub(super) fn reap(&self, lanes: &[Lane], max: usize, sink: &mut dyn Sink) -> usize {
         let mut taken = 0;
+        let mut has_read = false;
         let mut state = self.state.lock();
         while taken < max {
             // One at a time, so that neither files nor the rest wait for all of the other; but what
             // has been taken does not wait for the disk.
-            if taken == 0 {
+            if taken == 0 && !has_read {
+                has_read = !state.reads.is_empty();
                 state = self.read_next(state);
             }
             if let Some(completion) = state.ready.pop_front() {
@@ -299,9 +301,7 @@ impl Lane {
                 continue;
             }
             let Some(socket) = state.runnable.pop_front() else {
-                if taken == 0 && !state.reads.is_empty() {
-                    continue;
-                }
+                // After one piece it is events' turn, and that of other lanes and of packets.
                 break;
             };
             match complete::run(self, &mut state, socket) {

@@ -226,11 +226,11 @@ impl Driver for Uring {
         })
     }
 
-    fn stays_with_submitter(&self, operation: &Operation) -> bool {
+    fn stays_with_submitter(&self, socket: SocketRef, operation: &Operation) -> Option<u64> {
         match operation {
-            Operation::ReceiveStream => true,
-            Operation::Accept(accept) => !accept.once,
-            _ => false,
+            Operation::ReceiveStream => Some(1 << socket.lane),
+            Operation::Accept(accept) if !accept.once => Some(self.all_lanes()),
+            _ => None,
         }
     }
 
