@@ -12,7 +12,7 @@ use std::backtrace::Backtrace;
 use std::cell::Cell;
 use std::future::Future;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering::SeqCst};
 use std::thread;
@@ -314,4 +314,34 @@ fn everything_allocated_for_a_connection_is_freed() {
             "{grown} bytes are left of {CONNECTIONS} connections"
         );
     });
+}
+
+#[test]
+fn a_datagram_too_long_to_be_sent_leaves_nothing_behind() {
+    const DATAGRAMS: usize = 2_000;
+    let _alone = ALONE.lock();
+    let port = CompletionPort::new(1).expect("a port");
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    socket
+        .connect(peer.local_addr().expect("an address"))
+        .expect("connect");
+    let socket = port.associate(socket, 0).expect("associate");
+    let mut data = Buffer::from(vec![0; 70_000]);
+    let mut send = |count| {
+        for _ in 0..count {
+            let too_long = std::mem::take(&mut data);
+            socket.submit(Operation::Send(too_long), 0).expect("submit");
+            let mut failed = port.get(Some(LONG)).expect("a completion");
+            failed.result().expect_err("too long for a datagram");
+            data = failed.take_buffer().expect("a send gives it back");
+        }
+        LIVE.load(SeqCst)
+    };
+    let before = send(DATAGRAMS / 2);
+    let grown = send(DATAGRAMS) - before;
+    assert!(
+        grown < TABLES,
+        "{grown} bytes are left of {DATAGRAMS} datagrams"
+    );
 }

@@ -159,6 +159,24 @@ fn a_file_is_sent_between_other_sends() {
     });
 }
 
+/// The system makes such a file up as it is read, and says that it has no bytes.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_whose_length_is_not_told_is_sent_with_an_idle_timeout_as_without() {
+    let expected = fs::read("/proc/version").expect("/proc is mounted");
+    on_runtime(async move {
+        for idle in [None, Some(LONG)] {
+            let (mut stream, mut peer) = pair().await;
+            stream.set_idle_timeout(idle);
+            let file = fs::File::open("/proc/version").expect("/proc is mounted");
+            let sent = stream.send_file(file, 0, u64::MAX).await;
+            assert_eq!(sent.expect("sent"), expected.len() as u64, "{idle:?}");
+            drop(stream);
+            assert_eq!(read_to_end(&mut peer).expect("an orderly end"), expected);
+        }
+    });
+}
+
 /// A file that is on its way when its future is dropped.
 async fn dropped_half_way(stream: &mut TcpStream, file: &File) {
     let mut send = Box::pin(stream.send_file(file, 0, u64::MAX));

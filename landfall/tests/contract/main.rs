@@ -19,6 +19,7 @@ mod cancel;
 mod close;
 mod datagram;
 mod files;
+mod lanes;
 mod order;
 mod port;
 mod post_get;

@@ -2,9 +2,13 @@
 //! when it fails.
 
 use std::fs::File;
+#[cfg(unix)]
+use std::io::Write;
 use std::io::{ErrorKind, Read};
 use std::net::{TcpStream, UdpSocket};
 use std::sync::Arc;
+#[cfg(unix)]
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +16,8 @@ use landfall::port::{CompletionKind, Handle, Operation, is_aborted};
 
 use crate::common::Scratch;
 use crate::files::pattern;
+#[cfg(unix)]
+use crate::support::for_each_driver_alone;
 use crate::support::{assert_quiet, connected, for_each_driver, next, reset};
 use crate::threads::Worker;
 
@@ -433,5 +439,72 @@ fn what_cannot_be_sent_is_refused_and_comes_back() {
             assert!(matches!(refused.operation, Operation::SendFile { .. }));
         }
         assert_quiet(&port);
+    });
+}
+
+/// Files from a source that always has more, and is slower than the sockets.
+#[cfg(unix)]
+#[test]
+fn files_that_never_end_leave_their_turn_to_a_neighbour() {
+    for_each_driver_alone(|driver| {
+        const FILES: usize = 4;
+        const PING: usize = 50;
+        const PINGS: usize = 5;
+        const BYTES: usize = 256 << 20;
+        let port = driver
+            .builder(1)
+            .lanes(1)
+            .build()
+            .expect("the driver can be set up");
+        let (neighbour, mut pinging) = connected(&port, 0);
+        neighbour
+            .submit(Operation::ReceiveStream, PING)
+            .expect("submits");
+        let worker = {
+            let port = port.clone();
+            Worker::start(move || {
+                while let Ok(mut completion) = port.get(None) {
+                    let data = completion.take_buffer();
+                    if let Some(data) = data.filter(|_| completion.token() == PING) {
+                        let handle = completion.handle().expect("a receive has a handle");
+                        handle.submit(Operation::Send(data), 0).expect("submits");
+                    }
+                }
+            })
+        };
+        let random = Arc::new(File::open("/dev/urandom").expect("is there"));
+        let taken = Arc::new(AtomicUsize::new(0));
+        let readers: Vec<_> = (0..FILES)
+            .map(|_| {
+                let (connection, mut peer) = connected(&port, 1);
+                connection
+                    .submit(send_file(&random, 0, TO_THE_END), 0)
+                    .expect("submits");
+                let taken = taken.clone();
+                let reader = Worker::start(move || {
+                    let mut piece = vec![0; 1 << 20];
+                    while taken.load(Ordering::Acquire) < BYTES {
+                        let read = peer.read(&mut piece).expect("it goes on");
+                        taken.fetch_add(read, Ordering::AcqRel);
+                    }
+                });
+                (connection, reader)
+            })
+            .collect();
+        for _ in 0..PINGS {
+            pinging.write_all(b"ping").expect("the connection is open");
+            pinging.read_exact(&mut [0; 4]).expect("it is answered");
+        }
+        let meanwhile = taken.fetch_add(BYTES, Ordering::AcqRel);
+        for (connection, reader) in readers {
+            reader.join();
+            drop(connection);
+        }
+        port.close();
+        worker.join();
+        assert!(
+            meanwhile < BYTES,
+            "{PINGS} pings took as long as {meanwhile} bytes of files"
+        );
     });
 }
