@@ -150,9 +150,13 @@ fn a_late_reader_is_told_how_much_it_has_missed() {
         .filter_map(|line| line.split_once(" messages were left out"))
         .map(|(count, _)| count.replace(',', "").parse::<usize>().unwrap())
         .sum();
-    let said = log.lines().filter(|line| line.starts_with("127.")).count();
+    let said = log
+        .lines()
+        .filter(|line| !line.contains(" left out"))
+        .count();
     assert!(missed > 0, "{log}");
-    assert_eq!(said + missed, 9_000, "{missed} missed");
+    // Three of each connection, and that the server ends, which may be among those that are missed.
+    assert_eq!(said + missed, 3 * 3_000 + 1, "{missed} missed");
 }
 
 #[test]
