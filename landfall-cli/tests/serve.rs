@@ -458,6 +458,12 @@ fn accepts_that_fail_for_want_of_descriptors_are_told_with_what_to_do() {
     let mut server = Running::start(command);
     let address = server.stdout_after("listening on ");
     let clients: Vec<_> = (0..60).map(|_| connect(&address)).collect();
+    let descriptors = format!("/proc/{}/fd", server.pid().as_raw_nonzero());
+    let start = Instant::now();
+    while std::fs::read_dir(&descriptors).unwrap().count() < 40 {
+        assert!(start.elapsed() < PATIENCE, "descriptors are left");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     // One that is served says that those before it have been tried.
     drop(clients);
     let mut stream = connect(&address);
