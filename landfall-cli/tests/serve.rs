@@ -82,8 +82,8 @@ fn verbose_shows_who_came_and_the_start_of_what_they_said() {
 }
 
 /// A server that says much, where it listens, and its standard output. Nobody reads what it says.
-fn unread() -> (Child, String, BufReader<ChildStdout>) {
-    let mut command = landfall(&["serve", "127.0.0.1:0", "-v"]);
+fn unread(args: &[&str]) -> (Child, String, BufReader<ChildStdout>) {
+    let mut command = landfall(&[&["serve", "127.0.0.1:0", "-v"], args].concat());
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -104,7 +104,7 @@ fn connections(address: &str, count: &str) -> Outcome {
 
 #[test]
 fn verbose_waits_for_no_reader() {
-    let (mut server, address, mut stdout) = unread();
+    let (mut server, address, mut stdout) = unread(&[]);
     let outcome = connections(&address, "3k");
     kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
     if outcome.code != Some(0) {
@@ -119,8 +119,22 @@ fn verbose_waits_for_no_reader() {
 }
 
 #[test]
+fn an_error_waits_for_no_reader() {
+    let (mut server, address, _stdout) = unread(&["-o", "/dev/full"]);
+    connections(&address, "3k").expect_code(0);
+    kill_process(Pid::from_child(&server), Signal::TERM).unwrap();
+    let start = Instant::now();
+    while server.try_wait().unwrap().is_none() && start.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // In vain, unless it would not end.
+    let _ = server.kill();
+    assert_eq!(server.wait().unwrap().code(), Some(1));
+}
+
+#[test]
 fn a_late_reader_is_told_how_much_it_has_missed() {
-    let (mut server, address, _stdout) = unread();
+    let (mut server, address, _stdout) = unread(&[]);
     connections(&address, "3k").expect_code(0);
     let mut stderr = server.stderr.take().unwrap();
     let reader = std::thread::spawn(move || {
@@ -136,9 +150,13 @@ fn a_late_reader_is_told_how_much_it_has_missed() {
         .filter_map(|line| line.split_once(" messages were left out"))
         .map(|(count, _)| count.replace(',', "").parse::<usize>().unwrap())
         .sum();
-    let said = log.lines().filter(|line| line.starts_with("127.")).count();
+    let said = log
+        .lines()
+        .filter(|line| !line.contains(" left out"))
+        .count();
     assert!(missed > 0, "{log}");
-    assert_eq!(said + missed, 9_000, "{missed} missed");
+    // Three of each connection, and that the server ends, which may be among those that are missed.
+    assert_eq!(said + missed, 3 * 3_000 + 1, "{missed} missed");
 }
 
 #[test]
@@ -440,6 +458,12 @@ fn accepts_that_fail_for_want_of_descriptors_are_told_with_what_to_do() {
     let mut server = Running::start(command);
     let address = server.stdout_after("listening on ");
     let clients: Vec<_> = (0..60).map(|_| connect(&address)).collect();
+    let descriptors = format!("/proc/{}/fd", server.pid().as_raw_nonzero());
+    let start = Instant::now();
+    while std::fs::read_dir(&descriptors).unwrap().count() < 40 {
+        assert!(start.elapsed() < PATIENCE, "descriptors are left");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     // One that is served says that those before it have been tried.
     drop(clients);
     let mut stream = connect(&address);
