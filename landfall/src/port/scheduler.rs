@@ -593,7 +593,12 @@ impl Scheduler {
         (0..self.lanes)
             .map(|lane| {
                 worker.touch(1 << lane);
-                driver.reap(lane, max, sink)
+                let taken = driver.reap(lane, max, sink);
+                // An operation of several steps may have gone on.
+                match taken == 0 && driver.flush(lane) {
+                    true => driver.reap(lane, max, sink),
+                    false => taken,
+                }
             })
             .find(|&taken| taken > 0)
             .unwrap_or(0)

@@ -90,7 +90,7 @@ fn a_look_finds_what_is_there_in_the_lane_of_a_worker_in_its_handler() {
                 at_work.load(Ordering::Acquire) == round + 1
             });
             connection
-                .submit(Operation::Receive(Vec::with_capacity(1)), 1)
+                .submit(Operation::ReceiveOnce, 1)
                 .expect("submits");
             let found = port.get(Some(Duration::ZERO));
             goes_on.store(true, Ordering::Release);
