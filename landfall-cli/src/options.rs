@@ -1,6 +1,5 @@
 //! Flags that every subcommand running a completion port has.
 
-use std::io;
 use std::num::NonZero;
 use std::thread;
 
@@ -64,13 +63,7 @@ impl RuntimeOptions {
             .concurrency(self.concurrency as usize)
             .driver(self.driver.choice())
             .build()
-            .map_err(|error| match error.kind() {
-                // `--driver auto` with a variable that names no driver of this system.
-                io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported => {
-                    Failure::usage(error.to_string())
-                }
-                _ => Failure::of_system("cannot set up the port and its workers", &error),
-            })
+            .map_err(|error| Failure::of_system("cannot set up the port and its workers", &error))
     }
 
     /// Has this process asked to drain when the parent ends or wishes it, if that was asked for:

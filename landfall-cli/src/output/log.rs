@@ -54,9 +54,11 @@ impl Log {
         Ok(log)
     }
 
-    /// Says why the program ends.
+    /// Says why the program ends. There is always room for that.
     pub fn error(&self, message: impl Display) {
-        self.push(format!("error: {message}"));
+        let line = format!("error: {message}");
+        self.shared.lock().lines.push_back(line);
+        self.shared.changed.notify_all();
     }
 
     /// Says what is going on, unless asked to be quiet.
@@ -73,12 +75,9 @@ impl Log {
         if self.messages.verbosity() < least {
             return;
         }
-        self.push(message.to_string());
-    }
-
-    fn push(&self, line: String) {
+        let line = message.to_string();
         let mut queue = self.shared.lock();
-        if queue.lines.len() == MOST_LINES {
+        if queue.lines.len() >= MOST_LINES {
             queue.left_out += 1;
             return;
         }

@@ -300,8 +300,8 @@ impl CompletionPort {
     /// How many sockets the port can hold at most, as the system's limits were when it was created;
     /// `usize::MAX` where nothing but memory bounds them.
     ///
-    /// On io_uring these are the places in the tables of the port's [lanes](Builder::lanes), each of which is as large
-    /// as the limit on descriptors (`ulimit -n`) allows. Without
+    /// On io_uring these are the places in the tables of the port's [lanes](Builder::lanes), each of
+    /// which is as large as the limit on descriptors (`ulimit -n`) allows. Without
     /// [direct descriptors](Facilities::direct_descriptors) it is that limit itself, which the rest
     /// of the process shares.
     pub fn socket_capacity(&self) -> usize {

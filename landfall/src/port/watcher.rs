@@ -24,7 +24,7 @@ const ALERT_CHECK: Duration = Duration::from_micros(100);
 /// Between pairs of looks then.
 const ALERT: Duration = Duration::from_micros(200);
 /// Between pairs of looks while every worker comes back soon and as many run as may. A look costs 5 to
-/// 20 us, so this is less than 0.5 % of a processor that they have other uses for.
+/// 50 us, so this is some 1 % at most of a processor that they have other uses for.
 const CALM: Duration = Duration::from_millis(8);
 /// The same while fewer run: there is time for it, and a computation of this length is found out.
 const SLACK: Duration = Duration::from_millis(2);
