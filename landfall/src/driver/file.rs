@@ -5,11 +5,11 @@ use std::fs::File;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-use super::refusal::{self, MOST_OFFSET};
+use super::refusal::MOST_OFFSET;
 use crate::buffer::Buffer;
 #[cfg(unix)]
 use crate::buffer::filled;
-use crate::port::{CompletionKind, Operation, Payload, SubmitError};
+use crate::port::{CompletionKind, Operation, Payload};
 
 /// An operation on a file.
 pub(crate) enum FileOp {
@@ -29,9 +29,9 @@ pub(crate) enum FileOp {
 }
 
 impl FileOp {
-    /// An operation that fits a file, or a refusal.
-    pub(crate) fn of(operation: Operation) -> Result<Self, SubmitError> {
-        Ok(match refusal::check_file(operation)? {
+    /// What `refusal::check_file` has let pass.
+    pub(crate) fn of(operation: Operation) -> Self {
+        match operation {
             Operation::ReadAt { offset, buffer } => FileOp::Read {
                 offset,
                 vec: buffer,
@@ -39,7 +39,7 @@ impl FileOp {
             Operation::WriteAt { offset, buffer } => FileOp::Write { offset, buffer },
             Operation::SyncData => FileOp::Sync { all: false },
             _ => FileOp::Sync { all: true },
-        })
+        }
     }
 
     pub(crate) fn completion_kind(&self) -> CompletionKind {

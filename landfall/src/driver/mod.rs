@@ -114,21 +114,22 @@ pub(crate) struct SocketRef {
     pub(crate) index: u32,
 }
 
-/// Takes completions as a driver finds them.
-pub(crate) trait Sink {
-    fn push(&mut self, completion: Completion);
+/// Where a driver puts the completions that it takes.
+pub(crate) enum Sink<'a> {
+    One(&'a mut Option<Completion>),
+    Many(&'a mut Vec<Completion>),
 }
 
-impl Sink for Vec<Completion> {
-    fn push(&mut self, completion: Completion) {
-        Vec::push(self, completion);
-    }
-}
-
-impl Sink for Option<Completion> {
-    fn push(&mut self, completion: Completion) {
-        debug_assert!(self.is_none(), "asked for one completion");
-        *self = Some(completion);
+impl Sink<'_> {
+    #[inline]
+    pub(crate) fn push(&mut self, completion: Completion) {
+        match self {
+            Sink::Many(taken) => taken.push(completion),
+            Sink::One(taken) => {
+                debug_assert!(taken.is_none(), "asked for one completion");
+                **taken = Some(completion);
+            }
+        }
     }
 }
 
@@ -145,7 +146,7 @@ pub(crate) trait SystemQueue: Send + Sync + fmt::Debug {
     /// Takes up to `max` completions, waiting until there is one.
     fn take(
         &self,
-        sink: &mut dyn Sink,
+        sink: &mut Sink<'_>,
         max: usize,
         timeout: Option<Duration>,
     ) -> Result<usize, GetError>;
@@ -234,7 +235,7 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     // What follows is for drivers with lanes.
 
     /// Takes up to `max` completions from a lane without waiting and returns how many.
-    fn reap(&self, _lane: usize, _max: usize, _sink: &mut dyn Sink) -> usize {
+    fn reap(&self, _lane: usize, _max: usize, _sink: &mut Sink<'_>) -> usize {
         0
     }
 

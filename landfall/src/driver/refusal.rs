@@ -7,12 +7,11 @@ use std::io::Seek;
 
 #[cfg(unix)]
 use crate::explained::explained;
-use crate::port::{Operation, SubmitError};
+use crate::port::Operation;
 
-/// Whether an operation fits a socket, as far as that can be told without the system; else it is
-/// given back.
-pub(crate) fn check(operation: Operation, datagram: bool) -> Result<Operation, SubmitError> {
-    let error = match &operation {
+/// Whether an operation fits a socket, as far as that can be told without the system.
+pub(crate) fn check(operation: &Operation, datagram: bool) -> io::Result<()> {
+    let error = match operation {
         Operation::Receive(buffer) if buffer.capacity() == buffer.len() => {
             "the vector has no spare capacity to receive into; reserve some"
         }
@@ -28,22 +27,18 @@ pub(crate) fn check(operation: Operation, datagram: bool) -> Result<Operation, S
         | Operation::WriteAt { .. }
         | Operation::SyncAll
         | Operation::SyncData => "the operation is for files; this handle is a socket's",
-        _ => return Ok(operation),
+        _ => return Ok(()),
     };
-    Err(SubmitError {
-        error: io::Error::new(io::ErrorKind::InvalidInput, error),
-        operation,
-    })
+    Err(io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
-/// Whether an operation fits a file, as far as that can be told without the system; else it is given
-/// back.
-pub(crate) fn check_file(operation: Operation) -> Result<Operation, SubmitError> {
+/// Whether an operation fits a file, as far as that can be told without the system.
+pub(crate) fn check_file(operation: &Operation) -> io::Result<()> {
     let too_far = |offset: u64, length: usize| {
         let end = offset.checked_add(length as u64);
         end.is_none_or(|end| end > MOST_OFFSET)
     };
-    let error = match &operation {
+    let error = match operation {
         Operation::ReadAt { buffer, .. } if buffer.capacity() == buffer.len() => {
             "the vector has no spare capacity to read into; reserve some"
         }
@@ -56,13 +51,10 @@ pub(crate) fn check_file(operation: Operation) -> Result<Operation, SubmitError>
         Operation::ReadAt { .. }
         | Operation::WriteAt { .. }
         | Operation::SyncAll
-        | Operation::SyncData => return Ok(operation),
+        | Operation::SyncData => return Ok(()),
         _ => "the operation is for sockets; this handle is a file's",
     };
-    Err(SubmitError {
-        error: io::Error::new(io::ErrorKind::InvalidInput, error),
-        operation,
-    })
+    Err(io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
 /// Whether a file has places to read at: a pipe, a terminal or the like has not, and what was read

@@ -46,7 +46,7 @@ pub use source::Source;
 pub(crate) use completion::Payload;
 pub(crate) use scheduler::Posted;
 
-use crate::driver::{Driver, SocketRef};
+use crate::driver::{Driver, Sink, SocketRef};
 use queue::Queue;
 use source::SourceKind;
 use watcher::Watcher;
@@ -248,7 +248,7 @@ impl CompletionPort {
     /// closed meanwhile; [`Closed`](GetError::Closed) when it was closed before.
     pub fn get(&self, timeout: Option<Duration>) -> Result<Completion, GetError> {
         let mut taken = None;
-        self.0.shared.get(&mut taken, 1, timeout)?;
+        self.0.shared.get(&mut Sink::One(&mut taken), 1, timeout)?;
         Ok(taken.expect("get returns with a completion"))
     }
 
@@ -272,7 +272,7 @@ impl CompletionPort {
         timeout: Option<Duration>,
     ) -> Result<usize, GetError> {
         assert!(max > 0, "get_many was asked for no completion at all");
-        self.0.shared.get(taken, max, timeout)
+        self.0.shared.get(&mut Sink::Many(taken), max, timeout)
     }
 
     /// Closes the port: threads in `get` return [`Abandoned`](GetError::Abandoned), pending
@@ -357,7 +357,7 @@ impl Shared {
 
     fn get(
         self: &Arc<Self>,
-        sink: &mut dyn crate::driver::Sink,
+        sink: &mut Sink<'_>,
         max: usize,
         timeout: Option<Duration>,
     ) -> Result<usize, GetError> {

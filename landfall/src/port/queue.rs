@@ -47,7 +47,7 @@ thread_local! {
 impl System {
     fn get(
         &self,
-        sink: &mut dyn Sink,
+        sink: &mut Sink<'_>,
         max: usize,
         timeout: Option<Duration>,
     ) -> Result<usize, GetError> {
@@ -142,7 +142,7 @@ impl Queue {
     pub(super) fn get(
         &self,
         shared: &Arc<Shared>,
-        sink: &mut dyn Sink,
+        sink: &mut Sink<'_>,
         max: usize,
         timeout: Option<Duration>,
     ) -> Result<usize, GetError> {

@@ -329,7 +329,7 @@ impl Scheduler {
     pub(super) fn get(
         &self,
         shared: &Arc<Shared>,
-        sink: &mut dyn Sink,
+        sink: &mut Sink<'_>,
         max: usize,
         timeout: Option<Duration>,
     ) -> Result<usize, GetError> {
@@ -531,7 +531,7 @@ impl Scheduler {
     /// Takes what there is, in fair turns: packets and the worker's own lane first, then lanes
     /// that nobody looks after; those at times even if it always finds something before, or they
     /// would be left alone for ever.
-    fn take(&self, driver: &dyn Driver, worker: &Worker, sink: &mut dyn Sink, max: usize) -> usize {
+    fn take(&self, driver: &dyn Driver, worker: &Worker, sink: &mut Sink<'_>, max: usize) -> usize {
         let turn = worker.turns.load(Ordering::Relaxed).wrapping_add(1);
         worker.turns.store(turn, Ordering::Relaxed);
         let home = worker.home();
@@ -563,7 +563,7 @@ impl Scheduler {
         &self,
         driver: &dyn Driver,
         worker: &Worker,
-        sink: &mut dyn Sink,
+        sink: &mut Sink<'_>,
         max: usize,
     ) -> usize {
         let home = worker.home();
@@ -587,7 +587,7 @@ impl Scheduler {
         &self,
         driver: &dyn Driver,
         worker: &Worker,
-        sink: &mut dyn Sink,
+        sink: &mut Sink<'_>,
         max: usize,
     ) -> usize {
         (0..self.lanes)
@@ -605,7 +605,7 @@ impl Scheduler {
     }
 
     /// Takes up to `max` packets.
-    fn take_posted(&self, sink: &mut dyn Sink, max: usize) -> usize {
+    fn take_posted(&self, sink: &mut Sink<'_>, max: usize) -> usize {
         if max == 0 || self.queued.load(Ordering::Relaxed) == 0 {
             return 0;
         }

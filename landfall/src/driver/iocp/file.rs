@@ -22,7 +22,7 @@ use super::{Core, code, submitted};
 use crate::buffer::filled;
 use crate::driver::file::{FileOp, FileRange};
 use crate::driver::{ABORTED, SocketRef, Submitted};
-use crate::port::{Completion, Handle, Operation, SubmitError};
+use crate::port::{Completion, Handle, Operation};
 
 /// Bytes that one call on a file is given at most; what is left of a write goes in the next.
 const MOST_AT_ONCE: usize = 1 << 30;
@@ -59,14 +59,8 @@ pub(super) fn submit(
     handle: &Handle,
     operation: Operation,
     token: usize,
-) -> Result<Submitted, SubmitError> {
-    let kind = match FileOp::of(operation) {
-        Ok(op) => Kind::File(op),
-        Err(refused) => {
-            drop(state);
-            return Err(refused);
-        }
-    };
+) -> Submitted {
+    let kind = Kind::File(FileOp::of(operation));
     let id = core.next_id();
     let op = Op::new(id, kind, token, Some(handle.clone()));
     let completion = match op.kind {
@@ -77,14 +71,14 @@ pub(super) fn submit(
                 // Nobody takes it any more, and whoever closes may have been here.
                 drop(state);
                 drop(finished(op, code, 0));
-                return Ok(submitted(id));
+                return submitted(id);
             }
             deliver(&mut state, finished(op, code, 0))
         }
         _ => run(core, &mut state, op),
     };
     completion.into_iter().for_each(|c| core.announce(c));
-    Ok(submitted(id))
+    submitted(id)
 }
 
 fn store(file: &File, all: bool) -> i32 {

@@ -177,23 +177,19 @@ impl Driver for Iocp {
         let core = &self.0;
         let socket = core.sockets.at(handle.socket().index);
         let mut state = socket.state.lock();
-        if core.is_closed() || state.closing {
+        let refusal = match () {
+            () if core.is_closed() || state.closing => Some(closed()),
+            () if state.file.is_some() => refusal::check_file(&operation).err(),
+            () => refusal::check(&operation, socket.datagram).err(),
+        };
+        if let Some(error) = refusal {
             drop(state);
-            return Err(SubmitError {
-                error: closed(),
-                operation,
-            });
+            return Err(SubmitError { error, operation });
         }
         if let Some(file) = state.file.clone() {
-            return file::submit(core, state, &file, handle, operation, token);
+            return Ok(file::submit(core, state, &file, handle, operation, token));
         }
-        let kind = match kind_of(&socket, core.buffers.size(), operation) {
-            Ok(kind) => kind,
-            Err(refused) => {
-                drop(state);
-                return Err(refused);
-            }
-        };
+        let kind = kind_of(&socket, core.buffers.size(), operation);
         let id = core.next_id();
         let op = Op::new(id, kind, token, Some(handle.clone()));
         if let Some(code) = state.gap.filter(|_| op.sends_bytes()) {
@@ -274,7 +270,9 @@ impl Driver for Iocp {
             core.close_socket(&socket);
         }
         while core.in_kernel.load(Ordering::Acquire) > 0 {
-            core.take_some(&mut Discard, usize::MAX, Some(Instant::now() + DRAIN));
+            let mut discarded = Vec::new();
+            let sink = &mut Sink::Many(&mut discarded);
+            core.take_some(sink, usize::MAX, Some(Instant::now() + DRAIN));
         }
         // What was reported meanwhile may have been held back: only now is there no more of it.
         for socket in core.sockets.all() {
@@ -292,7 +290,7 @@ impl Driver for Iocp {
 impl SystemQueue for Core {
     fn take(
         &self,
-        sink: &mut dyn Sink,
+        sink: &mut Sink<'_>,
         max: usize,
         timeout: Option<Duration>,
     ) -> Result<usize, GetError> {
@@ -361,15 +359,6 @@ impl Drop for Waiting<'_> {
         if self.0.is_closed() {
             self.0.wake_a_waiter();
         }
-    }
-}
-
-/// Where completions of a closed port go.
-struct Discard;
-
-impl Sink for Discard {
-    fn push(&mut self, completion: Completion) {
-        drop(completion);
     }
 }
 
@@ -484,7 +473,7 @@ impl Core {
     }
 
     /// Takes what there is, waiting for it until `deadline`, but no longer than for one packet.
-    fn take_some(&self, sink: &mut dyn Sink, max: usize, deadline: Option<Instant>) -> usize {
+    fn take_some(&self, sink: &mut Sink<'_>, max: usize, deadline: Option<Instant>) -> usize {
         let mut taken = 0;
         let mut give = |completion: Completion| {
             if !self.is_closed() {
@@ -576,9 +565,9 @@ fn written(mut vec: Vec<u8>) -> Vec<u8> {
     vec
 }
 
-/// Pairs an operation with the memory it needs, or gives it back.
-fn kind_of(socket: &Socket, buffer_size: usize, operation: Operation) -> Result<Kind, SubmitError> {
-    Ok(match refusal::check(operation, socket.datagram)? {
+/// Pairs an operation that fits the socket with the memory it needs.
+fn kind_of(socket: &Socket, buffer_size: usize, operation: Operation) -> Kind {
+    match operation {
         Operation::Receive(buffer) if socket.datagram => {
             Kind::Datagram(written(buffer), Owner::Program)
         }
@@ -605,14 +594,8 @@ fn kind_of(socket: &Socket, buffer_size: usize, operation: Operation) -> Result<
         | Operation::WriteAt { .. }
         | Operation::SyncAll
         | Operation::SyncData => unreachable!("refused on sockets"),
-        Operation::Accept(accept) => {
-            // Accepts have a way of their own.
-            return Err(SubmitError {
-                error: not_listening(),
-                operation: Operation::Accept(accept),
-            });
-        }
-    })
+        Operation::Accept(_) => unreachable!("accepts are submitted as streams"),
+    }
 }
 
 #[cfg(test)]

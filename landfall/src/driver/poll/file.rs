@@ -41,13 +41,13 @@ pub(super) fn submit(
         match () {
             () if state.closed || state.sockets[index as usize].closing => Some(closed()),
             () if !state.has_room() => Some(refusal::too_many()),
-            () => None,
+            () => refusal::check_file(&operation).err(),
         }
     };
     if let Some(error) = refused {
         return Err(SubmitError { error, operation });
     }
-    let mut op = FileOp::of(operation)?;
+    let mut op = FileOp::of(operation);
     let (code, bytes) = perform(&mut op, file);
     let id = lane.locked(lanes, |state| {
         let op = Op::new(Kind::File(op), index, token, Some(handle.clone()));

@@ -281,7 +281,7 @@ impl Lane {
         self.population.fetch_sub(1, Ordering::Relaxed);
     }
 
-    pub(super) fn reap(&self, lanes: &[Lane], max: usize, sink: &mut dyn Sink) -> usize {
+    pub(super) fn reap(&self, lanes: &[Lane], max: usize, sink: &mut Sink<'_>) -> usize {
         let mut taken = 0;
         let mut has_read = false;
         let mut state = self.state.lock();

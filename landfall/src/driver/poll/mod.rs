@@ -179,19 +179,12 @@ impl Driver for Poll {
         let refusal = match () {
             () if state.closed || entry.closing => Some(closed()),
             () if !state.has_room() => Some(refusal::too_many()),
-            () => None,
+            () => refusal::check(&operation, entry.kind.datagram).err(),
         };
         if let Some(error) = refusal {
             drop(state);
             return Err(SubmitError { error, operation });
         }
-        let operation = match refusal::check(operation, entry.kind.datagram) {
-            Ok(operation) => operation,
-            Err(refused) => {
-                drop(state);
-                return Err(refused);
-            }
-        };
         let kind = Kind::of(operation);
         let option = match kind {
             Kind::SetOption(option) => Some(option),
@@ -301,7 +294,7 @@ impl Driver for Poll {
         }
     }
 
-    fn reap(&self, lane: usize, max: usize, sink: &mut dyn Sink) -> usize {
+    fn reap(&self, lane: usize, max: usize, sink: &mut Sink<'_>) -> usize {
         self.lanes[lane].reap(&self.lanes, max, sink)
     }
 

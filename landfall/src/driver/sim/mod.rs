@@ -251,12 +251,11 @@ impl Driver for Sim {
                 Operation::Accept(_) if !socket.listens() => Some(not_listening()),
                 Operation::SendFile { .. } => Some(no_files()),
                 _ if state.refuses() => Some(refusal::too_many()),
-                _ => None,
+                _ => refusal::check(&operation, false).err(),
             };
             if let Some(error) = error {
                 return Err(SubmitError { error, operation });
             }
-            let operation = refusal::check(operation, false)?;
             let op = Op::new(Kind::of(operation), index, token, handle.clone());
             let (key, id) = state.insert_op(op);
             if let Some(direction) = state.direction_of(key) {
@@ -317,7 +316,7 @@ impl Driver for Sim {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    fn reap(&self, lane: usize, max: usize, sink: &mut dyn Sink) -> usize {
+    fn reap(&self, lane: usize, max: usize, sink: &mut Sink<'_>) -> usize {
         self.0.locked(|state| {
             self.0.maybe_advance(state);
             let ready = &mut state.ready[lane];

@@ -280,7 +280,7 @@ impl Lane {
         self.push(state, entry.user_data(data), worker);
     }
 
-    pub(super) fn reap(&self, max: usize, sink: &mut dyn Sink) -> usize {
+    pub(super) fn reap(&self, max: usize, sink: &mut Sink<'_>) -> usize {
         let (taken, left) = self.take(max, sink);
         if taken > 0 || !left || max == 0 {
             return taken;
@@ -291,7 +291,7 @@ impl Lane {
     }
 
     /// Takes completions. Returns how many, and whether there is more that the ring does not show.
-    fn take(&self, max: usize, sink: &mut dyn Sink) -> (usize, bool) {
+    fn take(&self, max: usize, sink: &mut Sink<'_>) -> (usize, bool) {
         let mut taken = 0;
         let mut woken = false;
         let left = {

@@ -251,19 +251,13 @@ impl Driver for Uring {
         let refusal = match () {
             () if state.closed || entry.closing => Some(closed()),
             () if !Lane::has_room(&state) => Some(refusal::too_many()),
-            () => None,
+            () => entry.check(&operation).err(),
         };
         if let Some(error) = refusal {
             drop(state);
             return Err(SubmitError { error, operation });
         }
-        let kind = match kind_of(entry, operation) {
-            Ok(kind) => kind,
-            Err(refused) => {
-                drop(state);
-                return Err(refused);
-            }
-        };
+        let kind = kind_of(entry, operation);
         let op = Op::new(kind, socket.index, token, Some(handle.clone()));
         let (is_send, is_receive) = (op.is_send(), op.is_receive());
         let sends_bytes = op.sends_bytes();
@@ -402,7 +396,7 @@ impl Driver for Uring {
         }
     }
 
-    fn reap(&self, lane: usize, max: usize, sink: &mut dyn Sink) -> usize {
+    fn reap(&self, lane: usize, max: usize, sink: &mut Sink<'_>) -> usize {
         let taken = self.lanes[lane].reap(max, sink);
         // A stream that failed on one lane ends on all.
         for stream in self.streams.take_failed() {
@@ -478,12 +472,12 @@ impl fmt::Debug for Uring {
     }
 }
 
-/// Pairs an operation with the memory it needs, or gives it back.
-fn kind_of(socket: &Socket, operation: Operation) -> Result<Kind, SubmitError> {
+/// Pairs an operation that fits with the memory it needs.
+fn kind_of(socket: &Socket, operation: Operation) -> Kind {
     if let Place::File(_) = socket.place {
-        return FileOp::of(operation).map(Kind::File);
+        return Kind::File(FileOp::of(operation));
     }
-    Ok(match refusal::check(operation, socket.kind.datagram)? {
+    match operation {
         Operation::Receive(buffer) if socket.kind.datagram => {
             Kind::ReceiveDatagram(buffer, Message::new())
         }
@@ -514,7 +508,7 @@ fn kind_of(socket: &Socket, operation: Operation) -> Result<Kind, SubmitError> {
         | Operation::WriteAt { .. }
         | Operation::SyncAll
         | Operation::SyncData => unreachable!("refused on sockets"),
-    })
+    }
 }
 
 /// Ends a socket's receives and sends; those that wait for their turn first, so that none of them

@@ -1,6 +1,7 @@
 //! What a lane keeps of each socket.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
@@ -8,6 +9,8 @@ use io_uring::squeue::{Entry, Flags};
 
 use crate::driver::direction::{Direction, Held};
 use crate::driver::kind::SocketKind;
+use crate::driver::refusal;
+use crate::port::Operation;
 
 /// Where a socket lives.
 #[derive(Debug)]
@@ -75,6 +78,14 @@ impl Socket {
             receives: Direction::default(),
             sends: Direction::default(),
             held: Held::default(),
+        }
+    }
+
+    /// Whether an operation fits, as far as that can be told without the system.
+    pub(super) fn check(&self, operation: &Operation) -> io::Result<()> {
+        match self.place {
+            Place::File(_) => refusal::check_file(operation),
+            _ => refusal::check(operation, self.kind.datagram),
         }
     }
 

@@ -120,7 +120,7 @@ impl Driver for Rings {
         unreachable!("{NO_SOCKETS}")
     }
 
-    fn reap(&self, lane: usize, max: usize, sink: &mut dyn Sink) -> usize {
+    fn reap(&self, lane: usize, max: usize, sink: &mut Sink<'_>) -> usize {
         let ring = &self.0[lane];
         let mut taken = 0;
         let mut was_wake = false;
