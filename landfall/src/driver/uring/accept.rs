@@ -101,60 +101,38 @@ pub(super) fn cancel(lane: &Lane, state: &mut State, stream: &Arc<AcceptStream>,
 }
 
 /// A posted accept has something to report.
-pub(super) fn accepted(
-    lane: &Lane,
-    state: &mut State,
-    key: u32,
-    result: i32,
-    more: bool,
-) -> Option<Completion> {
+pub(super) fn accepted(lane: &Lane, state: &mut State, key: u32, result: i32, more: bool) {
     let op = &mut state.ops[key as usize];
     let cancelled = op.cancelled;
     let Kind::Accept(accept) = &mut op.kind else {
-        return None;
+        return;
     };
     let stream = accept.stream.clone();
     let peer = accept.peer().filter(|_| result >= 0);
     let slot = accept.slot.take();
-    let mut completion = None;
     if result >= 0 {
         let place = match slot {
             Some(slot) => Place::Direct(slot),
             // SAFETY: an accept without a place in the ring's table answers with a new descriptor.
             None => Place::Plain(Arc::new(unsafe { lane::own(result) })),
         };
-        completion = connection(lane, state, &stream, place, peer);
+        connection(lane, state, &stream, place, peer);
     } else if let Some(slot) = slot {
         state.slots.give_back(slot);
     }
     if more {
-        return completion;
+        return;
     }
     let over = stream.once && result >= 0;
     if !cancelled && !over && !state.closed && !stream.is_cancelled() {
         if result >= 0 || passes(-result) {
-            post_again(lane, state, key);
-            return completion;
+            return post_again(lane, state, key);
         }
         stream.fail(-result);
         lane.streams.fail(&stream);
     }
     forget(lane, state, key);
-    let last = lane.streams.named.one_less(&stream);
-    one_after_the_other(state, completion, last)
-}
-
-/// Two completions of a stream, either of which may not be: one is handed out, the other follows.
-fn one_after_the_other(
-    state: &mut State,
-    completion: Option<Completion>,
-    last: Option<Completion>,
-) -> Option<Completion> {
-    if completion.is_none() {
-        return last;
-    }
-    state.ready.extend(last);
-    completion
+    state.ready.extend(lane.streams.named.one_less(&stream));
 }
 
 /// Failures after which the accept is to be posted again: those of one connection, and the end of
@@ -181,7 +159,7 @@ fn connection(
     stream: &Arc<AcceptStream>,
     place: Place,
     peer: Option<SocketAddr>,
-) -> Option<Completion> {
+) {
     let socket = state
         .sockets
         .insert(Socket::new(place, stream.listener.kind)) as u32;
@@ -190,11 +168,10 @@ fn connection(
     #[cfg(landfall_broken)]
     let first_data = first_data.filter(|_| !broken::is(Broken::FirstData));
     let Some(time) = first_data else {
-        return completion(lane, stream, socket, peer, None);
+        return hand_out(lane, state, stream, socket, peer, None);
     };
     if state.closed {
-        discard(lane, state, socket);
-        return None;
+        return discard(lane, state, socket);
     }
     stream.live.fetch_add(1, Ordering::AcqRel);
     let first = Box::new(FirstData {
@@ -215,44 +192,37 @@ fn connection(
     if let Kind::FirstData(first) = &mut state.ops[waiting as usize].kind {
         first.deadline = deadline;
     }
-    None
 }
 
-fn completion(
+fn hand_out(
     lane: &Lane,
+    state: &mut State,
     stream: &AcceptStream,
     socket: u32,
     peer: Option<SocketAddr>,
     first_data: Option<Buffer>,
-) -> Option<Completion> {
+) {
     let socket = SocketRef {
         lane: lane.index as u32,
         index: socket,
     };
-    stream.connection(socket, peer, first_data)
+    let connection = stream.connection(socket, peer, first_data);
+    state.ready.extend(connection);
 }
 
 /// The first data of a connection has come, or will not.
-pub(super) fn first_data(
-    lane: &Lane,
-    state: &mut State,
-    key: u32,
-    result: i32,
-) -> Option<Completion> {
+pub(super) fn first_data(lane: &Lane, state: &mut State, key: u32, result: i32) {
     let op = &mut state.ops[key as usize];
     let (socket, cancelled) = (op.socket, op.cancelled);
     let Kind::FirstData(first) = &mut op.kind else {
-        return None;
+        return;
     };
     let advanced = first.stage.advance(result, &lane.buffers);
     let (stream, peer, deadline) = (first.stream.clone(), first.peer, first.deadline);
     let data = match advanced {
         Advance::Again if cancelled => None,
-        Advance::Again => {
-            lane.start(state, key, true);
-            return None;
-        }
-        Advance::Failed if retried(lane, state, key, result) => return None,
+        Advance::Again => return lane.start(state, key, true),
+        Advance::Failed if retried(lane, state, key, result) => return,
         Advance::Failed => None,
         Advance::Received(data) => Some(data),
     };
@@ -260,19 +230,17 @@ pub(super) fn first_data(
         lane.cancel_in_kernel(state, deadline, true);
     }
     forget(lane, state, key);
-    let completion = match data {
-        Some(data) => completion(lane, &stream, socket, peer, Some(data)),
+    match data {
+        Some(data) => hand_out(lane, state, &stream, socket, peer, Some(data)),
         None => {
             // Silent too long, or reset before its first word: the client is never seen.
             discard(lane, state, socket);
             if stream.once && !stream.is_cancelled() && !state.closed {
                 post(lane, state, &stream, true);
             }
-            None
         }
-    };
-    let last = lane.streams.named.one_less(&stream);
-    one_after_the_other(state, completion, last)
+    }
+    state.ready.extend(lane.streams.named.one_less(&stream));
 }
 
 /// The time for first data is over, or the wait for it was cancelled.

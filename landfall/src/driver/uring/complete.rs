@@ -13,28 +13,19 @@ use crate::driver::ABORTED;
 use crate::driver::direction::may_go_out;
 use crate::port::{Completion, Payload};
 
-/// Works one entry of the completion queue off. Returns a completion to be handed out, if the
-/// entry makes one and its handle has no other out.
-pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Option<Completion> {
+/// Works one entry of the completion queue off.
+pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) {
     let data = cqe.user_data();
     match user_data::tag(data) {
         user_data::OPERATION => {}
         user_data::RECEIVED => return receive::received(lane, state, cqe),
-        user_data::CLOSED => {
-            state.slots.give_back(user_data::index(data));
-            return None;
-        }
-        user_data::CANCEL => {
-            if cqe.result() < 0 {
-                cancel_again(lane, state, data);
-            }
-            return None;
-        }
-        _ => return None,
+        user_data::CLOSED => return state.slots.give_back(user_data::index(data)),
+        user_data::CANCEL if cqe.result() < 0 => return cancel_again(lane, state, data),
+        _ => return,
     }
     let Some(key) = Lane::find(state, data) else {
         debug_assert!(false, "the kernel reports on an operation that is not ours");
-        return None;
+        return;
     };
     let more = cqueue::more(cqe.flags());
     if !more {
@@ -49,7 +40,6 @@ pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Op
             if !more {
                 remove(lane, state, key);
             }
-            None
         }
         Kind::Send(_) | Kind::SendVectored(..) => sent(lane, state, key, result),
         Kind::SendZeroCopy(..) => sent_without_copying(lane, state, key, result, more),
@@ -62,21 +52,20 @@ pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Op
         Kind::File(_) => file::reported(lane, state, key, result),
         Kind::Connect(_) => connected(lane, state, key, result),
         Kind::Readable | Kind::Shutdown(_) => {
-            if result < 0 && retried(lane, state, key, result) {
-                return None;
+            if result >= 0 || !retried(lane, state, key, result) {
+                end(lane, state, key, (-result).max(0), 0);
             }
-            end(lane, state, key, (-result).max(0), 0)
         }
         Kind::SetOption(options) => {
             if result >= 0 && options.next() {
-                return again_or_abort(lane, state, key);
+                again_or_abort(lane, state, key);
+            } else {
+                end(lane, state, key, (-result).max(0), 0);
             }
-            end(lane, state, key, (-result).max(0), 0)
         }
         Kind::Install(answer) => {
             answer.set(result);
             remove(lane, state, key);
-            None
         }
         Kind::Accept(_) => accept::accepted(lane, state, key, result, more),
         Kind::FirstData(_) => accept::first_data(lane, state, key, result),
@@ -84,7 +73,6 @@ pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Op
             let name = *name;
             remove(lane, state, key);
             accept::deadline(lane, state, name, result);
-            None
         }
     }
 }
@@ -148,24 +136,17 @@ pub(super) fn code(op: &Op, result: i32) -> i32 {
 }
 
 /// Goes on with an operation whose last report left it without the kernel, unless it is to end.
-pub(super) fn again_or_abort(lane: &Lane, state: &mut State, key: u32) -> Option<Completion> {
+pub(super) fn again_or_abort(lane: &Lane, state: &mut State, key: u32) {
     if state.ops[key as usize].cancelled || state.closed {
         return end(lane, state, key, ABORTED, 0);
     }
     lane.start(state, key, true);
-    None
 }
 
-fn received(
-    lane: &Lane,
-    state: &mut State,
-    key: u32,
-    result: i32,
-    truncated: bool,
-) -> Option<Completion> {
+fn received(lane: &Lane, state: &mut State, key: u32, result: i32, truncated: bool) {
     if result < 0 {
         if retried(lane, state, key, result) {
-            return None;
+            return;
         }
         let code = code(&state.ops[key as usize], result);
         return end(lane, state, key, code, 0);
@@ -177,26 +158,15 @@ fn received(
         }
         _ => {}
     }
-    end(
-        lane,
-        state,
-        key,
-        if truncated { libc::EMSGSIZE } else { 0 },
-        bytes,
-    )
+    let code = if truncated { libc::EMSGSIZE } else { 0 };
+    end(lane, state, key, code, bytes);
 }
 
 /// The first report brings the result; when more follow, a later one says that the memory is free.
-fn sent_without_copying(
-    lane: &Lane,
-    state: &mut State,
-    key: u32,
-    result: i32,
-    more: bool,
-) -> Option<Completion> {
+fn sent_without_copying(lane: &Lane, state: &mut State, key: u32, result: i32, more: bool) {
     let op = &mut state.ops[key as usize];
     let Kind::SendZeroCopy(buffer, known) = &mut op.kind else {
-        return None;
+        return;
     };
     if more {
         if known.replace(result).is_none() {
@@ -204,7 +174,7 @@ fn sent_without_copying(
             state.sockets[op.socket as usize].in_kernel -= 1;
             close_if_due(lane, state, key);
         }
-        return None;
+        return;
     }
     let result = known.take().unwrap_or(result);
     // Sockets without the facility, and memory that cannot be locked, take copies.
@@ -212,9 +182,9 @@ fn sent_without_copying(
     if refused && !op.cancelled && !state.closed {
         op.kind = Kind::Send(std::mem::take(buffer));
         lane.start(state, key, true);
-        return None;
+        return;
     }
-    sent(lane, state, key, result)
+    sent(lane, state, key, result);
 }
 
 /// Closes the operation's socket if that was waited for.
@@ -227,37 +197,31 @@ fn close_if_due(lane: &Lane, state: &mut State, key: u32) {
     }
 }
 
-fn sent(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Completion> {
+fn sent(lane: &Lane, state: &mut State, key: u32, result: i32) {
     let op = &mut state.ops[key as usize];
     if result < 0 {
-        if retried(lane, state, key, result) {
-            return None;
+        if !retried(lane, state, key, result) {
+            let code = code(&state.ops[key as usize], result);
+            end_broken(lane, state, key, code);
         }
-        let code = code(&state.ops[key as usize], result);
-        return end_broken(lane, state, key, code);
+        return;
     }
     op.retries = 0;
     op.done += result as usize;
-    let (done, length) = (op.done, op.length());
-    if done >= length || result == 0 {
-        return end(lane, state, key, 0, done);
+    let done = op.done;
+    if done >= op.length() || result == 0 {
+        end(lane, state, key, 0, done);
+    } else if op.cancelled || state.closed {
+        end_broken(lane, state, key, ABORTED);
+    } else {
+        lane.start(state, key, true);
     }
-    if op.cancelled || state.closed {
-        return end_broken(lane, state, key, ABORTED);
-    }
-    lane.start(state, key, true);
-    None
 }
 
 /// Ends a send of which not all has gone, and on a stream the sends queued behind it with the same
 /// code: nothing may follow a gap. A failure breaks the socket for later sends as well; after a
 /// cancel the program, which knows how much has gone, may go on.
-pub(super) fn end_broken(
-    lane: &Lane,
-    state: &mut State,
-    key: u32,
-    code: i32,
-) -> Option<Completion> {
+pub(super) fn end_broken(lane: &Lane, state: &mut State, key: u32, code: i32) {
     let State { ops, sockets, .. } = state;
     let op = &ops[key as usize];
     let done = op.done;
@@ -269,24 +233,23 @@ pub(super) fn end_broken(
             .sends
             .take_waiting(|&key| ops[key as usize].sends_bytes());
     }
-    let completion = end(lane, state, key, code, done);
+    end(lane, state, key, code, done);
     for key in behind {
         finish(lane, state, key, code);
     }
-    completion
 }
 
-fn connected(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Completion> {
+fn connected(lane: &Lane, state: &mut State, key: u32, result: i32) {
     let op = &mut state.ops[key as usize];
     let Kind::Connect(connect) = &mut op.kind else {
-        return None;
+        return;
     };
     let ending = op.cancelled || state.closed;
     match -result {
         // The wait for an earlier attempt is over: ask for its outcome.
         ..=0 if connect.again => {
             connect.again = false;
-            again_or_abort(lane, state, key)
+            again_or_abort(lane, state, key);
         }
         libc::EISCONN if connect.retried => connection_made(lane, state, key),
         ..=0 => connection_made(lane, state, key),
@@ -294,50 +257,61 @@ fn connected(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Co
             connect.again = true;
             connect.retried = true;
             lane.start(state, key, true);
-            None
         }
         code => end(lane, state, key, code, 0),
     }
 }
 
 /// What sends failed with before there was a connection is nothing to those that follow.
-fn connection_made(lane: &Lane, state: &mut State, key: u32) -> Option<Completion> {
+fn connection_made(lane: &Lane, state: &mut State, key: u32) {
     let socket = state.ops[key as usize].socket;
     state.sockets[socket as usize].broken = None;
-    end(lane, state, key, 0, 0)
+    end(lane, state, key, 0, 0);
 }
 
-/// One completion of several.
-pub(super) fn step(
-    lane: &Lane,
-    state: &mut State,
-    key: u32,
-    bytes: usize,
-    data: Option<Buffer>,
-) -> Completion {
-    let id = lane.id(state, key);
+/// Gives out one completion of several.
+pub(super) fn step(lane: &Lane, state: &mut State, key: u32, bytes: usize, data: Buffer) {
     let op = &mut state.ops[key as usize];
-    let data = data.map_or(Payload::None, Payload::Buffer);
-    op.ticket.step(id, op.completion_kind(), bytes, data)
+    let id = lane.id_of(op.generation, key);
+    let kind = op.completion_kind();
+    let completion = op.ticket.step(id, kind, bytes, Payload::Buffer(data));
+    deliver(state, completion);
 }
 
-/// Ends an operation and lets its final completion out, or holds it back.
-pub(super) fn end(
+/// Ends an operation with its final completion, which brings its memory.
+pub(super) fn end(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) {
+    end_with(lane, state, key, code, bytes, Op::payload);
+}
+
+/// As `end`, where the completion brings something else.
+pub(super) fn end_with(
     lane: &Lane,
     state: &mut State,
     key: u32,
     code: i32,
     bytes: usize,
-) -> Option<Completion> {
-    let completion = finished(lane, state, key, code, bytes);
-    deliver(state, completion)
+    payload: impl FnOnce(Kind) -> Payload,
+) {
+    let op = remove(lane, state, key);
+    let id = lane.id_of(op.generation, key);
+    let kind = op.completion_kind();
+    let payload = payload(op.kind);
+    deliver(state, op.ticket.finish(id, kind, code, bytes, payload));
 }
 
-/// Ends an operation; its final completion becomes ready.
+/// As `end`, of an operation that tells itself how many bytes it moved.
 pub(super) fn finish(lane: &Lane, state: &mut State, key: u32, code: i32) {
     let done = state.ops[key as usize].done;
-    if let Some(completion) = end(lane, state, key, code, done) {
+    end(lane, state, key, code, done);
+}
+
+/// Makes a completion ready to be taken, or holds it back while another of a serial handle is out.
+fn deliver(state: &mut State, completion: Completion) {
+    if may_go_out(&completion) {
         state.ready.push_back(completion);
+    } else if let Some(handle) = &completion.handle {
+        let index = handle.socket().index as usize;
+        state.sockets[index].held.push(completion);
     }
 }
 
@@ -420,31 +394,6 @@ fn next_of(socket: &mut Socket, op: &Op, key: u32) -> Option<u32> {
         false => return None,
     };
     direction.leave(key)
-}
-
-/// The final completion of an operation, with its memory.
-pub(super) fn finished(
-    lane: &Lane,
-    state: &mut State,
-    key: u32,
-    code: i32,
-    bytes: usize,
-) -> Completion {
-    let id = lane.id(state, key);
-    let op = remove(lane, state, key);
-    let kind = op.completion_kind();
-    op.ticket
-        .finish(id, kind, code, bytes, Op::payload(op.kind))
-}
-
-/// Hands a completion out, or holds it back while another of a serial handle is out.
-pub(super) fn deliver(state: &mut State, completion: Completion) -> Option<Completion> {
-    if may_go_out(&completion) {
-        return Some(completion);
-    }
-    let index = completion.handle.as_ref()?.socket().index as usize;
-    state.sockets[index].held.push(completion);
-    None
 }
 
 /// Lets the next held-back completion of a socket out. On a closed lane nobody will take it: it

@@ -16,7 +16,6 @@ use super::socket::{Place, Target};
 use crate::buffer::filled;
 use crate::driver::ABORTED;
 use crate::driver::file::{FileOp, FileRange, Piece};
-use crate::port::Completion;
 
 impl FileOp {
     /// The entry that hands the operation to the kernel, or what is left of it after `done` bytes.
@@ -46,15 +45,10 @@ impl FileOp {
 }
 
 /// The kernel is done with an operation on a file.
-pub(super) fn reported(
-    lane: &Lane,
-    state: &mut State,
-    key: u32,
-    result: i32,
-) -> Option<Completion> {
+pub(super) fn reported(lane: &Lane, state: &mut State, key: u32, result: i32) {
     if result < 0 {
         if retried(lane, state, key, result) {
-            return None;
+            return;
         }
         let op = &state.ops[key as usize];
         let (code, done) = (code(op, result), op.done);
@@ -66,7 +60,7 @@ pub(super) fn reported(
     op.done += bytes;
     let done = op.done;
     let Kind::File(file) = &mut op.kind else {
-        return None;
+        return;
     };
     let left = match file {
         FileOp::Read { vec, .. } => {
@@ -81,10 +75,7 @@ pub(super) fn reported(
         // Takes nothing and does not say why.
         (_, 0) => end(lane, state, key, libc::EIO, done),
         _ if op.cancelled || state.closed => end(lane, state, key, ABORTED, done),
-        _ => {
-            lane.start(state, key, true);
-            None
-        }
+        _ => lane.start(state, key, true),
     }
 }
 
@@ -170,16 +161,16 @@ impl SendFile {
 }
 
 /// The kernel has read or sent a piece, or the socket takes bytes again.
-pub(super) fn sent(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Completion> {
+pub(super) fn sent(lane: &Lane, state: &mut State, key: u32, result: i32) {
     let ending = state.ops[key as usize].cancelled || state.closed;
     let op = &mut state.ops[key as usize];
     let Kind::SendFile(send) = &mut op.kind else {
-        return None;
+        return;
     };
     let full = matches!(send.stage, Stage::Send) && result == -libc::EAGAIN;
     if result < 0 && !full {
         if retried(lane, state, key, result) {
-            return None;
+            return;
         }
         let code = code(&state.ops[key as usize], result);
         return end_broken(lane, state, key, code);
@@ -200,11 +191,10 @@ pub(super) fn sent(lane: &Lane, state: &mut State, key: u32, result: i32) -> Opt
     }
     let done = op.done;
     if done == send.range.length() {
-        return end(lane, state, key, 0, done);
+        end(lane, state, key, 0, done);
+    } else if ending {
+        end_broken(lane, state, key, ABORTED);
+    } else {
+        lane.start(state, key, true);
     }
-    if ending {
-        return end_broken(lane, state, key, ABORTED);
-    }
-    lane.start(state, key, true);
-    None
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use io_uring::squeue::{Entry, Flags};
-use io_uring::{IoUring, cqueue, opcode, types};
+use io_uring::{IoUring, opcode, types};
 use parking_lot::{Mutex, MutexGuard};
 use slab::Slab;
 
@@ -72,7 +72,7 @@ pub(super) struct State {
     /// Entries that found no room, or come from threads that may not submit themselves.
     backlog: VecDeque<Entry>,
     pub(super) closed: bool,
-    generation: u32,
+    pub(super) generation: u32,
 }
 
 impl State {
@@ -170,8 +170,8 @@ impl Lane {
         user_data::tagged(user_data::OPERATION, name::of(generation, key))
     }
 
-    pub(super) fn id(&self, state: &State, key: u32) -> OperationId {
-        OperationId(Self::name(state, key) | (self.index as u64) << 56)
+    pub(super) fn id_of(&self, generation: u32, key: u32) -> OperationId {
+        OperationId(name::tagged(self.index as u64, name::of(generation, key)))
     }
 
     /// The operation of that name, if it is still in the table.
@@ -292,41 +292,37 @@ impl Lane {
 
     /// Takes completions. Returns how many, and whether there is more that the ring does not show.
     fn take(&self, max: usize, sink: &mut Sink<'_>) -> (usize, bool) {
-        let mut taken = 0;
-        let mut woken = false;
-        let left = {
-            let mut state = self.state.lock();
-            while taken < max {
-                if let Some(completion) = state.ready.pop_front() {
-                    sink.push(completion);
-                    taken += 1;
-                    continue;
-                }
-                let Some(cqe) = self.next_cqe(&mut state) else {
-                    break;
-                };
-                woken |= user_data::tag(cqe.user_data()) == user_data::WAKE;
-                if let Some(completion) = complete::process(self, &mut state, &cqe) {
-                    sink.push(completion);
-                    taken += 1;
-                }
-            }
-            state.has_left()
-        };
+        let mut state = self.state.lock();
+        let woken = self.work_off(&mut state, max);
+        let taken = max.min(state.ready.len());
+        state.ready.drain(..taken).for_each(|next| sink.push(next));
+        let left = state.has_left();
+        drop(state);
         self.waiters.taken(left, woken, || self.post_wake());
         (taken, left)
     }
 
-    /// The guard shows that the lane is locked.
-    fn next_cqe(&self, _state: &mut MutexGuard<'_, State>) -> Option<cqueue::Entry> {
-        // SAFETY: the lane's lock makes this the only use of the completion queue's head.
-        unsafe { self.ring.completion_shared().next() }
+    /// Works off what the ring has until so many completions are ready. Returns whether a wake was
+    /// among it.
+    fn work_off(&self, state: &mut MutexGuard<'_, State>, ready: usize) -> bool {
+        // SAFETY: the lane's lock, which the guard shows, makes this the only use of the completion
+        // queue's head.
+        let mut queue = unsafe { self.ring.completion_shared() };
+        let mut woken = false;
+        while state.ready.len() < ready {
+            let Some(cqe) = queue.next() else {
+                break;
+            };
+            woken |= user_data::tag(cqe.user_data()) == user_data::WAKE;
+            complete::process(self, state, &cqe);
+        }
+        woken
     }
 
     /// Whether there is anything to take, or only to clear away.
     pub(super) fn stirred(&self) -> bool {
         self.state.try_lock().is_some_and(|state| {
-            // SAFETY: as in `next_cqe`.
+            // SAFETY: as in `work_off`.
             state.has_left() || !unsafe { self.ring.completion_shared().is_empty() }
         })
     }
@@ -338,7 +334,7 @@ impl Lane {
             if state.has_left() {
                 return true;
             }
-            // SAFETY: as in `next_cqe`.
+            // SAFETY: as in `work_off`.
             let mut queue = unsafe { self.ring.completion_shared() };
             let found = queue.any(|cqe| {
                 let tag = user_data::tag(cqe.user_data());
@@ -454,22 +450,13 @@ impl Lane {
         }
     }
 
-    /// Takes everything that the ring has into `ready`, so that an answer among it is seen.
+    /// Works off everything that the ring has, so that an answer among it is seen.
     pub(super) fn drain(&self) {
-        let mut woken = false;
-        let ready = {
-            let mut state = self.state.lock();
-            while let Some(cqe) = self.next_cqe(&mut state) {
-                woken |= user_data::tag(cqe.user_data()) == user_data::WAKE;
-                // What follows it is ready by then.
-                let place = state.ready.len();
-                if let Some(completion) = complete::process(self, &mut state, &cqe) {
-                    state.ready.insert(place, completion);
-                }
-            }
-            state.has_left()
-        };
-        self.waiters.taken(ready, woken, || self.post_wake());
+        let mut state = self.state.lock();
+        let woken = self.work_off(&mut state, usize::MAX);
+        let left = state.has_left();
+        drop(state);
+        self.waiters.taken(left, woken, || self.post_wake());
     }
 
     /// Ends every operation and returns when the kernel has none left.

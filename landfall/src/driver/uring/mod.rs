@@ -262,7 +262,7 @@ impl Driver for Uring {
         let (is_send, is_receive) = (op.is_send(), op.is_receive());
         let sends_bytes = op.sends_bytes();
         let key = lane.insert(&mut state, op);
-        let id = lane.id(&state, key);
+        let id = lane.id_of(state.generation, key);
         let entry = &mut state.sockets[socket.index as usize];
         if let Some(code) = entry.broken.filter(|_| sends_bytes) {
             complete::finish(lane, &mut state, key, code);

@@ -11,13 +11,14 @@ use std::collections::VecDeque;
 use io_uring::squeue::Entry;
 use io_uring::{cqueue, opcode, types};
 
-use super::complete::{code, deliver, end, finish, finished, retried, step};
+use super::complete::{code, end, end_with, finish, retried, step};
 use super::lane::{Lane, State, user_data};
 use super::op::{Kind, poll_entry};
 use crate::buffer::{Buffer, filled};
 use crate::driver::ABORTED;
 use crate::driver::buffers::Buffers;
-use crate::port::{Completion, Payload};
+use crate::driver::name;
+use crate::port::Payload;
 
 /// Receives under way at a time in a lane.
 const AT_A_TIME: usize = 32;
@@ -112,20 +113,17 @@ impl Stage {
 }
 
 /// A single receive has something to report.
-pub(super) fn once(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Completion> {
+pub(super) fn once(lane: &Lane, state: &mut State, key: u32, result: i32) {
     let op = &mut state.ops[key as usize];
     let ends = op.cancelled || state.closed;
     let Kind::ReceiveOnce { datagram, stage } = &mut op.kind else {
-        return None;
+        return;
     };
     let datagram = *datagram;
     match stage.advance(result, &lane.buffers) {
         Advance::Again if ends => end(lane, state, key, ABORTED, 0),
-        Advance::Again => {
-            lane.start(state, key, true);
-            None
-        }
-        Advance::Failed if retried(lane, state, key, result) => None,
+        Advance::Again => lane.start(state, key, true),
+        Advance::Failed if retried(lane, state, key, result) => {}
         Advance::Failed => {
             let code = code(&state.ops[key as usize], result);
             end(lane, state, key, code, 0)
@@ -135,11 +133,10 @@ pub(super) fn once(lane: &Lane, state: &mut State, key: u32, result: i32) -> Opt
             let truncated = datagram && result as usize > data.len();
             let code = if truncated { libc::EMSGSIZE } else { 0 };
             let bytes = data.len();
-            let mut completion = finished(lane, state, key, code, bytes);
-            if bytes > 0 {
-                completion.payload = Payload::Buffer(data);
-            }
-            deliver(state, completion)
+            end_with(lane, state, key, code, bytes, |_| match bytes {
+                0 => Payload::None,
+                _ => Payload::Buffer(data),
+            });
         }
     }
 }
@@ -217,10 +214,10 @@ fn start(lane: &Lane, state: &mut State, key: u32) {
 }
 
 /// The poll of a stream has something to report.
-pub(super) fn noticed(lane: &Lane, state: &mut State, key: u32, result: i32) -> Option<Completion> {
+pub(super) fn noticed(lane: &Lane, state: &mut State, key: u32, result: i32) {
     let op = &mut state.ops[key as usize];
     let Kind::ReceiveStream(stream) = &mut op.kind else {
-        return None;
+        return;
     };
     if result >= 0 {
         const END: libc::c_short = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
@@ -231,74 +228,71 @@ pub(super) fn noticed(lane: &Lane, state: &mut State, key: u32, result: i32) -> 
     }
     // What is being received comes first, and then waits again.
     if stream.is_receiving() || retried(lane, state, key, result) {
-        return None;
+        return;
     }
     let code = code(&state.ops[key as usize], result);
-    end(lane, state, key, code, 0)
+    end(lane, state, key, code, 0);
 }
 
 /// A receive of a stream is over.
-pub(super) fn received(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) -> Option<Completion> {
+pub(super) fn received(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) {
     state.readable.receiving -= 1;
-    let key = Lane::find(state, cqe.user_data());
-    debug_assert!(key.is_some(), "a stream stays while it receives");
-    let key = key?;
-    let op = &mut state.ops[key as usize];
-    let index = op.socket;
-    state.sockets[index as usize].in_kernel -= 1;
-    let Kind::ReceiveStream(stream) = &mut op.kind else {
-        return None;
+    let Some(key) = Lane::find(state, cqe.user_data()) else {
+        debug_assert!(false, "a stream stays while it receives");
+        return;
     };
-    let room = stream.room.take()?;
-    let bytes = match cqe.result() {
-        bytes @ 1.. => bytes as usize,
+    let op = &mut state.ops[key as usize];
+    let index = op.socket as usize;
+    let socket = &mut state.sockets[index];
+    socket.in_kernel -= 1;
+    let Kind::ReceiveStream(stream) = &mut op.kind else {
+        return;
+    };
+    let Some(room) = stream.room.take() else {
+        return;
+    };
+    match cqe.result() {
+        result @ 1.. => {
+            let bytes = result as usize;
+            let all = bytes < lane.buffers.size() && socket.kind.drains;
+            stream.noticed |= !all || cqueue::sock_nonempty(cqe.flags());
+            // Where one is held back, this one will be.
+            stream.paused = socket.held.len() + 1 >= MOST_HELD;
+            step(lane, state, key, bytes, room.filled(bytes));
+        }
         again if [libc::EAGAIN, libc::EINTR, libc::ECANCELED].contains(&-again) => {
             stream.hung_up = false;
             stream.noticed |= again != -libc::EAGAIN;
-            return go_on(lane, state, key);
         }
         ended => return end(lane, state, key, -ended, 0),
-    };
-    let all = bytes < lane.buffers.size() && state.sockets[index as usize].kind.drains;
-    stream.noticed |= !all || cqueue::sock_nonempty(cqe.flags());
-    let completion = step(lane, state, key, bytes, Some(room.filled(bytes)));
-    let delivered = deliver(state, completion);
-    if state.sockets[index as usize].held.len() >= MOST_HELD {
-        if let Kind::ReceiveStream(stream) = &mut state.ops[key as usize].kind {
-            stream.paused = true;
-        }
     }
-    // If both go out, the end is behind the data.
-    let last = go_on(lane, state, key);
-    state.ready.extend(last);
-    delivered
+    go_on(lane, state, key);
 }
 
 /// Goes on with a stream: receives, if there may be something, or waits for a notice. Ends it, if it
 /// is to end.
-fn go_on(lane: &Lane, state: &mut State, key: u32) -> Option<Completion> {
-    let name = Lane::name(state, key);
+fn go_on(lane: &Lane, state: &mut State, key: u32) {
     let op = &mut state.ops[key as usize];
     let Kind::ReceiveStream(stream) = &mut op.kind else {
-        return None;
+        return;
     };
     if stream.is_receiving() {
-        return None;
+        return;
     }
     if op.cancelled || state.closed {
         return end(lane, state, key, ABORTED, 0);
     }
     if stream.paused {
-        return None;
+        return;
     }
     if stream.noticed || stream.hung_up {
         if !std::mem::replace(&mut stream.queued, true) {
+            let name = name::of(op.generation, key);
             state.readable.names.push_back(name);
         }
     } else if !op.in_kernel {
         lane.start(state, key, true);
     }
-    None
 }
 
 /// Lets a paused stream go on.
@@ -310,7 +304,6 @@ pub(super) fn resume(lane: &Lane, state: &mut State, socket: u32) {
         return;
     };
     if std::mem::take(&mut stream.paused) {
-        let ended = go_on(lane, state, key);
-        state.ready.extend(ended);
+        go_on(lane, state, key);
     }
 }
