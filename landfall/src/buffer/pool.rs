@@ -2,125 +2,107 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt;
+use std::io;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// Where pooled buffers go when they are dropped.
-pub(crate) trait Home: Send + Sync {
-    /// Takes piece `id`, which starts at `address`, back.
-    fn give_back(&self, id: u16, address: *mut u8);
-}
+use parking_lot::Mutex;
 
-/// One block of memory, cut into pieces of one size.
-///
-/// A piece belongs either to the pool's home (the system may write to it) or to exactly one
-/// [`PooledBuffer`]. The block is freed when neither the home nor a buffer refers to it.
-pub(crate) struct Pool {
+/// Memory cut into pieces of one size: taken when there is data to receive, the warmest piece first.
+#[derive(Clone)]
+pub(crate) struct Pool(Arc<Block>);
+
+/// A piece belongs either to the free list or to exactly one [`PooledBuffer`]. The block is freed when
+/// neither a pool nor a buffer refers to it.
+struct Block {
     allocation: NonNull<u8>,
     layout: Layout,
-    /// The block, within the allocation.
+    /// The pieces, within the allocation.
     memory: NonNull<u8>,
-    /// Bytes of the block.
-    bytes: usize,
+    /// Bytes of a piece.
     size: usize,
-    home: Box<dyn Home>,
+    /// The pieces that nobody has, the one that came back last at the end: it is still in the
+    /// processor's cache, and pieces that were never needed stay untouched.
+    free: Mutex<Vec<u16>>,
 }
 
 // SAFETY: the block is only reached through pieces, and each piece has one owner at a time, which
-// may be on any thread; the home is Send and Sync itself.
-unsafe impl Send for Pool {}
-// SAFETY: as above; `&Pool` gives no access to the memory of a piece.
-unsafe impl Sync for Pool {}
+// may be on any thread.
+unsafe impl Send for Block {}
+// SAFETY: as above; `&Block` gives no access to the memory of a piece.
+unsafe impl Sync for Block {}
 
 /// Pieces start at page boundaries when their size is a multiple of the page size.
 const ALIGNMENT: usize = 4096;
 
 impl Pool {
-    /// A block of `count` pieces of `size` bytes. `home` is built with the address of the block,
-    /// and owns all pieces at first.
-    pub(crate) fn new<H: Home + 'static>(
-        size: usize,
-        count: usize,
-        home: impl FnOnce(*mut u8) -> std::io::Result<H>,
-    ) -> std::io::Result<Arc<Pool>> {
+    /// # Panics
+    ///
+    /// When there would be no bytes.
+    pub(crate) fn new(size: usize, count: usize) -> io::Result<Pool> {
         let too_large = || {
-            std::io::Error::new(
-                std::io::ErrorKind::InvalidInput,
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
                 format!("{count} buffers of {size} bytes are more than can be addressed"),
             )
         };
+        assert!(size > 0 && count > 0, "a pool of no bytes");
+        let last = u16::try_from(count - 1).map_err(|_| too_large())?;
         let bytes = size.checked_mul(count).ok_or_else(too_large)?;
-        assert!(bytes > 0, "a pool of no bytes");
         // Asked for without an alignment above malloc's, zeroed memory comes from the system page
         // by page as it is used; with one, all of it would be written at once.
         let padded = bytes.checked_add(ALIGNMENT).ok_or_else(too_large)?;
         let layout = Layout::from_size_align(padded, 1).map_err(|_| too_large())?;
         // SAFETY: the layout has a size above zero.
         let Some(allocation) = NonNull::new(unsafe { alloc_zeroed(layout) }) else {
-            return Err(std::io::ErrorKind::OutOfMemory.into());
+            return Err(io::ErrorKind::OutOfMemory.into());
         };
         let skip = allocation.as_ptr().align_offset(ALIGNMENT);
-        // SAFETY: less than ALIGNMENT bytes are skipped, and as many more were allocated.
-        let memory = unsafe { allocation.add(skip) };
-        match home(memory.as_ptr()) {
-            Ok(home) => Ok(Arc::new(Pool {
-                allocation,
-                layout,
-                memory,
-                bytes,
-                size,
-                home: Box::new(home),
-            })),
-            Err(error) => {
-                // SAFETY: allocated above with this layout, and nothing refers to it.
-                unsafe { dealloc(allocation.as_ptr(), layout) };
-                Err(error)
-            }
-        }
+        Ok(Pool(Arc::new(Block {
+            allocation,
+            layout,
+            // SAFETY: less than ALIGNMENT bytes are skipped, and as many more were allocated.
+            memory: unsafe { allocation.add(skip) },
+            size,
+            free: Mutex::new((0..=last).rev().collect()),
+        })))
     }
 
-    /// Bytes of one piece.
+    /// Bytes of a piece.
     pub(crate) fn size(&self) -> usize {
-        self.size
+        self.0.size
     }
 
-    /// Makes a buffer of the first `length` bytes of a piece.
-    ///
-    /// # Safety
-    ///
-    /// The home has given piece `id` up: the system will not write to it, and no other buffer is
-    /// made of it, until [`Home::give_back`] gets it.
-    pub(crate) unsafe fn buffer(self: &Arc<Self>, id: u16, length: usize) -> PooledBuffer {
-        assert!(
-            length <= self.size,
-            "{length} bytes in a buffer of {}",
-            self.size
-        );
-        assert!(
-            (usize::from(id) + 1) * self.size <= self.bytes,
-            "no piece {id}"
-        );
-        PooledBuffer {
-            pool: self.clone(),
+    /// A whole piece, unless others have them all.
+    pub(crate) fn take(&self) -> Option<PooledBuffer> {
+        let id = self.0.free.lock().pop()?;
+        Some(PooledBuffer {
+            block: self.0.clone(),
             id,
             start: 0,
-            end: length as u32,
-        }
+            end: self.0.size as u32,
+        })
+    }
+
+    /// Pieces that nobody has.
+    #[cfg(test)]
+    pub(crate) fn free(&self) -> usize {
+        self.0.free.lock().len()
     }
 }
 
-impl Drop for Pool {
+impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout. Buffers keep the pool alive, and the
-        // driver keeps it until the system has let go of the pieces, so nobody refers to it.
+        // SAFETY: allocated in `new` with this layout. Whoever has a piece keeps the block alive, so
+        // nobody refers to it.
         unsafe { dealloc(self.allocation.as_ptr(), self.layout) };
     }
 }
 
 impl fmt::Debug for Pool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pool({} bytes in pieces of {})", self.bytes, self.size)
+        write!(f, "Pool(pieces of {} bytes)", self.0.size)
     }
 }
 
@@ -129,7 +111,7 @@ impl fmt::Debug for Pool {
 ///
 /// A buffer may outlive its port.
 pub struct PooledBuffer {
-    pool: Arc<Pool>,
+    block: Arc<Block>,
     id: u16,
     start: u32,
     end: u32,
@@ -145,13 +127,9 @@ impl PooledBuffer {
     }
 
     fn piece(&self) -> *mut u8 {
-        // SAFETY: `Pool::buffer` checked that the piece lies within the block.
-        unsafe {
-            self.pool
-                .memory
-                .as_ptr()
-                .add(usize::from(self.id) * self.pool.size)
-        }
+        let offset = usize::from(self.id) * self.block.size;
+        // SAFETY: the free list has numbers of pieces only, all of which lie within the block.
+        unsafe { self.block.memory.as_ptr().add(offset) }
     }
 }
 
@@ -186,7 +164,7 @@ impl DerefMut for PooledBuffer {
 
 impl Drop for PooledBuffer {
     fn drop(&mut self) {
-        self.pool.home.give_back(self.id, self.piece());
+        self.block.free.lock().push(self.id);
     }
 }
 

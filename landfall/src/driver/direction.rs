@@ -103,7 +103,7 @@ impl Held {
 
 /// Whether a completion may go out now; if not, it belongs into its socket's [`Held`].
 pub(crate) fn may_go_out(completion: &Completion) -> bool {
-    !completion.takes_turns()
+    !completion.kind.takes_turns()
         || completion
             .handle
             .as_ref()

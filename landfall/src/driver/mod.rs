@@ -27,7 +27,6 @@ use crate::sync::atomic::AtomicBool;
 mod accept_stream;
 #[cfg(landfall_broken)]
 mod broken;
-mod buffers;
 mod direction;
 mod file;
 #[cfg(windows)]

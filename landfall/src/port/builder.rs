@@ -34,7 +34,7 @@ pub struct BufferPolicy {
     /// Bytes of one buffer. A little more than the usual message is best: room that is left over says
     /// that nothing more is there, which saves asking.
     pub size: usize,
-    /// Buffers of each lane; rounded up to a power of two, at most 32,768.
+    /// Buffers of each lane; at most 32,768.
     pub count: usize,
 }
 

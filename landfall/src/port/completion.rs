@@ -156,13 +156,12 @@ impl Completion {
     /// Takes the buffer: received or read data, or the memory that was sent or written.
     #[inline]
     pub fn take_buffer(&mut self) -> Option<Buffer> {
-        match std::mem::replace(&mut self.payload, Payload::None) {
-            Payload::Buffer(buffer) => Some(buffer),
-            other => {
-                self.payload = other;
-                None
-            }
-        }
+        let Payload::Buffer(buffer) = &mut self.payload else {
+            return None;
+        };
+        let buffer = std::mem::take(buffer);
+        self.payload = Payload::None;
+        Some(buffer)
     }
 
     /// Takes the buffers of a vectored send.
@@ -193,17 +192,18 @@ impl Completion {
     }
 }
 
-impl Completion {
-    /// Whether it holds back the next one of a serial handle. Accepts do not: they arrive through
+impl CompletionKind {
+    /// Whether one holds back the next one of a serial handle. Accepts do not: they arrive through
     /// several lanes, and have no order.
-    pub(crate) fn takes_turns(&self) -> bool {
-        self.kind != CompletionKind::Accept
+    pub(crate) fn takes_turns(self) -> bool {
+        self != CompletionKind::Accept
     }
 }
 
 impl Drop for Completion {
+    #[inline]
     fn drop(&mut self) {
-        if self.takes_turns() {
+        if self.kind.takes_turns() {
             if let Some(handle) = &self.handle {
                 handle.completion_dropped();
             }

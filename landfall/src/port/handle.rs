@@ -270,23 +270,30 @@ impl Turn {
         }))
     }
 
-    /// Callers hold the lane's lock, so only `give_back` runs beside this.
+    /// Callers hold the lane's lock, so only `give_back` runs beside this, and only while it is taken.
     fn take(&self) -> bool {
-        let mut now = self.0.load(Ordering::Acquire);
-        loop {
-            let next = match now {
-                Self::NOT_SERIAL => return true,
-                Self::FREE => Self::OUT,
-                _ => Self::OUT_AND_HELD,
-            };
-            match self
-                .0
-                .compare_exchange_weak(now, next, Ordering::AcqRel, Ordering::Acquire)
-            {
-                Ok(_) => return next == Self::OUT,
-                Err(other) => now = other,
+        match self.0.load(Ordering::Acquire) {
+            Self::NOT_SERIAL => true,
+            Self::FREE => {
+                self.0.store(Self::OUT, Ordering::Relaxed);
+                true
             }
+            _ => self.take_behind(),
         }
+    }
+
+    /// Takes the turn if it has just come free, or notes that another one waits for it.
+    fn take_behind(&self) -> bool {
+        let free = self.0.compare_exchange(
+            Self::OUT,
+            Self::OUT_AND_HELD,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        ) == Err(Self::FREE);
+        if free {
+            self.0.store(Self::OUT, Ordering::Relaxed);
+        }
+        free
     }
 
     /// Returns whether a held-back completion is to be let out; the turn then stays taken.

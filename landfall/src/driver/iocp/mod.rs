@@ -37,10 +37,10 @@ use slab::Slab;
 use socket2::{Socket as SystemSocket, Type};
 
 use super::accept_stream::{STREAM_LANE, Streams};
-use super::buffers::Buffers;
 use super::file::FileRange;
 use super::refusal::{self, closed, not_listening};
 use super::{ABORTED, Driver, Sink, SocketRef, Submitted, SystemQueue, name};
+use crate::buffer::Pool;
 use crate::port::{
     BufferPolicy, Completion, GetError, Handle, Operation, OperationId, Posted, SubmitError,
 };
@@ -74,7 +74,7 @@ pub(crate) struct Iocp(Arc<Core>);
 struct Core {
     queue: Queue,
     extensions: Extensions,
-    buffers: Buffers,
+    buffers: Pool,
     sockets: Sockets,
     streams: Streams,
     deadlines: Deadlines,
@@ -97,7 +97,7 @@ impl Iocp {
         // The first socket of the process starts Winsock, before anything else needs it.
         let extensions = Extensions::look_up()?;
         let queue = Queue::new(concurrency)?;
-        let buffers = Buffers::new(buffers)?;
+        let buffers = Pool::new(buffers.size, buffers.count)?;
         Ok(Iocp(Arc::new_cyclic(|core| Core {
             queue,
             extensions,

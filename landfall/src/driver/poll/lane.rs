@@ -24,8 +24,8 @@ use super::complete::{self, Step};
 use super::file::Read;
 use super::op::{Kind, Op};
 use super::socket::Socket;
+use crate::buffer::Pool;
 use crate::driver::accept_stream::{AcceptStream, Streams};
-use crate::driver::buffers::Buffers;
 use crate::driver::{ABORTED, Sink, name};
 use crate::port::{BufferPolicy, Completion, OperationId};
 use crate::sync::atomic::AtomicBool;
@@ -51,7 +51,7 @@ enum Looker<'a> {
 pub(super) struct Lane {
     pub(super) index: usize,
     pub(super) streams: Arc<Streams>,
-    pub(super) buffers: Buffers,
+    pub(super) buffers: Pool,
     pub(super) state: Mutex<State>,
     /// Held by whoever waits, or looks, for events.
     poller: Mutex<Poller>,
@@ -189,7 +189,7 @@ impl Lane {
         Ok(Lane {
             index,
             streams,
-            buffers: Buffers::new(buffers)?,
+            buffers: Pool::new(buffers.size, buffers.count)?,
             state: Mutex::new(State {
                 ops: Slab::new(),
                 sockets: Slab::new(),

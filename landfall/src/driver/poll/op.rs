@@ -11,9 +11,9 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use socket2::{MaybeUninitSlice, SockAddr, SockRef, TcpKeepalive};
 
 use super::file::SendFile;
+use crate::buffer::Pool;
 use crate::buffer::{Buffer, filled};
 use crate::driver::accept_stream::AcceptStream;
-use crate::driver::buffers::Buffers;
 use crate::driver::file::{FileOp, FileRange};
 use crate::driver::ticket::Ticket;
 use crate::port::{CompletionKind, Handle, Operation, Payload, SocketOption};
@@ -184,7 +184,7 @@ impl Kind {
         &mut self,
         fd: &OwnedFd,
         datagram: bool,
-        buffers: &Buffers,
+        buffers: &Pool,
     ) -> io::Result<Received> {
         match self {
             Kind::Receive(vec) => {

@@ -7,8 +7,8 @@ use super::State;
 use super::network::Connection;
 use super::op::{Kind, Op};
 use super::socket::{Role, Socket};
+use crate::buffer::Pool;
 use crate::buffer::{Buffer, PooledBuffer};
-use crate::driver::buffers::Buffers;
 use crate::driver::direction::{Direction, may_go_out};
 use crate::driver::{ABORTED, SocketRef};
 use crate::port::{Accepted, Completion, Payload};
@@ -40,7 +40,7 @@ fn peer_of(connection: usize) -> SocketAddr {
 
 impl State {
     /// Does one of the things that are possible; `false`: nothing is.
-    pub(super) fn advance(&mut self, buffers: &Buffers) -> bool {
+    pub(super) fn advance(&mut self, buffers: &Pool) -> bool {
         let waiting: usize = self.ready.iter().map(VecDeque::len).sum();
         if waiting >= self.world.places {
             return false;
@@ -51,7 +51,7 @@ impl State {
     }
 
     /// Has one operation get on, if it can.
-    fn step(&mut self, key: u32, buffers: &Buffers) -> bool {
+    fn step(&mut self, key: u32, buffers: &Pool) -> bool {
         let op = &self.ops[key as usize];
         let cancelled = op.cancelled;
         if cancelled && self.rng.bool() {
@@ -269,7 +269,7 @@ impl State {
         true
     }
 
-    fn receive(&mut self, key: u32, buffers: &Buffers) -> bool {
+    fn receive(&mut self, key: u32, buffers: &Pool) -> bool {
         if self.socket_of(key).held.len() >= MOST_HELD {
             return false;
         }
@@ -299,7 +299,7 @@ impl State {
         true
     }
 
-    fn receive_some(&mut self, key: u32, available: usize, buffers: &Buffers) {
+    fn receive_some(&mut self, key: u32, available: usize, buffers: &Pool) {
         let room = match &self.ops[key as usize].kind {
             Kind::Readable => return self.end(key, 0, 0),
             Kind::Receive(vec) => vec.capacity() - vec.len(),

@@ -33,9 +33,9 @@ use parking_lot::Mutex;
 use slab::Slab;
 use socket2::Socket as SystemSocket;
 
-use super::buffers::Buffers;
 use super::refusal::{self, closed, not_listening};
 use super::{Driver, Sink, SocketRef, Submitted};
+use crate::buffer::Pool;
 use crate::port::{
     BufferPolicy, Completion, CompletionKind, Handle, Operation, OperationId, Packet, SubmitError,
 };
@@ -87,7 +87,7 @@ pub(crate) struct Sim(Arc<Shared>);
 /// What the driver shares with the other ends.
 struct Shared {
     state: Mutex<State>,
-    buffers: Buffers,
+    buffers: Pool,
     lanes: usize,
 }
 
@@ -131,7 +131,7 @@ impl Sim {
                 starved: false,
                 closed: false,
             }),
-            buffers: Buffers::new(world.buffers)?,
+            buffers: Pool::new(world.buffers.size, world.buffers.count)?,
             lanes: world.lanes,
         });
         Ok((Sim(shared.clone()), Network::new(shared)))

@@ -176,7 +176,7 @@ impl Network {
     pub(crate) fn leftovers(&self) -> Vec<String> {
         let state = self.0.state.lock();
         let ready: usize = state.ready.iter().map(VecDeque::len).sum();
-        let pieces = state.world.buffers.count.next_power_of_two();
+        let pieces = state.world.buffers.count;
         let counts = [
             ("sockets", state.sockets.len()),
             ("operations", state.ops.len()),

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::complete::{remove, retried};
 use super::lane::{self, Lane, State};
-use super::op::{AcceptOne, FirstData, Kind, NO_SOCKET, Op};
+use super::op::{AcceptOne, FirstData, Kind, NO_SOCKET};
 use super::receive::{Advance, Stage};
 use super::socket::{Place, Socket};
 use crate::buffer::Buffer;
@@ -18,6 +18,7 @@ use crate::driver::accept_stream::{self, AcceptStream};
 #[cfg(landfall_broken)]
 use crate::driver::broken::{self, Broken};
 use crate::driver::kind;
+use crate::driver::ticket::Ticket;
 use crate::port::Completion;
 
 /// Single accepts kept posted on each lane (as many as libuv posts on Windows): a burst of clients
@@ -66,8 +67,7 @@ pub(super) fn post(lane: &Lane, state: &mut State, stream: &Arc<AcceptStream>, w
         let slot = if multishot { None } else { state.slots.take() };
         let accept = AcceptOne::new(stream.clone(), slot, multishot);
         stream.live.fetch_add(1, Ordering::AcqRel);
-        let op = Op::new(Kind::Accept(accept), NO_SOCKET, 0, None);
-        let key = lane.insert(state, op);
+        let key = lane.insert(state, Kind::Accept(accept), NO_SOCKET, Ticket::default());
         state.accepting.push(key);
         lane.start(state, key, worker);
     }
@@ -132,7 +132,8 @@ pub(super) fn accepted(lane: &Lane, state: &mut State, key: u32, result: i32, mo
         lane.streams.fail(&stream);
     }
     forget(lane, state, key);
-    state.ready.extend(lane.streams.named.one_less(&stream));
+    let last = lane.streams.named.one_less(&stream);
+    last.into_iter().for_each(|last| state.hand_out(last));
 }
 
 /// Failures after which the accept is to be posted again: those of one connection, and the end of
@@ -180,13 +181,13 @@ fn connection(
         stage: Stage::Wait,
         deadline: 0,
     });
-    let waiting = lane.insert(state, Op::new(Kind::FirstData(first), socket, 0, None));
+    let waiting = lane.insert(state, Kind::FirstData(first), socket, Ticket::default());
     state.accepting.push(waiting);
     lane.start(state, waiting, true);
     let name = Lane::name(state, waiting);
     let time = Box::new(types::Timespec::from(time));
-    let deadline = Op::new(Kind::Deadline(time, name), NO_SOCKET, 0, None);
-    let deadline = lane.insert(state, deadline);
+    let deadline = Kind::Deadline(time, name);
+    let deadline = lane.insert(state, deadline, NO_SOCKET, Ticket::default());
     lane.start(state, deadline, true);
     let deadline = Lane::name(state, deadline);
     if let Kind::FirstData(first) = &mut state.ops[waiting as usize].kind {
@@ -207,7 +208,7 @@ fn hand_out(
         index: socket,
     };
     let connection = stream.connection(socket, peer, first_data);
-    state.ready.extend(connection);
+    connection.into_iter().for_each(|c| state.hand_out(c));
 }
 
 /// The first data of a connection has come, or will not.
@@ -240,7 +241,8 @@ pub(super) fn first_data(lane: &Lane, state: &mut State, key: u32, result: i32) 
             }
         }
     }
-    state.ready.extend(lane.streams.named.one_less(&stream));
+    let last = lane.streams.named.one_less(&stream);
+    last.into_iter().for_each(|last| state.hand_out(last));
 }
 
 /// The time for first data is over, or the wait for it was cancelled.

@@ -11,6 +11,7 @@ use super::socket::Socket;
 use crate::buffer::{Buffer, filled};
 use crate::driver::ABORTED;
 use crate::driver::direction::may_go_out;
+use crate::driver::ticket::Ticket;
 use crate::port::{Completion, Payload};
 
 /// Works one entry of the completion queue off.
@@ -209,7 +210,7 @@ fn sent(lane: &Lane, state: &mut State, key: u32, result: i32) {
     op.retries = 0;
     op.done += result as usize;
     let done = op.done;
-    if done >= op.length() || result == 0 {
+    if done >= op.kind.length() || result == 0 {
         end(lane, state, key, 0, done);
     } else if op.cancelled || state.closed {
         end_broken(lane, state, key, ABORTED);
@@ -231,7 +232,7 @@ pub(super) fn end_broken(lane: &Lane, state: &mut State, key: u32, code: i32) {
         socket.broken = Some(code).filter(|&code| code != ABORTED);
         behind = socket
             .sends
-            .take_waiting(|&key| ops[key as usize].sends_bytes());
+            .take_waiting(|&key| ops[key as usize].kind.sends_bytes());
     }
     end(lane, state, key, code, done);
     for key in behind {
@@ -270,32 +271,33 @@ fn connection_made(lane: &Lane, state: &mut State, key: u32) {
 }
 
 /// Gives out one completion of several.
-pub(super) fn step(lane: &Lane, state: &mut State, key: u32, bytes: usize, data: Buffer) {
+pub(super) fn step(lane: &Lane, state: &mut State, key: u32, data: Buffer) {
     let op = &mut state.ops[key as usize];
     let id = lane.id_of(op.generation, key);
-    let kind = op.completion_kind();
+    let kind = op.kind.completion_kind();
+    let bytes = data.len();
     let completion = op.ticket.step(id, kind, bytes, Payload::Buffer(data));
     deliver(state, completion);
 }
 
 /// Ends an operation with its final completion, which brings its memory.
 pub(super) fn end(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) {
-    end_with(lane, state, key, code, bytes, Op::payload);
-}
-
-/// As `end`, where the completion brings something else.
-pub(super) fn end_with(
-    lane: &Lane,
-    state: &mut State,
-    key: u32,
-    code: i32,
-    bytes: usize,
-    payload: impl FnOnce(Kind) -> Payload,
-) {
     let op = remove(lane, state, key);
     let id = lane.id_of(op.generation, key);
-    let kind = op.completion_kind();
-    let payload = payload(op.kind);
+    let kind = op.kind.completion_kind();
+    let payload = op.kind.payload();
+    deliver(state, op.ticket.finish(id, kind, code, bytes, payload));
+}
+
+/// As `end`, of a receive into memory that was found for it.
+pub(super) fn end_with(lane: &Lane, state: &mut State, key: u32, code: i32, data: Buffer) {
+    let op = remove(lane, state, key);
+    let id = lane.id_of(op.generation, key);
+    let (kind, bytes) = (op.kind.completion_kind(), data.len());
+    let payload = match bytes {
+        0 => Payload::None,
+        _ => Payload::Buffer(data),
+    };
     deliver(state, op.ticket.finish(id, kind, code, bytes, payload));
 }
 
@@ -305,11 +307,18 @@ pub(super) fn finish(lane: &Lane, state: &mut State, key: u32, code: i32) {
     end(lane, state, key, code, done);
 }
 
-/// Makes a completion ready to be taken, or holds it back while another of a serial handle is out.
+/// Hands a completion out, or holds it back while another of a serial handle is out.
+#[inline]
 fn deliver(state: &mut State, completion: Completion) {
-    if may_go_out(&completion) {
-        state.ready.push_back(completion);
-    } else if let Some(handle) = &completion.handle {
+    match may_go_out(&completion) {
+        true => state.hand_out(completion),
+        false => hold(state, completion),
+    }
+}
+
+#[cold]
+fn hold(state: &mut State, completion: Completion) {
+    if let Some(handle) = &completion.handle {
         let index = handle.socket().index as usize;
         state.sockets[index].held.push(completion);
     }
@@ -355,32 +364,34 @@ pub(super) fn withdraw(lane: &Lane, state: &mut State, key: u32) {
 /// Takes a finished operation out of the table, lets the next of its direction go, and closes the
 /// socket if that was waited for.
 pub(super) fn remove(lane: &Lane, state: &mut State, key: u32) -> Op {
-    let polled = matches!(state.ops[key as usize].kind, Kind::ReceiveStream(_))
-        && state.ops[key as usize].in_kernel;
-    left_kernel(state, key);
-    let op = match polled {
-        true => retire(lane, state, key),
+    let op = match state.ops[key as usize].in_kernel {
         false => state.ops.remove(key as usize),
+        true => remove_from_kernel(lane, state, key),
     };
     let Some(socket) = state.sockets.get_mut(op.socket as usize) else {
         return op;
     };
-    let next = next_of(socket, &op, key);
-    let close = socket.closing && socket.in_kernel == 0;
-    if let Some(next) = next {
+    if let Some(next) = next_of(socket, &op, key) {
         lane.start(state, next, true);
-    } else if close {
+    } else if socket.closing && socket.in_kernel == 0 {
         lane.close_now(state, op.socket, true);
     }
     op
 }
 
+fn remove_from_kernel(lane: &Lane, state: &mut State, key: u32) -> Op {
+    left_kernel(state, key);
+    match state.ops[key as usize].kind {
+        Kind::ReceiveStream(_) => retire(lane, state, key),
+        _ => state.ops.remove(key as usize),
+    }
+}
+
 /// Takes a stream of receives out of the table that leaves its poll with the kernel: the poll is
 /// told to end, uses none of our memory, and is nobody's concern any more.
 fn retire(lane: &Lane, state: &mut State, key: u32) -> Op {
-    let mut spent = Op::new(Kind::Spent, NO_SOCKET, 0, None);
     let op = &mut state.ops[key as usize];
-    spent.generation = op.generation;
+    let mut spent = Op::new(op.generation, Kind::Spent, NO_SOCKET, Ticket::default());
     spent.in_kernel = true;
     let op = std::mem::replace(op, spent);
     lane.cancel_in_kernel(state, key, true);
@@ -388,9 +399,9 @@ fn retire(lane: &Lane, state: &mut State, key: u32) -> Op {
 }
 
 fn next_of(socket: &mut Socket, op: &Op, key: u32) -> Option<u32> {
-    let direction = match op.is_send() {
+    let direction = match op.kind.is_send() {
         true => &mut socket.sends,
-        false if op.is_receive() => &mut socket.receives,
+        false if op.kind.is_receive() => &mut socket.receives,
         false => return None,
     };
     direction.leave(key)

@@ -21,7 +21,8 @@ use super::op::{Kind, Op};
 use super::receive::{self, Readable};
 use super::socket::{Place, Slots, Socket};
 use super::waiters::Waiters;
-use crate::driver::buffers::Buffers;
+use crate::buffer::Pool;
+use crate::driver::ticket::Ticket;
 use crate::driver::{ABORTED, Sink, name};
 use crate::port::{BufferPolicy, Completion, Facilities, OperationId};
 use crate::sync::atomic::AtomicBool;
@@ -51,7 +52,7 @@ pub(super) struct Lane {
     pub(super) ring: IoUring,
     /// Places in the ring's own table of sockets.
     pub(super) table: u32,
-    pub(super) buffers: Buffers,
+    pub(super) buffers: Pool,
     pub(super) facilities: Facilities,
     pub(super) streams: Arc<Streams>,
     pub(super) state: Mutex<State>,
@@ -69,6 +70,9 @@ pub(super) struct State {
     pub(super) accepting: Vec<u32>,
     /// Completions ready to be taken, ahead of what the ring holds.
     pub(super) ready: VecDeque<Completion>,
+    /// Where the next completions go instead, while somebody takes some, and how many that are.
+    taken: Vec<Completion>,
+    wanted: usize,
     /// Entries that found no room, or come from threads that may not submit themselves.
     backlog: VecDeque<Entry>,
     pub(super) closed: bool,
@@ -80,6 +84,25 @@ impl State {
     /// completions to take, or sockets to receive from.
     fn has_left(&self) -> bool {
         !self.ready.is_empty() || !self.readable.is_empty()
+    }
+
+    /// Swaps the vector that a taker has for the state's own, and back.
+    fn lend(&mut self, sink: &mut Sink<'_>) {
+        if let Sink::Many(taken) = sink {
+            std::mem::swap(*taken, &mut self.taken);
+        }
+    }
+
+    /// Hands a completion to whoever takes some, or makes it ready for the next to come.
+    #[inline]
+    pub(super) fn hand_out(&mut self, completion: Completion) {
+        match self.wanted {
+            0 => self.ready.push_back(completion),
+            _ => {
+                self.wanted -= 1;
+                self.taken.push(completion);
+            }
+        }
     }
 }
 
@@ -102,7 +125,7 @@ impl Lane {
             index,
             ring,
             table,
-            buffers: Buffers::new(buffers)?,
+            buffers: Pool::new(buffers.size, buffers.count)?,
             facilities: Facilities {
                 direct_descriptors: table > 0,
                 ..facilities
@@ -114,7 +137,9 @@ impl Lane {
                 slots: Slots::new(table),
                 readable: Readable::default(),
                 accepting: Vec::new(),
-                ready: VecDeque::with_capacity(64),
+                ready: VecDeque::new(),
+                taken: Vec::with_capacity(1),
+                wanted: 0,
                 backlog: VecDeque::new(),
                 closed: false,
                 generation: 0,
@@ -157,10 +182,12 @@ impl Lane {
     }
 
     /// Puts an operation into the table. Its entry is still to be pushed.
-    pub(super) fn insert(&self, state: &mut State, mut op: Op) -> u32 {
+    #[inline]
+    pub(super) fn insert(&self, state: &mut State, kind: Kind, socket: u32, ticket: Ticket) -> u32 {
         state.generation = state.generation.wrapping_add(1);
-        op.generation = state.generation;
-        let key = state.ops.insert(op);
+        let entry = state.ops.vacant_entry();
+        let key = entry.key();
+        entry.insert(Op::new(state.generation, kind, socket, ticket));
         debug_assert!(key < name::MOST, "see has_room");
         key as u32
     }
@@ -183,25 +210,22 @@ impl Lane {
 
     /// Hands an operation, or the rest of it, to the kernel.
     pub(super) fn start(&self, state: &mut State, key: u32, worker: bool) {
-        let name = Self::name(state, key);
-        let op = &mut state.ops[key as usize];
+        let State { ops, sockets, .. } = state;
+        let op = &mut ops[key as usize];
         let target = match &op.kind {
             // Names its listener itself.
             Kind::Accept(_) | Kind::Deadline(..) => super::socket::Target::plain(-1),
-            _ => match state.sockets[op.socket as usize].target() {
-                Some(target) => target,
-                None => {
-                    complete::finish(self, state, key, ABORTED);
-                    return;
-                }
-            },
-        };
-        if !op.in_kernel {
-            op.in_kernel = true;
-            if let Some(socket) = state.sockets.get_mut(op.socket as usize) {
-                socket.in_kernel += 1;
+            _ => {
+                let socket = &mut sockets[op.socket as usize];
+                let Some(target) = socket.target() else {
+                    return complete::finish(self, state, key, ABORTED);
+                };
+                socket.in_kernel += u32::from(!op.in_kernel);
+                target
             }
-        }
+        };
+        op.in_kernel = true;
+        let name = user_data::tagged(user_data::OPERATION, name::of(op.generation, key));
         let entry = op.entry(target, self.facilities.zero_copy).user_data(name);
         self.push(state, entry, worker);
     }
@@ -281,8 +305,11 @@ impl Lane {
     }
 
     pub(super) fn reap(&self, max: usize, sink: &mut Sink<'_>) -> usize {
+        if max == 0 {
+            return 0;
+        }
         let (taken, left) = self.take(max, sink);
-        if taken > 0 || !left || max == 0 {
+        if taken > 0 || !left {
             return taken;
         }
         // Sockets to receive from: what they have is there at once.
@@ -293,23 +320,35 @@ impl Lane {
     /// Takes completions. Returns how many, and whether there is more that the ring does not show.
     fn take(&self, max: usize, sink: &mut Sink<'_>) -> (usize, bool) {
         let mut state = self.state.lock();
-        let woken = self.work_off(&mut state, max);
-        let taken = max.min(state.ready.len());
-        state.ready.drain(..taken).for_each(|next| sink.push(next));
+        state.lend(sink);
+        state.wanted = max;
+        while state.wanted > 0 {
+            let Some(completion) = state.ready.pop_front() else {
+                break;
+            };
+            state.hand_out(completion);
+        }
+        let woken = self.work_off(&mut state, |state| state.wanted > 0);
+        let taken = max - std::mem::take(&mut state.wanted);
+        state.lend(sink);
+        if let Some(one) = state.taken.pop() {
+            sink.push(one);
+        }
         let left = state.has_left();
         drop(state);
         self.waiters.taken(left, woken, || self.post_wake());
         (taken, left)
     }
 
-    /// Works off what the ring has until so many completions are ready. Returns whether a wake was
-    /// among it.
-    fn work_off(&self, state: &mut MutexGuard<'_, State>, ready: usize) -> bool {
+    /// Works off what the ring has, as long as `more` is wanted. Returns whether a wake was among
+    /// it.
+    #[inline]
+    fn work_off(&self, state: &mut MutexGuard<'_, State>, more: impl Fn(&State) -> bool) -> bool {
         // SAFETY: the lane's lock, which the guard shows, makes this the only use of the completion
         // queue's head.
         let mut queue = unsafe { self.ring.completion_shared() };
         let mut woken = false;
-        while state.ready.len() < ready {
+        while more(state) {
             let Some(cqe) = queue.next() else {
                 break;
             };
@@ -453,7 +492,7 @@ impl Lane {
     /// Works off everything that the ring has, so that an answer among it is seen.
     pub(super) fn drain(&self) {
         let mut state = self.state.lock();
-        let woken = self.work_off(&mut state, usize::MAX);
+        let woken = self.work_off(&mut state, |_| true);
         let left = state.has_left();
         drop(state);
         self.waiters.taken(left, woken, || self.post_wake());
@@ -579,8 +618,9 @@ mod tests {
         }
     }
 
-    fn some_operation() -> Op {
-        Op::new(Kind::Readable, super::super::op::NO_SOCKET, 0, None)
+    fn insert(lane: &Lane, state: &mut State) -> u32 {
+        let nowhere = super::super::op::NO_SOCKET;
+        lane.insert(state, Kind::Readable, nowhere, Ticket::default())
     }
 
     #[test]
@@ -590,14 +630,14 @@ mod tests {
             return;
         };
         let state = &mut *lane.state.lock();
-        let key = lane.insert(state, some_operation());
+        let key = insert(&lane, state);
         let stale = Lane::name(state, key);
         assert_eq!(Lane::find(state, stale), Some(key));
         state.ops.remove(key as usize);
         // As after so many more operations, of which the last has the place of the first.
         for operations in [1, 1 << 16, 1 << 24, u32::MAX - 1] {
             state.generation = user_data::generation(stale).wrapping_add(operations - 1);
-            assert_eq!(lane.insert(state, some_operation()), key);
+            assert_eq!(insert(&lane, state), key);
             assert_eq!(Lane::find(state, stale), None, "{operations} later");
             state.ops.remove(key as usize);
         }

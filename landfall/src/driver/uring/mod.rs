@@ -30,12 +30,13 @@ use super::accept_stream::{AcceptStream, STREAM_LANE};
 use super::file::{FileOp, FileRange};
 use super::kind::{Listener, SocketKind};
 use super::refusal::{self, closed, not_listening};
+use super::ticket::Ticket;
 use super::{Driver, Settings, Sink, SocketRef, Submitted};
 use crate::port::{Handle, Operation, OperationId, SubmitError};
 use accept::Streams;
 use file::SendFile;
 use lane::{Lane, State};
-use op::{Connect, Installed, Kind, Message, Op, Options};
+use op::{Connect, Installed, Kind, Message, Options};
 use receive::{Stage, Stream};
 use socket::{Place, Socket};
 
@@ -258,10 +259,10 @@ impl Driver for Uring {
             return Err(SubmitError { error, operation });
         }
         let kind = kind_of(entry, operation);
-        let op = Op::new(kind, socket.index, token, Some(handle.clone()));
-        let (is_send, is_receive) = (op.is_send(), op.is_receive());
-        let sends_bytes = op.sends_bytes();
-        let key = lane.insert(&mut state, op);
+        let (is_send, is_receive) = (kind.is_send(), kind.is_receive());
+        let sends_bytes = kind.sends_bytes();
+        let ticket = Ticket::new(Some(handle.clone()), token);
+        let key = lane.insert(&mut state, kind, socket.index, ticket);
         let id = lane.id_of(state.generation, key);
         let entry = &mut state.sockets[socket.index as usize];
         if let Some(code) = entry.broken.filter(|_| sends_bytes) {
@@ -376,8 +377,8 @@ impl Driver for Uring {
             if state.closed {
                 return Err(closed());
             }
-            let op = Op::new(Kind::Install(answer.clone()), socket.index, 0, None);
-            let key = lane.insert(&mut state, op);
+            let kind = Kind::Install(answer.clone());
+            let key = lane.insert(&mut state, kind, socket.index, Ticket::default());
             lane.start(&mut state, key, true);
         }
         let answer = loop {

@@ -16,7 +16,7 @@ use crate::buffer::Buffer;
 use crate::driver::accept_stream::AcceptStream;
 use crate::driver::file::FileOp;
 use crate::driver::ticket::Ticket;
-use crate::port::{CompletionKind, Handle, Payload, SocketOption};
+use crate::port::{CompletionKind, Payload, SocketOption};
 
 /// The socket of an operation that belongs to none of its lane.
 pub(super) const NO_SOCKET: u32 = u32::MAX;
@@ -304,22 +304,9 @@ impl Installed {
     }
 }
 
-impl Op {
-    pub(super) fn new(kind: Kind, socket: u32, token: usize, handle: Option<Handle>) -> Self {
-        Op {
-            generation: 0,
-            cancelled: false,
-            in_kernel: false,
-            retries: 0,
-            done: 0,
-            ticket: Ticket::new(handle, token),
-            socket,
-            kind,
-        }
-    }
-
+impl Kind {
     pub(super) fn completion_kind(&self) -> CompletionKind {
-        match &self.kind {
+        match self {
             Kind::Receive(_)
             | Kind::ReceiveDatagram(..)
             | Kind::ReceiveOnce { .. }
@@ -340,7 +327,7 @@ impl Op {
     /// Whether the socket's order of sends applies.
     pub(super) fn is_send(&self) -> bool {
         matches!(
-            self.kind,
+            self,
             Kind::Send(_)
                 | Kind::SendZeroCopy(..)
                 | Kind::SendVectored(..)
@@ -352,7 +339,7 @@ impl Op {
 
     pub(super) fn is_receive(&self) -> bool {
         matches!(
-            self.kind,
+            self,
             Kind::Receive(_)
                 | Kind::ReceiveDatagram(..)
                 | Kind::ReceiveOnce { .. }
@@ -364,14 +351,14 @@ impl Op {
     /// Whether bytes are sent.
     pub(super) fn sends_bytes(&self) -> bool {
         matches!(
-            self.kind,
+            self,
             Kind::Send(_) | Kind::SendZeroCopy(..) | Kind::SendVectored(..) | Kind::SendFile(_)
         )
     }
 
     /// Bytes that a send has to send.
     pub(super) fn length(&self) -> usize {
-        match &self.kind {
+        match self {
             Kind::Send(buffer) | Kind::SendZeroCopy(buffer, _) => buffer.len(),
             Kind::SendVectored(buffers, _) => buffers.iter().map(|buffer| buffer.len()).sum(),
             _ => 0,
@@ -379,8 +366,8 @@ impl Op {
     }
 
     /// The memory to give back with the final completion.
-    pub(super) fn payload(kind: Kind) -> Payload {
-        match kind {
+    pub(super) fn payload(self) -> Payload {
+        match self {
             Kind::Receive(buffer) | Kind::ReceiveDatagram(buffer, _) => {
                 Payload::Buffer(Buffer::Vec(buffer))
             }
@@ -388,6 +375,22 @@ impl Op {
             Kind::SendVectored(buffers, _) => Payload::Buffers(buffers),
             Kind::File(op) => op.payload(),
             _ => Payload::None,
+        }
+    }
+}
+
+impl Op {
+    #[inline]
+    pub(super) fn new(generation: u32, kind: Kind, socket: u32, ticket: Ticket) -> Self {
+        Op {
+            generation,
+            cancelled: false,
+            in_kernel: false,
+            retries: 0,
+            done: 0,
+            ticket,
+            socket,
+            kind,
         }
     }
 

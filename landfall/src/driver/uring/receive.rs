@@ -14,11 +14,10 @@ use io_uring::{cqueue, opcode, types};
 use super::complete::{code, end, end_with, finish, retried, step};
 use super::lane::{Lane, State, user_data};
 use super::op::{Kind, poll_entry};
+use crate::buffer::Pool;
 use crate::buffer::{Buffer, filled};
 use crate::driver::ABORTED;
-use crate::driver::buffers::Buffers;
 use crate::driver::name;
-use crate::port::Payload;
 
 /// Receives under way at a time in a lane.
 const AT_A_TIME: usize = 32;
@@ -31,7 +30,7 @@ const MOST_HELD: usize = 8;
 pub(super) struct Room(Buffer);
 
 impl Room {
-    fn new(buffers: &Buffers) -> Self {
+    fn new(buffers: &Pool) -> Self {
         Room(match buffers.take() {
             Some(pooled) => Buffer::Pooled(pooled),
             None => Buffer::Vec(Vec::with_capacity(buffers.size())),
@@ -92,7 +91,7 @@ impl Stage {
         }
     }
 
-    pub(super) fn advance(&mut self, result: i32, buffers: &Buffers) -> Advance {
+    pub(super) fn advance(&mut self, result: i32, buffers: &Pool) -> Advance {
         match std::mem::replace(self, Stage::Wait) {
             Stage::Wait if result < 0 => Advance::Failed,
             Stage::Wait => {
@@ -132,11 +131,7 @@ pub(super) fn once(lane: &Lane, state: &mut State, key: u32, result: i32) {
             // Of a datagram the system tells how long it was.
             let truncated = datagram && result as usize > data.len();
             let code = if truncated { libc::EMSGSIZE } else { 0 };
-            let bytes = data.len();
-            end_with(lane, state, key, code, bytes, |_| match bytes {
-                0 => Payload::None,
-                _ => Payload::Buffer(data),
-            });
+            end_with(lane, state, key, code, data);
         }
     }
 }
@@ -258,7 +253,7 @@ pub(super) fn received(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) {
             stream.noticed |= !all || cqueue::sock_nonempty(cqe.flags());
             // Where one is held back, this one will be.
             stream.paused = socket.held.len() + 1 >= MOST_HELD;
-            step(lane, state, key, bytes, room.filled(bytes));
+            step(lane, state, key, room.filled(bytes));
         }
         again if [libc::EAGAIN, libc::EINTR, libc::ECANCELED].contains(&-again) => {
             stream.hung_up = false;
