@@ -79,9 +79,33 @@ fn a_switch_in_the_environment_can_be_off() {
         let outcome = load_with(&[("LANDFALL_JSON", on)], &[]).expect_code(1);
         assert_eq!(outcome.json()["refused"], 1, "{on}");
     }
-    load_with(&[("LANDFALL_JSON", "perhaps")], &[])
-        .expect_code(2)
-        .expect_message(&["perhaps", "--json", "the environment has: LANDFALL_JSON"]);
+}
+
+#[test]
+fn a_wrong_value_in_the_environment_is_told_by_its_variable_and_what_that_takes() {
+    let cases = [
+        (
+            ("LANDFALL_JSON", "maybe"),
+            "it takes 1, true, yes or on, and 0, false, no or off",
+        ),
+        (
+            ("LANDFALL_DRIVER", "nonsense"),
+            "it takes auto, uring, poll or iocp",
+        ),
+        (
+            ("LANDFALL_WORKERS", "many"),
+            "`many` is not a count: write a whole number such as 36000, 30k or 1M",
+        ),
+    ];
+    for ((variable, value), reason) in cases {
+        let sentence =
+            format!("error: invalid value '{value}' for {variable} in the environment: ");
+        let outcome = load_with(&[(variable, value)], &[]).expect_code(2);
+        outcome.expect_message(&[&(sentence + reason + "\n")]);
+    }
+    // What is wrong on the command line is no fault of the environment.
+    let outcome = load_with(&[("LANDFALL_WORKERS", "2")], &["--rate", "much"]).expect_code(2);
+    assert!(!outcome.stderr.contains("environment"), "{outcome:#?}");
 }
 
 #[test]
