@@ -163,7 +163,8 @@ impl Server {
     }
 
     /// Ends waits for a connection without traffic, after this time; see
-    /// [`TcpStream::set_idle_timeout`]. The handler gets the error.
+    /// [`TcpStream::set_idle_timeout`]. The handler gets the error, which
+    /// [`is_idle_timeout`](crate::net::is_idle_timeout) tells from others.
     pub fn idle_timeout(mut self, time: Duration) -> Self {
         self.limits.idle = Some(time);
         self
@@ -331,8 +332,10 @@ pub struct Stats {
     pub active: u64,
     /// Connections that had come when the server ended, and were closed without being served.
     pub refused: u64,
-    /// Handlers that returned an error.
+    /// Handlers that returned an error, but for those of idle connections.
     pub failed: u64,
+    /// Handlers that returned the error of the [idle timeout](Server::idle_timeout).
+    pub timed_out: u64,
     /// Handlers that panicked.
     pub panicked: u64,
     /// Accepts that failed, for want of descriptors or memory as a rule.
