@@ -1,7 +1,8 @@
 //! The command line and the environment, put together. What is given on the command line wins over
 //! what the environment says against it.
 
-use std::ffi::OsString;
+use std::error::Error as _;
+use std::ffi::{OsStr, OsString};
 
 use clap::builder::{BoolishValueParser, FalseyValueParser, Resettable, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -51,7 +52,7 @@ fn with_environment(command: Command, given: &[Id]) -> Command {
     }
     command.mut_args(|arg| {
         let arg = match is_switch(&arg) {
-            true => arg.value_parser(BoolishValueParser::new()),
+            true => arg.value_parser(parse_switch),
             false => arg,
         };
         match says_nothing(&arg) || contradicted.contains(arg.get_id()) {
@@ -59,6 +60,12 @@ fn with_environment(command: Command, given: &[Id]) -> Command {
             false => arg,
         }
     })
+}
+
+fn parse_switch(text: &str) -> Result<bool, String> {
+    BoolishValueParser::new()
+        .parse_ref(&Command::new(""), None, OsStr::new(text))
+        .map_err(|_| String::from("it takes 1, true, yes or on, and 0, false, no or off"))
 }
 
 fn is_switch(arg: &Arg) -> bool {
@@ -86,10 +93,8 @@ fn explain(mut error: Error, command: &Command, words: &[OsString], given: &[Id]
     };
     let problem = match error.kind() {
         ErrorKind::UnknownArgument => negative(&error, words),
-        ErrorKind::ArgumentConflict
-        | ErrorKind::InvalidUtf8
-        | ErrorKind::InvalidValue
-        | ErrorKind::ValueValidation => from_environment(&error, sub, given),
+        ErrorKind::InvalidValue | ErrorKind::ValueValidation => in_variable(&error, sub, given),
+        ErrorKind::ArgumentConflict | ErrorKind::InvalidUtf8 => beside(&error, sub, given),
         _ => None,
     };
     match problem {
@@ -135,8 +140,43 @@ fn negative(error: &Error, words: &[OsString]) -> Option<String> {
     })
 }
 
+/// What a variable of the environment holds is wrong.
+fn in_variable(error: &Error, command: &Command, given: &[Id]) -> Option<String> {
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue) else {
+        return None;
+    };
+    let variable = command
+        .get_arguments()
+        .filter(|arg| !given.contains(arg.get_id()))
+        .find(|arg| arg.to_string() == *flag)
+        .and_then(Arg::get_env)?;
+    let reason = match error.get(ContextKind::ValidValue) {
+        Some(ContextValue::Strings(names)) => takes(names),
+        _ => error.source()?.to_string(),
+    };
+    Some(wrong_variable(&variable.to_string_lossy(), value, &reason))
+}
+
+/// Says of a variable of the environment that it is wrong, and why.
+pub fn wrong_variable(variable: &str, value: &str, reason: &str) -> String {
+    format!("invalid value '{value}' for {variable} in the environment: {reason}")
+}
+
+/// Lists all that something takes.
+pub fn takes(names: &[impl AsRef<str>]) -> String {
+    let names: Vec<_> = names.iter().map(AsRef::as_ref).collect();
+    match names.split_last() {
+        Some((last, [])) => format!("it takes {last}"),
+        Some((last, others)) => format!("it takes {} or {last}", others.join(", ")),
+        None => String::from("it takes nothing"),
+    }
+}
+
 /// The message, and which variables the reader may have forgotten.
-fn from_environment(error: &Error, command: &Command, given: &[Id]) -> Option<String> {
+fn beside(error: &Error, command: &Command, given: &[Id]) -> Option<String> {
     let variables: Vec<_> = command
         .get_arguments()
         .filter(|arg| !given.contains(arg.get_id()))

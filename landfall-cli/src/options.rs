@@ -9,19 +9,20 @@ use landfall::runtime::Runtime;
 #[cfg(unix)]
 use rustix::process::{Signal, set_parent_process_death_signal};
 
+use crate::command_line::{takes, wrong_variable};
 use crate::exit::Failure;
 use crate::system::signals::StopRequest;
 use crate::units::parse_count;
 
-/// Chooses the driver unless a flag does.
-const VARIABLE: &str = "LANDFALL_DRIVER";
+/// Chooses the driver unless a flag does: here, and in the library.
+pub const DRIVER_VARIABLE: &str = "LANDFALL_DRIVER";
 
 /// How the completion port is set up.
 #[derive(Args, Clone, Debug)]
 pub struct RuntimeOptions {
     /// What drives the port
     #[arg(
-        long, value_enum, default_value_t = Driver::Auto, env = VARIABLE,
+        long, value_enum, default_value_t = Driver::Auto, env = DRIVER_VARIABLE,
         help_heading = "Port"
     )]
     pub driver: Driver,
@@ -102,9 +103,11 @@ pub enum Driver {
 }
 
 impl Driver {
-    /// The library's name for it.
-    pub fn choice(self) -> DriverChoice {
+    /// The library's name for it. What the variable asks for is left to the library, which asks the
+    /// variable too and names it in what it says.
+    fn choice(self) -> DriverChoice {
         match self {
+            _ if self.is_in_variable() => DriverChoice::Auto,
             Self::Auto => DriverChoice::Auto,
             Self::Uring => DriverChoice::Uring,
             Self::Poll => DriverChoice::Poll,
@@ -113,27 +116,45 @@ impl Driver {
     }
 
     /// Refuses a driver that this system cannot have.
-    pub fn check(self) -> Result<(), Failure> {
-        let is_here = match self {
+    fn check(self) -> Result<(), Failure> {
+        let driver = self.or_of_variable()?;
+        let is_here = match driver {
             Self::Auto => true,
             Self::Uring => cfg!(target_os = "linux"),
             Self::Poll => cfg!(unix),
             Self::Iocp => cfg!(windows),
         };
-        match is_here {
-            true => Ok(()),
-            false => {
-                let by_variable = std::env::var(VARIABLE).is_ok_and(|name| name == self.name());
-                let whose = match by_variable {
-                    true => format!(" ({VARIABLE} asks for it)"),
-                    false => String::new(),
-                };
-                Err(Failure::usage(format!(
-                    "there is no driver `{}` on this system{whose}; leave it to `auto`",
-                    self.name()
-                )))
-            }
+        if is_here {
+            return Ok(());
         }
+        let whose = match driver.is_in_variable() {
+            true => format!(" ({DRIVER_VARIABLE} asks for it)"),
+            false => String::new(),
+        };
+        Err(Failure::usage(format!(
+            "there is no driver `{}` on this system{whose}; leave it to `auto`",
+            driver.name()
+        )))
+    }
+
+    /// The one that the variable names, which the library asks where the choice is left to it.
+    fn or_of_variable(self) -> Result<Self, Failure> {
+        let name = std::env::var_os(DRIVER_VARIABLE).unwrap_or_default();
+        if self != Self::Auto || name.is_empty() {
+            return Ok(self);
+        }
+        let name = name.to_string_lossy();
+        Self::from_str(&name, false).map_err(|_| {
+            let names: Vec<_> = Self::value_variants()
+                .iter()
+                .map(|driver| driver.name())
+                .collect();
+            Failure::usage(wrong_variable(DRIVER_VARIABLE, &name, &takes(&names)))
+        })
+    }
+
+    fn is_in_variable(self) -> bool {
+        std::env::var(DRIVER_VARIABLE).is_ok_and(|name| name == self.name())
     }
 
     /// The word for it on the command line.

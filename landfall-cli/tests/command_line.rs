@@ -2,8 +2,14 @@
 
 mod support;
 
+#[cfg(target_os = "linux")]
+use std::collections::BTreeMap;
 use std::net::TcpListener;
+#[cfg(target_os = "linux")]
+use std::{process::Command, thread};
 
+#[cfg(target_os = "linux")]
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use support::{Outcome, Running, landfall, run};
 
 /// A load of one connection that nobody answers, whose settings are what matters.
@@ -79,9 +85,33 @@ fn a_switch_in_the_environment_can_be_off() {
         let outcome = load_with(&[("LANDFALL_JSON", on)], &[]).expect_code(1);
         assert_eq!(outcome.json()["refused"], 1, "{on}");
     }
-    load_with(&[("LANDFALL_JSON", "perhaps")], &[])
-        .expect_code(2)
-        .expect_message(&["perhaps", "--json", "the environment has: LANDFALL_JSON"]);
+}
+
+#[test]
+fn a_wrong_value_in_the_environment_is_told_by_its_variable_and_what_that_takes() {
+    let cases = [
+        (
+            ("LANDFALL_JSON", "maybe"),
+            "it takes 1, true, yes or on, and 0, false, no or off",
+        ),
+        (
+            ("LANDFALL_DRIVER", "nonsense"),
+            "it takes auto, uring, poll or iocp",
+        ),
+        (
+            ("LANDFALL_WORKERS", "many"),
+            "`many` is not a count: write a whole number such as 36000, 30k or 1M",
+        ),
+    ];
+    for ((variable, value), reason) in cases {
+        let sentence =
+            format!("error: invalid value '{value}' for {variable} in the environment: ");
+        let outcome = load_with(&[(variable, value)], &[]).expect_code(2);
+        outcome.expect_message(&[&(sentence + reason + "\n")]);
+    }
+    // What is wrong on the command line is no fault of the environment.
+    let outcome = load_with(&[("LANDFALL_WORKERS", "2")], &["--rate", "much"]).expect_code(2);
+    assert!(!outcome.stderr.contains("environment"), "{outcome:#?}");
 }
 
 #[test]
@@ -129,6 +159,79 @@ fn threads_that_the_system_refuses_are_named_as_such() {
         .finish()
         .expect_code(4)
         .expect_message(&["cannot start a thread", "of the runtime", "fewer workers"]);
+}
+
+#[test]
+fn a_driver_left_to_a_variable_that_names_none_is_a_mistake() {
+    for words in [
+        &["serve", "127.0.0.1:0"][..],
+        &["load", "127.0.0.1:9", "-c", "1"],
+        &["demo", "-c", "1"],
+    ] {
+        for (value, part) in [
+            (
+                "nonsense",
+                "'nonsense' for LANDFALL_DRIVER in the environment: it takes auto, uring, poll or iocp",
+            ),
+            (
+                "iocp",
+                "no driver `iocp` on this system (LANDFALL_DRIVER asks for it)",
+            ),
+        ] {
+            let mut command = landfall(&[words, &["--driver", "auto"]].concat());
+            command.env("LANDFALL_DRIVER", value);
+            let outcome = Running::start(command).finish().expect_code(2);
+            let outcome = outcome.expect_message(&[part]);
+            assert_eq!(outcome.stderr.matches("error:").count(), 1, "{outcome:#?}");
+        }
+    }
+}
+
+/// Runs a command where io_uring is forbidden, as under a container's profile.
+#[cfg(target_os = "linux")]
+fn run_without_io_uring(command: Command) -> Outcome {
+    let forbidden = BTreeMap::from([(libc::SYS_io_uring_setup, vec![])]);
+    let forbid = SeccompAction::Errno(libc::EPERM as u32);
+    let processor = std::env::consts::ARCH.try_into().expect("a known one");
+    let filter = SeccompFilter::new(forbidden, SeccompAction::Allow, forbid, processor);
+    let program: BpfProgram = filter.expect("a filter").try_into().expect("a program");
+    // What a thread starts is bound by the thread's filter.
+    let thread = thread::spawn(move || {
+        seccompiler::apply_filter(&program).expect("a thread may restrict itself");
+        Running::start(command).finish()
+    });
+    thread.join().expect("it runs")
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_driver_that_the_system_forbids_is_refused_naming_who_asked_for_it() {
+    for words in [&["serve", "127.0.0.1:0"][..], &["demo", "-c", "1"]] {
+        for flags in [&[][..], &["--driver", "auto"]] {
+            let mut command = landfall(&[words, flags].concat());
+            command.env("LANDFALL_DRIVER", "uring");
+            run_without_io_uring(command)
+                .expect_code(1)
+                .expect_message(&["LANDFALL_DRIVER asks for `uring`", "permit it"]);
+        }
+        let by_flag = landfall(&[words, &["--driver", "uring"]].concat());
+        let outcome = run_without_io_uring(by_flag).expect_code(1);
+        assert!(!outcome.stderr.contains("LANDFALL_DRIVER"), "{outcome:#?}");
+    }
+}
+
+#[test]
+fn both_processes_of_a_demo_have_the_driver_that_the_variable_asks_for() {
+    for flags in [&[][..], &["--driver", "auto"]] {
+        let words = ["demo", "-c", "1", "--interval", "10ms", "--json"];
+        let mut command = landfall(&[&words, flags].concat());
+        command.env("LANDFALL_DRIVER", "poll");
+        let json = Running::start(command).finish().expect_code(0).json();
+        for process in [&json["serve"], &json["load"]] {
+            assert_eq!(process["driver"], "poll", "{json:#}");
+            assert_eq!(process["driver_reason"], "LANDFALL_DRIVER asks for it");
+        }
+    }
 }
 
 #[test]

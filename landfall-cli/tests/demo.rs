@@ -5,7 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, test_kill_process};
-use support::{PATIENCE, Running, landfall, run};
+use support::{Outcome, PATIENCE, Running, landfall, run};
 
 #[test]
 fn echo_is_verified_and_both_columns_are_shown() {
@@ -136,25 +136,45 @@ fn wait_until_gone(processes: &[Pid]) {
     }
 }
 
+/// A demo of many messages, sent a signal in the middle of them.
+fn interrupted(flags: &[&str]) -> Outcome {
+    let words = "demo -c 100 --messages 1000 --interval 100ms".split(' ');
+    let words: Vec<_> = words.chain(flags.iter().copied()).collect();
+    let mut demo = Running::start(landfall(&words));
+    let children = wait_for_children(&demo);
+    demo.stderr_after("sending: ");
+    demo.signal(Signal::INT);
+    let outcome = demo.finish().expect_code(0);
+    wait_until_gone(&children);
+    outcome
+}
+
 #[test]
 fn a_signal_ends_both_processes_and_still_gives_the_result() {
-    let demo = Running::start(landfall(&[
-        "demo",
-        "-c",
-        "100",
-        "--messages",
-        "1000",
-        "--interval",
-        "100ms",
-        "--json",
-    ]));
-    let children = wait_for_children(&demo);
-    std::thread::sleep(Duration::from_millis(500));
-    demo.signal(Signal::INT);
-    let json = demo.finish().expect_code(0).json();
+    let json = interrupted(&["--json"]).json();
     assert_eq!(json["load"]["interrupted"], true);
     assert_eq!(json["load"]["lost"], 0);
-    wait_until_gone(&children);
+}
+
+#[test]
+fn a_result_says_whether_a_signal_ended_the_run() {
+    let row = |outcome: &Outcome| {
+        let mut rows = outcome.stdout.lines();
+        let row = rows.find(|line| line.starts_with("interrupted"))?;
+        Some(
+            row.split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>(),
+        )
+    };
+    let outcome = interrupted(&[]);
+    assert_eq!(row(&outcome).expect("a row"), ["interrupted", "-", "yes"]);
+    assert_eq!(interrupted(&["--json"]).json()["interrupted"], true);
+    let flags = ["demo", "-c", "5", "--interval", "10ms"];
+    let outcome = run(&flags).expect_code(0);
+    assert_eq!(row(&outcome), None);
+    let outcome = run(&[&flags[..], &["--json"]].concat()).expect_code(0);
+    assert_eq!(outcome.json()["interrupted"], false);
 }
 
 #[test]

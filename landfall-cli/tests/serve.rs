@@ -263,8 +263,9 @@ fn a_connection_beyond_the_limit_waits_for_a_place() {
 
 #[test]
 fn an_idle_connection_is_closed() {
-    let (_server, address) = serve(&["--idle-timeout", "300ms"]);
+    let (server, address) = serve(&["--idle-timeout", "300ms", "-v"]);
     let mut stream = connect(&address);
+    let own = stream.local_addr().unwrap();
     let began = Instant::now();
     let mut nothing = Vec::new();
     // Closed or reset, but ended.
@@ -275,6 +276,36 @@ fn an_idle_connection_is_closed() {
         "{:?}",
         began.elapsed()
     );
+    server.signal(Signal::TERM);
+    let outcome = server.finish().expect_code(0);
+    let farewell = format!("{own} was closed after 0 bytes: it was idle for too long");
+    let outcome = outcome.expect_message(&[&farewell]);
+    let mut rows = outcome.stdout.lines();
+    assert!(
+        rows.any(|row| row.starts_with("idle for too long") && row.ends_with(" 1")),
+        "{outcome:#?}"
+    );
+}
+
+#[test]
+fn idle_connections_are_not_counted_as_failed() {
+    let mut server = Running::start(landfall(&[
+        "serve",
+        "127.0.0.1:0",
+        "--json",
+        "--idle-timeout",
+        "100ms",
+    ]));
+    let line = server.stdout_after("\"listening\":[\"");
+    let (address, _) = line.split_once('"').unwrap();
+    for _ in 0..3 {
+        // Closed or reset, but ended.
+        let _ = connect(address).read(&mut [0]);
+    }
+    server.signal(Signal::TERM);
+    let json = server.finish().expect_code(0).json();
+    assert_eq!(json["timed_out"], 3, "{json:#}");
+    assert_eq!(json["failed"], 0, "{json:#}");
 }
 
 /// A connection whose handler cannot end: more is sent than the system holds, and the answer is

@@ -76,6 +76,10 @@ impl Server {
     /// Listens on an address; port 0 lets the system choose. Clients can connect from now on, and
     /// are served when [`serve`](Self::serve) is called.
     ///
+    /// The port is made by [`serve`](Self::serve), since its settings follow: only then is a driver
+    /// refused, be it by the system or because `LANDFALL_DRIVER` names none. To know before clients
+    /// come, build a [`Runtime`] first and serve on that ([`serve_on`](Self::serve_on)).
+    ///
     /// # Errors
     ///
     /// What the system answers for the last address that the name resolved to.
@@ -139,7 +143,7 @@ impl Server {
         self
     }
 
-    /// Which driver the port uses.
+    /// Which driver the port uses. [`DriverChoice::Auto`], as at first, asks `LANDFALL_DRIVER`.
     pub fn driver(mut self, driver: DriverChoice) -> Self {
         self.runtime = self.runtime.driver(driver);
         self
@@ -163,7 +167,8 @@ impl Server {
     }
 
     /// Ends waits for a connection without traffic, after this time; see
-    /// [`TcpStream::set_idle_timeout`]. The handler gets the error.
+    /// [`TcpStream::set_idle_timeout`]. The handler gets the error, which
+    /// [`is_idle_timeout`](crate::net::is_idle_timeout) tells from others.
     pub fn idle_timeout(mut self, time: Duration) -> Self {
         self.limits.idle = Some(time);
         self
@@ -204,7 +209,9 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// The system refuses the port's set-up or a thread, or the port a listener.
+    /// The system refuses the port's set-up or a thread, or the port a listener; `LANDFALL_DRIVER`
+    /// names no driver ([`InvalidInput`](io::ErrorKind::InvalidInput)) and
+    /// [`driver`](Self::driver) none either.
     pub fn serve<H, F>(self, handler: H) -> io::Result<Report>
     where
         H: Fn(Connection) -> F + Send + Sync + 'static,
@@ -331,8 +338,10 @@ pub struct Stats {
     pub active: u64,
     /// Connections that had come when the server ended, and were closed without being served.
     pub refused: u64,
-    /// Handlers that returned an error.
+    /// Handlers that returned an error, but for those of idle connections.
     pub failed: u64,
+    /// Handlers that returned the error of the [idle timeout](Server::idle_timeout).
+    pub timed_out: u64,
     /// Handlers that panicked.
     pub panicked: u64,
     /// Accepts that failed, for want of descriptors or memory as a rule.

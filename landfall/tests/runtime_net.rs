@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use landfall::buffer::Buffer;
-use landfall::net::{ConnectOptions, ListenOptions, TcpListener, TcpStream};
+use landfall::net::{ConnectOptions, ListenOptions, TcpListener, TcpStream, is_idle_timeout};
 use landfall::runtime::time::{sleep, timeout};
 use landfall::runtime::{self, Runtime};
 use runtime_support::*;
@@ -884,10 +884,12 @@ fn an_idle_timeout_ends_waits_and_only_those() {
             .await
             .expect_err("nobody reads");
         assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert!(is_idle_timeout(&error));
         // A receive that was given up is not timed out later, in another one's place.
-        timeout(period / 2, stream.receive())
+        let given_up = timeout(period / 2, stream.receive())
             .await
             .expect_err("silence");
+        assert!(!is_idle_timeout(&given_up.into()));
         sleep(2 * period).await;
         stream.set_idle_timeout(None);
         assert!(

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::exit::{Exit, Failure};
+use crate::options::DRIVER_VARIABLE;
 
 /// How often a process that is to end is looked at.
 const POLL_PERIOD: Duration = Duration::from_millis(10);
@@ -42,9 +43,10 @@ impl Subcommand {
             Stdio::null()
         };
         command.stdin(input).stdout(Stdio::piped());
-        // Settings meant for this process would otherwise be taken by the child as its own.
+        // Settings meant for this process would otherwise be taken by the child as its own, which
+        // that for the driver is meant to be.
         for (variable, _) in std::env::vars_os() {
-            if variable.to_string_lossy().starts_with("LANDFALL_") {
+            if variable.to_string_lossy().starts_with("LANDFALL_") && variable != DRIVER_VARIABLE {
                 command.env_remove(variable);
             }
         }

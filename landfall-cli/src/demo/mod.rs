@@ -31,8 +31,6 @@ const SERVER_PATIENCE: Duration = Duration::from_secs(10);
 /// Runs the subcommand.
 pub fn run(args: &DemoArgs) -> Result<Exit, Failure> {
     let messages = args.output.messages();
-    // The processes do not see the environment that may have asked for it.
-    args.runtime.driver.check()?;
     let mut sink = Sink::open(&args.output)?;
     let stop = StopRequest::listen()?;
     let mut server = Subcommand::start("serve", serve_args(args))?;

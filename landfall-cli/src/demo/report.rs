@@ -93,6 +93,7 @@ pub struct LoadFigures {
     client_messaging_cpu_seconds: f64,
     peak_memory_bytes: Option<u64>,
     descriptors: Option<u64>,
+    interrupted: bool,
     exit_code: u8,
 }
 
@@ -123,6 +124,7 @@ pub struct DemoReport {
     client_cpu_share_of_machine: f64,
     server_memory_per_connection_bytes: Option<u64>,
     tutorial: Tutorial,
+    interrupted: bool,
     exit_code: u8,
     load: Value,
     serve: Value,
@@ -184,6 +186,7 @@ impl DemoReport {
             server_memory_per_connection_bytes: (client.connected >= FEWEST_FOR_MEMORY)
                 .then(|| samples.memory_growth() / client.connected),
             tutorial: TUTORIAL,
+            interrupted: client.interrupted,
             exit_code,
             load: load.whole,
             serve: serve.whole,
@@ -253,6 +256,9 @@ impl DemoReport {
         });
         rows.extend(self.processor_rows());
         rows.extend(self.memory_rows());
+        if self.interrupted {
+            rows.push(("interrupted", none(), String::from("yes")));
+        }
         rows
     }
 

@@ -146,3 +146,22 @@ fn missed(left_out: u64) -> String {
         counted(left_out, "message")
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_has_room_where_messages_have_none() {
+        // Without its thread it is a log that a reader takes nothing of.
+        let log = Log {
+            messages: Messages::new(Verbosity::Verbose),
+            shared: Arc::default(),
+        };
+        (0..=MOST_LINES).for_each(|number| log.detail(number));
+        log.error("the disk is full");
+        let queue = log.shared.lock();
+        assert_eq!((queue.lines.len(), queue.left_out), (MOST_LINES + 1, 1));
+        assert_eq!(queue.lines.back().unwrap(), "error: the disk is full");
+    }
+}

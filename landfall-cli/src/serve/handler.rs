@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use landfall::net::is_idle_timeout;
 use landfall::server::Connection;
 
 use crate::output::Log;
@@ -92,6 +93,9 @@ impl Service {
             Ok(()) => self
                 .log
                 .detail(format_args!("{peer} left after {received} bytes")),
+            Err(error) if is_idle_timeout(error) => self.log.detail(format_args!(
+                "{peer} was closed after {received} bytes: it was idle for too long"
+            )),
             Err(error) => {
                 self.log.detail(format_args!(
                     "{peer} failed after {received} bytes: {error}"

@@ -60,6 +60,8 @@ pub struct ServeReport {
     pub refused: u64,
     /// Connections that ended with an error.
     pub failed: u64,
+    /// Connections that were closed after `--idle-timeout`.
+    pub timed_out: u64,
     /// Accepts that failed, for want of descriptors or memory as a rule.
     pub accept_errors: u64,
     /// Bytes received.
@@ -120,6 +122,7 @@ impl ServeReport {
             accepted: stats.accepted,
             refused: stats.refused,
             failed: stats.failed + stats.panicked,
+            timed_out: stats.timed_out,
             accept_errors: stats.accept_errors,
             received_bytes: stats.received_bytes,
             sent_bytes: stats.sent_bytes,
@@ -162,6 +165,9 @@ impl Report for ServeReport {
         }
         if self.failed > 0 {
             row("ended with an error", grouped(self.failed));
+        }
+        if self.timed_out > 0 {
+            row("idle for too long", grouped(self.timed_out));
         }
         if self.cut_off > 0 {
             row("cut off while draining", grouped(self.cut_off));

@@ -8,6 +8,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use super::idle;
 use super::inbox;
 use super::os::{BROKEN_PIPE, RESET};
 use super::socket::{Socket, SocketState, error_code, register};
@@ -288,7 +289,7 @@ impl Socket {
     /// As the next one, it gives a result or the stage to go on with.
     fn poll_begin(&self, operation: Operation, cx: &Context<'_>) -> Result<Done, Stage> {
         let mut calls = self.state.calls.lock();
-        let timed_out = std::mem::take(&mut calls.timed_out).then(inbox::timed_out);
+        let timed_out = std::mem::take(&mut calls.timed_out).then(idle::timed_out);
         let broken = calls
             .broken
             .filter(|_| is_send(&operation))
@@ -335,7 +336,7 @@ impl Socket {
             calls.timed_out = false;
             return Ok(done);
         }
-        let timed_out = std::mem::take(&mut calls.timed_out).then(inbox::timed_out);
+        let timed_out = std::mem::take(&mut calls.timed_out).then(idle::timed_out);
         if let Some(error) = timed_out.or_else(|| self.abandoned()) {
             calls.awaited = None;
             return Ok(Done {

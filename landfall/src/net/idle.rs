@@ -1,6 +1,9 @@
 //! Idle timeouts: one alarm a connection, which looks at the time of the last traffic when it
 //! rings, so that a message costs no more than reading the clock.
 
+use std::error::Error;
+use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Wake, Waker};
@@ -69,6 +72,32 @@ impl Idle {
         }
     }
 }
+
+/// Whether a wait ended because of an [idle timeout](super::TcpStream::set_idle_timeout): others, and
+/// the system's own, are of the same kind.
+///
+/// ```
+/// # use landfall::net::is_idle_timeout;
+/// assert!(!is_idle_timeout(&std::io::Error::from(std::io::ErrorKind::TimedOut)));
+/// ```
+pub fn is_idle_timeout(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<TimedOut>())
+}
+
+pub(super) fn timed_out() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, TimedOut)
+}
+
+#[derive(Debug)]
+struct TimedOut;
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no traffic within the connection's idle timeout")
+    }
+}
+
+impl Error for TimedOut {}
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)

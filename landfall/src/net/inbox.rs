@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use super::idle;
 use super::os::RESET;
 use super::socket::{Socket, register};
 use crate::buffer::Buffer;
@@ -173,7 +174,7 @@ impl Inbox {
             return Some(end.report().map(|()| None));
         }
         if std::mem::take(&mut self.timed_out) {
-            return Some(Err(timed_out()));
+            return Some(Err(idle::timed_out()));
         }
         self.draining.then_some(Ok(None))
     }
@@ -234,13 +235,6 @@ impl Inbox {
 }
 
 pub(super) const POLLED_AFTER_RESULT: &str = "polled after it gave its result";
-
-pub(super) fn timed_out() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::TimedOut,
-        "no traffic within the connection's idle timeout",
-    )
-}
 
 impl Socket {
     /// Receives the next buffer.
@@ -477,7 +471,7 @@ impl Socket {
             inbox.reading = false;
             let result = match (bytes, inbox.end, std::mem::take(&mut inbox.timed_out)) {
                 (0, Some(end), _) => end.report().map(|()| 0),
-                (0, None, true) => Err(timed_out()),
+                (0, None, true) => Err(idle::timed_out()),
                 // None at all: the server drains.
                 (bytes, _, _) => Ok(bytes as usize),
             };

@@ -43,5 +43,6 @@ mod stream;
 
 pub use connect::ConnectOptions;
 pub use halves::{ReadHalf, ReuniteError, WriteHalf};
+pub use idle::is_idle_timeout;
 pub use listener::{ListenOptions, TcpListener};
 pub use stream::TcpStream;

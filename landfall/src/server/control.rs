@@ -45,6 +45,8 @@ pub(super) enum Phase {
 pub(super) enum Outcome {
     Done,
     Failed,
+    /// With the error of the idle timeout.
+    TimedOut,
     Panicked,
     /// It was dropped before its end.
     Cut,
@@ -144,6 +146,7 @@ impl Control {
             match outcome {
                 Outcome::Done | Outcome::Cut => {}
                 Outcome::Failed => state.counts.failed += 1,
+                Outcome::TimedOut => state.counts.timed_out += 1,
                 Outcome::Panicked => state.counts.panicked += 1,
             }
             state.running -= 1;

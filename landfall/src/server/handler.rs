@@ -9,6 +9,7 @@ use pin_project_lite::pin_project;
 
 use super::Connection;
 use super::control::{Control, Outcome};
+use crate::net::is_idle_timeout;
 
 pin_project! {
     /// Runs a handler, unless the server cuts its connections. However it ends, it is counted.
@@ -84,6 +85,7 @@ where
         this.ending.outcome = match &polled {
             Poll::Pending => Outcome::Cut,
             Poll::Ready(Ok(())) => Outcome::Done,
+            Poll::Ready(Err(error)) if is_idle_timeout(error) => Outcome::TimedOut,
             Poll::Ready(Err(_)) => Outcome::Failed,
         };
         polled.map(drop)
