@@ -40,16 +40,15 @@ impl Streams {
         self.any_failed.store(true, Ordering::Release);
     }
 
-    /// Streams that failed since the last call. Cheap while none does.
+    /// Whether streams failed since they were taken last.
+    pub(super) fn some_failed(&self) -> bool {
+        self.any_failed.load(Ordering::Relaxed)
+    }
+
     pub(super) fn take_failed(&self) -> Vec<Arc<AcceptStream>> {
-        match self.any_failed.load(Ordering::Relaxed) {
-            false => Vec::new(),
-            true => {
-                let mut failed = self.failed.lock();
-                self.any_failed.store(false, Ordering::Relaxed);
-                std::mem::take(&mut failed)
-            }
-        }
+        let mut failed = self.failed.lock();
+        self.any_failed.store(false, Ordering::Relaxed);
+        std::mem::take(&mut failed)
     }
 }
 

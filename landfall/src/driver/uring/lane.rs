@@ -417,17 +417,18 @@ impl Lane {
     /// Flushes and waits for a completion, a wake, or the end of the time.
     pub(super) fn wait(&self, timeout: Option<Duration>, released: &AtomicBool) {
         self.waiters.begin();
-        let more_than_fits = {
+        let (more_than_fits, mut left) = {
             let mut state = self.state.lock();
             receive::start_some(self, &mut state);
             self.move_backlog(&mut state);
-            !state.backlog.is_empty()
+            (!state.backlog.is_empty(), state.has_left())
         };
         if more_than_fits {
             self.flush();
+            left = self.state.lock().has_left();
         }
-        let awaited =
-            usize::from(!released.load(Ordering::SeqCst) && !self.state.lock().has_left());
+        // Whoever releases this thread from here on, or leaves something, sees that it waits.
+        let awaited = usize::from(!left && !released.load(Ordering::SeqCst));
         let result = match timeout {
             None => self.ring.submitter().submit_and_wait(awaited),
             Some(timeout) => {

@@ -154,6 +154,15 @@ impl Uring {
         self.all_lanes()
     }
 
+    /// A stream that failed on one lane ends on all.
+    #[cold]
+    fn end_failed_streams(&self) {
+        for stream in self.streams.take_failed() {
+            self.cancel_stream(&stream, false);
+            self.lanes.iter().for_each(Lane::rouse);
+        }
+    }
+
     fn cancel_streams_of(&self, socket: SocketRef, worker: bool) -> (usize, u64) {
         let streams = self.streams.named.of(socket);
         let lanes = streams.iter().fold(0, |lanes, stream| {
@@ -399,10 +408,8 @@ impl Driver for Uring {
 
     fn reap(&self, lane: usize, max: usize, sink: &mut Sink<'_>) -> usize {
         let taken = self.lanes[lane].reap(max, sink);
-        // A stream that failed on one lane ends on all.
-        for stream in self.streams.take_failed() {
-            self.cancel_stream(&stream, false);
-            self.lanes.iter().for_each(Lane::rouse);
+        if self.streams.some_failed() {
+            self.end_failed_streams();
         }
         taken
     }
