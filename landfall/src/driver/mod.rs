@@ -37,6 +37,8 @@ mod kind;
 mod name;
 pub(crate) mod os;
 #[cfg(unix)]
+mod outbox;
+#[cfg(unix)]
 mod poll;
 mod refusal;
 #[cfg(all(test, unix, not(loom)))]

@@ -80,7 +80,7 @@ pub(super) fn posted(lane: &Lane, stream: &Arc<AcceptStream>) -> Option<Completi
     if state.closed {
         return Some(last);
     }
-    state.ready.push_back(last);
+    state.outbox.push(last);
     None
 }
 
@@ -132,7 +132,7 @@ pub(super) fn accepted(lane: &Lane, state: &mut State, key: u32, result: i32, mo
     }
     forget(lane, state, key);
     let last = lane.streams.named.one_less(&stream);
-    last.into_iter().for_each(|last| state.hand_out(last));
+    last.into_iter().for_each(|last| state.outbox.push(last));
 }
 
 /// Failures after which the accept is to be posted again: those of one connection, and the end of
@@ -207,7 +207,7 @@ fn hand_out(
         index: socket,
     };
     let connection = stream.connection(socket, peer, first_data);
-    connection.into_iter().for_each(|c| state.hand_out(c));
+    connection.into_iter().for_each(|c| state.outbox.push(c));
 }
 
 /// The first data of a connection has come, or will not.
@@ -241,7 +241,7 @@ pub(super) fn first_data(lane: &Lane, state: &mut State, key: u32, result: i32) 
         }
     }
     let last = lane.streams.named.one_less(&stream);
-    last.into_iter().for_each(|last| state.hand_out(last));
+    last.into_iter().for_each(|last| state.outbox.push(last));
 }
 
 /// The time for first data is over, or the wait for it was cancelled.

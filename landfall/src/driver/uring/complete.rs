@@ -311,7 +311,7 @@ pub(super) fn finish(lane: &Lane, state: &mut State, key: u32, code: i32) {
 #[inline]
 fn deliver(state: &mut State, completion: Completion) {
     match may_go_out(&completion) {
-        true => state.hand_out(completion),
+        true => state.outbox.push(completion),
         false => hold(state, completion),
     }
 }
@@ -415,7 +415,7 @@ pub(super) fn next_turn(lane: &Lane, state: &mut State, socket: u32) -> Option<C
     if state.closed {
         return Some(completion);
     }
-    state.ready.push_back(completion);
+    state.outbox.push(completion);
     if left == 0 {
         receive::resume(lane, state, socket);
     }

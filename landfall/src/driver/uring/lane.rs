@@ -22,6 +22,7 @@ use super::receive::{self, Readable};
 use super::socket::{Place, Slots, Socket};
 use super::waiters::Waiters;
 use crate::buffer::Pool;
+use crate::driver::outbox::Outbox;
 use crate::driver::ticket::Ticket;
 use crate::driver::{ABORTED, Sink, name};
 use crate::port::{BufferPolicy, Completion, Facilities, OperationId};
@@ -69,10 +70,7 @@ pub(super) struct State {
     /// Posted accepts, and connections whose first data is awaited.
     pub(super) accepting: Vec<u32>,
     /// Completions ready to be taken, ahead of what the ring holds.
-    pub(super) ready: VecDeque<Completion>,
-    /// Where the next completions go instead, while somebody takes some, and how many that are.
-    taken: Vec<Completion>,
-    wanted: usize,
+    pub(super) outbox: Outbox,
     /// Entries that found no room, or come from threads that may not submit themselves.
     backlog: VecDeque<Entry>,
     pub(super) closed: bool,
@@ -83,26 +81,7 @@ impl State {
     /// Whether a thread that waits in the lane has something to do that the ring does not show:
     /// completions to take, or sockets to receive from.
     fn has_left(&self) -> bool {
-        !self.ready.is_empty() || !self.readable.is_empty()
-    }
-
-    /// Swaps the vector that a taker has for the state's own, and back.
-    fn lend(&mut self, sink: &mut Sink<'_>) {
-        if let Sink::Many(taken) = sink {
-            std::mem::swap(*taken, &mut self.taken);
-        }
-    }
-
-    /// Hands a completion to whoever takes some, or makes it ready for the next to come.
-    #[inline]
-    pub(super) fn hand_out(&mut self, completion: Completion) {
-        match self.wanted {
-            0 => self.ready.push_back(completion),
-            _ => {
-                self.wanted -= 1;
-                self.taken.push(completion);
-            }
-        }
+        !self.outbox.is_empty() || !self.readable.is_empty()
     }
 }
 
@@ -137,9 +116,7 @@ impl Lane {
                 slots: Slots::new(table),
                 readable: Readable::default(),
                 accepting: Vec::new(),
-                ready: VecDeque::new(),
-                taken: Vec::with_capacity(1),
-                wanted: 0,
+                outbox: Outbox::default(),
                 backlog: VecDeque::new(),
                 closed: false,
                 generation: 0,
@@ -320,20 +297,9 @@ impl Lane {
     /// Takes completions. Returns how many, and whether there is more that the ring does not show.
     fn take(&self, max: usize, sink: &mut Sink<'_>) -> (usize, bool) {
         let mut state = self.state.lock();
-        state.lend(sink);
-        state.wanted = max;
-        while state.wanted > 0 {
-            let Some(completion) = state.ready.pop_front() else {
-                break;
-            };
-            state.hand_out(completion);
-        }
-        let woken = self.work_off(&mut state, |state| state.wanted > 0);
-        let taken = max - std::mem::take(&mut state.wanted);
-        state.lend(sink);
-        if let Some(one) = state.taken.pop() {
-            sink.push(one);
-        }
+        state.outbox.begin(sink, max);
+        let woken = self.work_off(&mut state, |state| state.outbox.is_wanted());
+        let taken = state.outbox.end(sink, max);
         let left = state.has_left();
         drop(state);
         self.waiters.taken(left, woken, || self.post_wake());
@@ -396,7 +362,7 @@ impl Lane {
                 // SAFETY: as in `push_to_ring`.
                 let queue = unsafe { self.ring.submission_shared() };
                 let enter = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
-                (enter, !state.backlog.is_empty(), !state.ready.is_empty())
+                (enter, !state.backlog.is_empty(), !state.outbox.is_empty())
             };
             if ready {
                 self.rouse();
@@ -522,7 +488,7 @@ impl Lane {
     /// Completions that nobody will take, and whether operations are left.
     fn take_undelivered(&self) -> (Vec<Completion>, bool) {
         let mut state = self.state.lock();
-        let mut undelivered = Vec::from(std::mem::take(&mut state.ready));
+        let mut undelivered = state.outbox.clear();
         for (_, socket) in &mut state.sockets {
             undelivered.extend(socket.held.take());
         }
