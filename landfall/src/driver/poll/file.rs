@@ -10,11 +10,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use socket2::SockRef;
-
 use super::complete;
 use super::lane::{Lane, State};
-use super::op::{Kind, MOST_AT_ONCE, Op, SEND_FLAGS, code_of};
+use super::op::{self, Kind, MOST_AT_ONCE, Op, code_of};
 use crate::buffer::filled;
 use crate::driver::Submitted;
 use crate::driver::file::{FileOp, FileRange, Piece};
@@ -153,7 +151,7 @@ impl SendFile {
         if rest.is_empty() {
             return Ok((0, true));
         }
-        let sent = SockRef::from(socket).send_with_flags(rest, SEND_FLAGS);
+        let sent = op::send(socket, rest);
         let all = sent.as_ref().is_ok_and(|&sent| sent == rest.len());
         self.piece.went(*sent.as_ref().unwrap_or(&0));
         if !all {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{RecvFlags, SendFlags};
 use socket2::{MaybeUninitSlice, SockAddr, SockRef, TcpKeepalive};
 
 use super::file::SendFile;
@@ -235,14 +236,13 @@ impl Kind {
         done: usize,
         datagram: bool,
     ) -> io::Result<(usize, bool)> {
-        let socket = SockRef::from(fd);
         match self {
             Kind::Send(buffer) => {
                 let mut rest = &buffer[done..];
                 if !datagram {
                     rest = &rest[..rest.len().min(MOST_AT_ONCE)];
                 }
-                let sent = socket.send_with_flags(rest, SEND_FLAGS)?;
+                let sent = send(fd, rest)?;
                 Ok((sent, sent == rest.len()))
             }
             Kind::SendVectored(buffers) => {
@@ -256,7 +256,8 @@ impl Kind {
                     }
                 };
                 let (used, asked) = gather(buffers, done, slices);
-                let sent = socket.send_vectored_with_flags(&slices[..used], SEND_FLAGS)?;
+                let slices = &slices[..used];
+                let sent = SockRef::from(fd).send_vectored_with_flags(slices, SEND_FLAGS)?;
                 Ok((sent, sent == asked))
             }
             Kind::SendFile(send) => send.send(fd),
@@ -338,10 +339,24 @@ pub(super) fn code_of(result: io::Result<()>) -> i32 {
 
 /// Never waits, whatever the mode of the descriptor, which the program may share; never a SIGPIPE.
 #[cfg(not(target_vendor = "apple"))]
-pub(super) const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 /// Never waits. That no SIGPIPE comes is an option of the socket there.
 #[cfg(target_vendor = "apple")]
-pub(super) const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
+const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
+
+/// Not through the C library, whose points of cancellation cost an echo some 115 instructions
+/// (`docs/decisions/0003-readiness.md`).
+pub(super) fn send(fd: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = SendFlags::from_bits_retain(SEND_FLAGS as _);
+    Ok(rustix::net::send(fd, bytes, flags)?)
+}
+
+/// As `send`.
+fn receive(fd: &OwnedFd, memory: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    let flags = RecvFlags::from_bits_retain(libc::MSG_DONTWAIT as _);
+    let (_, bytes) = rustix::net::recv(fd, memory, flags)?;
+    Ok(bytes)
+}
 
 fn receive_into(
     fd: &OwnedFd,
@@ -349,14 +364,13 @@ fn receive_into(
     datagram: bool,
 ) -> io::Result<Received> {
     let room = memory.len();
-    let socket = SockRef::from(fd);
     let (bytes, truncated) = if datagram {
+        let socket = SockRef::from(fd);
         let mut slices = [MaybeUninitSlice::new(memory)];
         let (bytes, flags) = socket.recv_vectored_with_flags(&mut slices, libc::MSG_DONTWAIT)?;
         (bytes, flags.is_truncated())
     } else {
-        let bytes = socket.recv_with_flags(memory, libc::MSG_DONTWAIT)?;
-        (bytes, false)
+        (receive(fd, memory)?, false)
     };
     Ok(Received {
         bytes,
