@@ -104,7 +104,7 @@ pub enum Driver {
 
 impl Driver {
     /// The library's name for it. What the variable asks for is left to the library, which asks the
-    /// variable too and names it in what it says.
+    /// variable too and names it in what it says, also where a flag asks for the same.
     fn choice(self) -> DriverChoice {
         match self {
             _ if self.is_in_variable() => DriverChoice::Auto,

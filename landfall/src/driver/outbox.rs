@@ -41,6 +41,8 @@ impl Outbox {
 
     /// Up to `max` completions go to `sink` from here on, those that rest first, until `end`.
     pub(crate) fn begin(&mut self, sink: &mut Sink<'_>, max: usize) {
+        // After a panic between `begin` and `end`, some are here that nobody got.
+        self.resting.extend(self.taken.drain(..));
         self.lend(sink);
         self.wanted = max;
         while self.wanted > 0 {

@@ -270,7 +270,8 @@ impl Turn {
         }))
     }
 
-    /// Callers hold the lane's lock, so only `give_back` runs beside this, and only while it is taken.
+    /// Callers hold the lane's lock, so only `give_back` runs beside this, which writes to a turn that
+    /// is out and to no other: one that is free is ours to write.
     fn take(&self) -> bool {
         match self.0.load(Ordering::Acquire) {
             Self::NOT_SERIAL => true,

@@ -363,7 +363,9 @@ fn receive_into(
     memory: &mut [MaybeUninit<u8>],
     datagram: bool,
 ) -> io::Result<Received> {
-    let room = memory.len();
+    // Systems other than Linux may refuse lengths past a C `int`.
+    let room = memory.len().min(libc::c_int::MAX as usize - 1);
+    let memory = &mut memory[..room];
     let (bytes, truncated) = if datagram {
         let socket = SockRef::from(fd);
         let mut slices = [MaybeUninitSlice::new(memory)];
