@@ -204,7 +204,7 @@ fn port(concurrency: usize, lanes: usize) -> (Arc<Shared>, Rings) {
 
 fn get(port: &Arc<Shared>) -> Result<usize, GetError> {
     let mut taken = None;
-    port.get(&mut taken, 1, None)?;
+    port.get(&mut Sink::One(&mut taken), 1, None)?;
     let completion: Completion = taken.expect("get returns with a completion");
     Ok(completion.token())
 }
