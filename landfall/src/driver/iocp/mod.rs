@@ -651,7 +651,7 @@ mod tests {
             core.queue.post(key, block).expect("memory for a packet");
             let mut taken = Vec::new();
             assert_eq!(
-                core.take(&mut taken, 8, soon()),
+                core.take(&mut Sink::Many(&mut taken), 8, soon()),
                 Err(GetError::TimedOut),
                 "key {key:x}"
             );
