@@ -76,3 +76,73 @@ impl Outbox {
         std::mem::take(&mut self.resting).into()
     }
 }
+
+impl Extend<Completion> for Outbox {
+    fn extend<T: IntoIterator<Item = Completion>>(&mut self, completions: T) {
+        completions.into_iter().for_each(|next| self.push(next));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::{CompletionKind, OperationId, Packet};
+
+    fn completion(token: usize) -> Completion {
+        let packet = Packet {
+            token,
+            ..Packet::default()
+        };
+        Completion::unbound(CompletionKind::Packet, OperationId(0), packet)
+    }
+
+    fn tokens(completions: &[Completion]) -> Vec<usize> {
+        completions.iter().map(Completion::token).collect()
+    }
+
+    /// What `max` gets with these made meanwhile, behind what its vector has.
+    fn take(outbox: &mut Outbox, taken: &mut Vec<Completion>, max: usize, made: &[usize]) -> usize {
+        outbox.begin(&mut Sink::Many(taken), max);
+        outbox.extend(made.iter().copied().map(completion));
+        outbox.end(&mut Sink::Many(taken), max)
+    }
+
+    #[test]
+    fn a_taker_gets_what_rests_and_then_what_is_made_and_no_more_than_it_wants() {
+        let mut outbox = Outbox::default();
+        outbox.extend([1, 2].map(completion));
+        let mut taken = vec![completion(0)];
+        assert_eq!(take(&mut outbox, &mut taken, 3, &[3, 4, 5]), 3);
+        assert_eq!(tokens(&taken), [0, 1, 2, 3]);
+        assert!(!outbox.is_wanted() && !outbox.is_empty());
+        let mut taken = Vec::new();
+        assert_eq!(take(&mut outbox, &mut taken, 1, &[6]), 1);
+        assert_eq!(tokens(&taken), [4]);
+        assert_eq!(take(&mut outbox, &mut taken, 9, &[]), 2);
+        assert_eq!(tokens(&taken), [4, 5, 6]);
+        assert_eq!(take(&mut outbox, &mut taken, 9, &[]), 0);
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn who_takes_one_gets_one() {
+        let mut outbox = Outbox::default();
+        let mut one = None;
+        outbox.begin(&mut Sink::One(&mut one), 1);
+        outbox.extend([7, 8].map(completion));
+        assert_eq!(outbox.end(&mut Sink::One(&mut one), 1), 1);
+        assert_eq!(one.map(|one| one.token()), Some(7));
+        assert_eq!(tokens(&outbox.clear()), [8]);
+    }
+
+    #[test]
+    fn what_a_panic_left_goes_to_the_next_taker_and_is_counted() {
+        let mut outbox = Outbox::default();
+        let mut unlucky = Vec::new();
+        outbox.begin(&mut Sink::Many(&mut unlucky), 4);
+        outbox.push(completion(1));
+        let mut taken = Vec::new();
+        assert_eq!(take(&mut outbox, &mut taken, 4, &[2]), 2);
+        assert_eq!(tokens(&taken), [1, 2]);
+    }
+}

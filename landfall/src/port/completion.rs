@@ -156,6 +156,7 @@ impl Completion {
     /// Takes the buffer: received or read data, or the memory that was sent or written.
     #[inline]
     pub fn take_buffer(&mut self) -> Option<Buffer> {
+        // Moves the buffer alone: every message has one.
         let Payload::Buffer(buffer) = &mut self.payload else {
             return None;
         };

@@ -4,13 +4,13 @@ use std::any::Any;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::error::SubmitError;
 use super::operation::{Operation, OperationId};
 use super::{CompletionPort, Shared};
 use crate::driver::{Driver, OwnedDescriptor, SocketRef};
+use crate::sync::atomic::{AtomicU8, Ordering};
 
 /// What a handle is associated with: a key, and how its completions are delivered.
 #[derive(Clone, Default)]
@@ -310,5 +310,39 @@ impl Turn {
     fn keep(&self, more: bool) {
         let state = if more { Self::OUT_AND_HELD } else { Self::OUT };
         self.0.store(state, Ordering::Release);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+    use crate::sync::Mutex;
+
+    /// One completion is out and is dropped, while the next one comes.
+    #[test]
+    fn loom_the_next_turn_is_taken_or_handed_on_however_they_meet() {
+        loom::model(|| {
+            let turn = loom::sync::Arc::new(Turn::new(true));
+            let held = loom::sync::Arc::new(Mutex::new(false));
+            assert!(turn.take());
+            let comes = {
+                let (turn, held) = (turn.clone(), held.clone());
+                loom::thread::spawn(move || {
+                    let mut held = held.lock();
+                    let taken = turn.take();
+                    *held = !taken;
+                    taken
+                })
+            };
+            let handed_on = turn.give_back() && {
+                let mut held = held.lock();
+                turn.keep(false);
+                std::mem::take(&mut *held)
+            };
+            let taken = comes.join().expect("no panic");
+            assert!(taken != handed_on, "taken {taken}, handed on {handed_on}");
+            assert!(!turn.give_back(), "nobody waits any more");
+            assert!(turn.take(), "and it is free");
+        });
     }
 }

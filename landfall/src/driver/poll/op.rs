@@ -12,8 +12,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use socket2::{MaybeUninitSlice, SockAddr, SockRef, TcpKeepalive};
 
 use super::file::SendFile;
-use crate::buffer::Pool;
-use crate::buffer::{Buffer, filled};
+use crate::buffer::{Buffer, Pool, filled};
 use crate::driver::accept_stream::AcceptStream;
 use crate::driver::file::{FileOp, FileRange};
 use crate::driver::ticket::Ticket;

@@ -131,8 +131,7 @@ pub(super) fn accepted(lane: &Lane, state: &mut State, key: u32, result: i32, mo
         lane.streams.fail(&stream);
     }
     forget(lane, state, key);
-    let last = lane.streams.named.one_less(&stream);
-    last.into_iter().for_each(|last| state.outbox.push(last));
+    state.outbox.extend(lane.streams.named.one_less(&stream));
 }
 
 /// Failures after which the accept is to be posted again: those of one connection, and the end of
@@ -206,8 +205,7 @@ fn hand_out(
         lane: lane.index as u32,
         index: socket,
     };
-    let connection = stream.connection(socket, peer, first_data);
-    connection.into_iter().for_each(|c| state.outbox.push(c));
+    (state.outbox).extend(stream.connection(socket, peer, first_data));
 }
 
 /// The first data of a connection has come, or will not.
@@ -240,8 +238,7 @@ pub(super) fn first_data(lane: &Lane, state: &mut State, key: u32, result: i32) 
             }
         }
     }
-    let last = lane.streams.named.one_less(&stream);
-    last.into_iter().for_each(|last| state.outbox.push(last));
+    state.outbox.extend(lane.streams.named.one_less(&stream));
 }
 
 /// The time for first data is over, or the wait for it was cancelled.

@@ -273,7 +273,7 @@ fn connection_made(lane: &Lane, state: &mut State, key: u32) {
 /// Gives out one completion of several.
 pub(super) fn step(lane: &Lane, state: &mut State, key: u32, data: Buffer) {
     let op = &mut state.ops[key as usize];
-    let id = lane.id_of(op.generation, key);
+    let id = lane.id(op, key);
     let kind = op.kind.completion_kind();
     let bytes = data.len();
     let completion = op.ticket.step(id, kind, bytes, Payload::Buffer(data));
@@ -282,22 +282,23 @@ pub(super) fn step(lane: &Lane, state: &mut State, key: u32, data: Buffer) {
 
 /// Ends an operation with its final completion, which brings its memory.
 pub(super) fn end(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) {
-    let op = remove(lane, state, key);
-    let id = lane.id_of(op.generation, key);
-    let kind = op.kind.completion_kind();
-    let payload = op.kind.payload();
-    deliver(state, op.ticket.finish(id, kind, code, bytes, payload));
+    end_with(lane, state, key, code, bytes, Kind::payload);
 }
 
-/// As `end`, of a receive into memory that was found for it.
-pub(super) fn end_with(lane: &Lane, state: &mut State, key: u32, code: i32, data: Buffer) {
+/// As `end`, where the completion may bring something else.
+#[inline]
+pub(super) fn end_with(
+    lane: &Lane,
+    state: &mut State,
+    key: u32,
+    code: i32,
+    bytes: usize,
+    payload: impl FnOnce(Kind) -> Payload,
+) {
     let op = remove(lane, state, key);
-    let id = lane.id_of(op.generation, key);
-    let (kind, bytes) = (op.kind.completion_kind(), data.len());
-    let payload = match bytes {
-        0 => Payload::None,
-        _ => Payload::Buffer(data),
-    };
+    let id = lane.id(&op, key);
+    let kind = op.kind.completion_kind();
+    let payload = payload(op.kind);
     deliver(state, op.ticket.finish(id, kind, code, bytes, payload));
 }
 

@@ -74,7 +74,7 @@ pub(super) struct State {
     /// Entries that found no room, or come from threads that may not submit themselves.
     backlog: VecDeque<Entry>,
     pub(super) closed: bool,
-    pub(super) generation: u32,
+    generation: u32,
 }
 
 impl State {
@@ -170,12 +170,11 @@ impl Lane {
     }
 
     pub(super) fn name(state: &State, key: u32) -> u64 {
-        let generation = state.ops[key as usize].generation;
-        user_data::tagged(user_data::OPERATION, name::of(generation, key))
+        state.ops[key as usize].name(key)
     }
 
-    pub(super) fn id_of(&self, generation: u32, key: u32) -> OperationId {
-        OperationId(name::tagged(self.index as u64, name::of(generation, key)))
+    pub(super) fn id(&self, op: &Op, key: u32) -> OperationId {
+        OperationId(op.name(key) | (self.index as u64) << 56)
     }
 
     /// The operation of that name, if it is still in the table.
@@ -202,7 +201,7 @@ impl Lane {
             }
         };
         op.in_kernel = true;
-        let name = user_data::tagged(user_data::OPERATION, name::of(op.generation, key));
+        let name = op.name(key);
         let entry = op.entry(target, self.facilities.zero_copy).user_data(name);
         self.push(state, entry, worker);
     }
@@ -311,7 +310,7 @@ impl Lane {
     #[inline]
     fn work_off(&self, state: &mut MutexGuard<'_, State>, more: impl Fn(&State) -> bool) -> bool {
         // SAFETY: the lane's lock, which the guard shows, makes this the only use of the completion
-        // queue's head.
+        // queue's head: nothing below takes from the queue, and what else does takes the lock first.
         let mut queue = unsafe { self.ring.completion_shared() };
         let mut woken = false;
         while more(state) {

@@ -272,7 +272,7 @@ impl Driver for Uring {
         let sends_bytes = kind.sends_bytes();
         let ticket = Ticket::new(Some(handle.clone()), token);
         let key = lane.insert(&mut state, kind, socket.index, ticket);
-        let id = lane.id_of(state.generation, key);
+        let id = lane.id(&state.ops[key as usize], key);
         let entry = &mut state.sockets[socket.index as usize];
         if let Some(code) = entry.broken.filter(|_| sends_bytes) {
             complete::finish(lane, &mut state, key, code);

@@ -10,11 +10,13 @@ use io_uring::{opcode, types};
 use socket2::{SockAddr, SockAddrStorage};
 
 use super::file::SendFile;
+use super::lane::user_data;
 use super::receive::{Stage, Stream};
 use super::socket::Target;
 use crate::buffer::Buffer;
 use crate::driver::accept_stream::AcceptStream;
 use crate::driver::file::FileOp;
+use crate::driver::name;
 use crate::driver::ticket::Ticket;
 use crate::port::{CompletionKind, Payload, SocketOption};
 
@@ -392,6 +394,11 @@ impl Op {
             socket,
             kind,
         }
+    }
+
+    /// What the kernel echoes for it at that place of the table.
+    pub(super) fn name(&self, key: u32) -> u64 {
+        user_data::tagged(user_data::OPERATION, name::of(self.generation, key))
     }
 
     /// The entry that hands the operation, or what is left of it, to the kernel.

@@ -14,10 +14,9 @@ use io_uring::{cqueue, opcode, types};
 use super::complete::{code, end, end_with, finish, retried, step};
 use super::lane::{Lane, State, user_data};
 use super::op::{Kind, poll_entry};
-use crate::buffer::Pool;
-use crate::buffer::{Buffer, filled};
+use crate::buffer::{Buffer, Pool, filled};
 use crate::driver::ABORTED;
-use crate::driver::name;
+use crate::port::Payload;
 
 /// Receives under way at a time in a lane.
 const AT_A_TIME: usize = 32;
@@ -131,7 +130,11 @@ pub(super) fn once(lane: &Lane, state: &mut State, key: u32, result: i32) {
             // Of a datagram the system tells how long it was.
             let truncated = datagram && result as usize > data.len();
             let code = if truncated { libc::EMSGSIZE } else { 0 };
-            end_with(lane, state, key, code, data);
+            let bytes = data.len();
+            end_with(lane, state, key, code, bytes, |_| match bytes {
+                0 => Payload::None,
+                _ => Payload::Buffer(data),
+            });
         }
     }
 }
@@ -282,8 +285,7 @@ fn go_on(lane: &Lane, state: &mut State, key: u32) {
     }
     if stream.noticed || stream.hung_up {
         if !std::mem::replace(&mut stream.queued, true) {
-            let name = name::of(op.generation, key);
-            state.readable.names.push_back(name);
+            state.readable.names.push_back(op.name(key));
         }
     } else if !op.in_kernel {
         lane.start(state, key, true);
