@@ -93,34 +93,6 @@ pub struct Message {
     pub answered: Instant,
 }
 
-/// Who waits for whom: each of these for those below it only.
-#[derive(Clone, Copy, Debug)]
-pub enum Priority {
-    /// As every other thread, the servers' too.
-    Ordinary,
-    /// The client must not wait for a processor that a server computes on.
-    Client,
-    /// A monitor of the machine's stops must not wait for the client.
-    Monitor,
-}
-
-/// Puts the calling thread into the real-time class, or back, but not the processes it starts. Needs
-/// the right to do so, which root has.
-pub fn set_priority(priority: Priority) -> io::Result<()> {
-    let real_time = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
-    let (policy, sched_priority) = match priority {
-        Priority::Ordinary => (libc::SCHED_OTHER, 0),
-        Priority::Client => (real_time, 1),
-        Priority::Monitor => (real_time, 2),
-    };
-    let parameters = libc::sched_param { sched_priority };
-    // SAFETY: the pointer is to a parameter block that lives for the call.
-    match unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
-}
-
 impl Client {
     pub fn new(server: SocketAddr, message_size: usize) -> Result<Self> {
         ensure!(

@@ -8,6 +8,8 @@
     reason = "it is written on a ring by hand, to cost little"
 )]
 mod client;
+#[allow(unsafe_code, reason = "no safe call sets a scheduling class")]
+mod priority;
 mod protocol;
 mod runs;
 mod server;
@@ -25,9 +27,11 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
-use crate::client::{LARGEST_MESSAGE, Priority};
+use crate::client::LARGEST_MESSAGE;
+use crate::priority::Priority;
 use crate::runs::sharing::{Neighbour, Sharing};
 use crate::runs::{accept, echo, memory, sharing};
+use crate::server::Pinning;
 use crate::stacks::{Expected, Role, Stack};
 use crate::statistics::Comparison;
 
@@ -170,11 +174,14 @@ fn measure(command: &Command, options: &Options) -> Result<ExitCode> {
         sharing: Vec::new(),
     };
     if chosen(&Command::Echo) {
-        measure_echo(options, &mut report);
+        measure_echo(options, &mut report)?;
     }
     if chosen(&Command::Accept) {
         for &workers in &options.workers {
-            report.add(accept::run(&options.stacks, options.rounds(), workers));
+            let shared = Pinning::of(workers).is_shared();
+            report.add(priority::charged_rightly(shared, || {
+                accept::run(&options.stacks, options.rounds(), workers)
+            })?);
         }
     }
     if chosen(&Command::Memory) {
@@ -217,8 +224,9 @@ fn create(path: &PathBuf) -> Result<File> {
     File::create(path).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn measure_echo(options: &Options, report: &mut Report) {
+fn measure_echo(options: &Options, report: &mut Report) -> Result<()> {
     for &workers in &options.workers {
+        let shared = Pinning::of(workers).is_shared();
         for &connections in &options.connections {
             for &message_size in &options.sizes {
                 let load = echo::Load {
@@ -230,15 +238,17 @@ fn measure_echo(options: &Options, report: &mut Report) {
                     messages: if message_size <= 1024 { 6000 } else { 4000 },
                     slices: options.slices(),
                 };
-                report.add(echo::run(&options.stacks, options.rounds(), load));
+                report.add(priority::charged_rightly(shared, || {
+                    echo::run(&options.stacks, options.rounds(), load)
+                })?);
             }
         }
     }
+    Ok(())
 }
 
 fn measure_sharing(options: &Options, report: &mut Report) {
-    let allowed = client::set_priority(Priority::Monitor)
-        .and_then(|()| client::set_priority(Priority::Ordinary));
+    let allowed = priority::set(Priority::Monitor).and_then(|()| priority::set(Priority::Ordinary));
     let real_time = allowed.is_ok();
     if let Err(error) = allowed {
         println!(

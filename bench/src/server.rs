@@ -36,6 +36,11 @@ impl Pinning {
             },
         }
     }
+
+    /// Whether the client runs where the server may.
+    pub fn is_shared(&self) -> bool {
+        self.client.iter().any(|one| self.server.contains(one))
+    }
 }
 
 /// Ended when dropped, by its own id; if this process dies, it ends too.

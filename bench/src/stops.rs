@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::time::{ClockId, clock_gettime};
 
-use crate::client::{self, Priority};
+use crate::priority::{self, Priority};
 use crate::server;
 
 /// How long a monitor sleeps at a time: a stop is seen if it is longer than this and [`LATE`] together,
@@ -101,7 +101,7 @@ impl Drop for Monitors {
 /// Allocates before it watches, and nothing afterwards.
 fn watch(processor: usize, enough: &AtomicBool, watching: &Sender<Result<()>>) -> Watch {
     let ready = server::pin(&[processor])
-        .and_then(|()| client::set_priority(Priority::Monitor).map_err(Into::into));
+        .and_then(|()| priority::set(Priority::Monitor).map_err(Into::into));
     let failed = ready.is_err();
     let start = Instant::now();
     // Written to once, so that no page is missing later.

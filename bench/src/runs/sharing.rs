@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use crate::client::{self, Client, Message, OpenLoop, Priority, Request};
+use crate::client::{Client, Message, OpenLoop, Request};
+use crate::priority::{self, Priority};
 use crate::protocol::{COMPUTATION, LONG_COMPUTATION, NAP};
 use crate::server::{Pinning, Server};
 use crate::stacks::{Expected, Stack};
@@ -153,10 +154,10 @@ fn sample(stack: Stack, load: Load) -> Result<Latency> {
         .then(|| Monitors::start(Pinning::of(WORKERS).client))
         .transpose()?;
     if load.real_time {
-        client::set_priority(Priority::Client)?;
+        priority::set(Priority::Client)?;
     }
     let messages = client.open_loop(&open_loop);
-    client::set_priority(Priority::Ordinary)?;
+    priority::set(Priority::Ordinary)?;
     let stops = monitors.map(Monitors::finish).transpose()?;
     Latency::of(&messages?, stops.as_ref()).context("no message came back")
 }
