@@ -36,7 +36,7 @@ mod kind;
 #[cfg_attr(windows, allow(dead_code, reason = "operations there have no table"))]
 mod name;
 pub(crate) mod os;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod outbox;
 #[cfg(unix)]
 mod poll;

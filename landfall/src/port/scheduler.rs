@@ -848,16 +848,19 @@ impl Scheduler {
         });
     }
 
-    /// Sends a guest out of a lane whose home worker is back. It keeps its other lanes meanwhile.
+    /// Sends a guest out of a lane whose home worker is back. It keeps its other lanes meanwhile, and is
+    /// roused in one of them: in this one the home worker would take its wake, and make another, again
+    /// and again.
     fn evict(&self, state: &mut State, guest: usize, lane: usize, wakes: &mut Wakes) {
         state.lanes[lane].poller = None;
         let slot = &mut state.workers[guest];
         slot.covers &= !(1 << lane);
         if slot.release.is_none() {
+            let rouse_in = bits(slot.covers).next().unwrap_or(lane);
             slot.release = Some(Release::Reconsider);
-            slot.roused_in = Some(lane);
+            slot.roused_in = Some(rouse_in);
             slot.worker.released.store(true, Ordering::SeqCst);
-            wakes.push(Wake::Lane(lane));
+            wakes.push(Wake::Lane(rouse_in));
         }
     }
 
@@ -991,7 +994,8 @@ impl Scheduler {
                 0
             };
             match phase & STATE {
-                RUNNING | TAKING => looked.running = true,
+                RUNNING => looked.handling = true,
+                TAKING => looked.taking = true,
                 BLOCKED => looked.blocked = true,
                 _ => {}
             }
@@ -1029,7 +1033,7 @@ impl Scheduler {
             (BLOCKED, RUNNING) => self.running.fetch_add(1, Ordering::Relaxed),
             _ => 0,
         };
-        if let Some(lane) = worker.home() {
+        if let Some(lane) = worker.home().filter(|_| suspect.is_stuck()) {
             self.stuck.fetch_or(1 << lane, Ordering::Relaxed);
         }
         to != *phase || suspect.computes() && suspect.stayed == CONFIRMED
@@ -1049,6 +1053,12 @@ impl Suspect {
     fn computes(&self) -> bool {
         self.now == ThreadState::Running
     }
+
+    /// Whether others are to look after its lane. It may just have lost its processor to a thread of
+    /// another process: then it will soon be back, and the others want one as well.
+    fn is_stuck(&self) -> bool {
+        self.now != ThreadState::Ready || self.stayed >= CONFIRMED
+    }
 }
 
 /// The watcher's suspects. It keeps the memory, so that looking allocates nothing.
@@ -1058,8 +1068,10 @@ pub(super) struct Suspects(Vec<Suspect>);
 /// What the watcher saw.
 #[derive(Default)]
 pub(super) struct Looked {
-    /// Somebody is in user code or taking.
-    pub(super) running: bool,
+    /// Somebody is in user code.
+    pub(super) handling: bool,
+    /// Somebody is taking completions.
+    pub(super) taking: bool,
     /// Fewer run than may.
     pub(super) slack: bool,
     /// Somebody is blocked in user code.

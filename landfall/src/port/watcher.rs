@@ -26,8 +26,8 @@ const ALERT: Duration = Duration::from_micros(200);
 /// Between pairs of looks while every worker comes back soon and as many run as may. A look costs 5 to
 /// 50 us, so this is some 1 % at most of a processor that they have other uses for.
 const CALM: Duration = Duration::from_millis(8);
-/// The same while fewer run: there is time for it, and a computation of this length is found out.
-const SLACK: Duration = Duration::from_millis(2);
+/// The same while fewer run: a computation of 5 ms is found out before it ends.
+const SLACK: Duration = Duration::from_millis(4);
 /// Between looks while all that is going on is workers that stay blocked.
 const IDLE: Duration = Duration::from_millis(100);
 /// How long looks stay frequent after something was found.
@@ -151,7 +151,8 @@ impl Watch {
     }
 
     fn adapt(&mut self, looked: &Looked, now: Instant) {
-        if looked.running || looked.blocked {
+        let running = looked.handling || looked.taking;
+        if running || looked.blocked {
             self.quiet = 0;
         } else {
             self.quiet = self.quiet.saturating_add(1);
@@ -160,13 +161,13 @@ impl Watch {
             self.alert_until = Some(now + ALERT_TIME);
         }
         let alert = self.alert_until.is_some_and(|until| now < until);
-        let longest = match looked.running {
+        let longest = match running {
             _ if alert => ALERT,
             false if looked.blocked => IDLE,
             _ if looked.slack => SLACK,
             _ => CALM,
         };
-        self.checking = looked.running && !self.checking;
+        self.checking = looked.handling && !self.checking;
         // What a computing worker submitted is posted when it is poked, at each look.
         self.pause = if self.checking || looked.computing {
             if alert { ALERT_CHECK } else { CHECK }

@@ -10,13 +10,13 @@ use socket2::SockRef;
 
 use super::complete::remove;
 use super::lane::{Lane, State};
-use super::op::{FirstData, Kind, Op, code_of};
+use super::op::{FirstData, Kind, code_of};
 use super::socket::Socket;
 use crate::buffer::Buffer;
 use crate::driver::SocketRef;
 use crate::driver::accept_stream::AcceptStream;
 use crate::driver::kind::passes;
-use crate::port::Completion;
+use crate::driver::ticket::Ticket;
 
 /// Has a stream, which counts one part for it, take connections of its listener.
 pub(super) fn begin(lanes: &[Lane], stream: &Arc<AcceptStream>) {
@@ -171,7 +171,7 @@ fn await_first_data(lanes: &[Lane], lane: &Lane, index: u32, first: Box<FirstDat
     lane.locked(lanes, |state| {
         let ending = state.closed || first.stream.is_cancelled();
         let deadline = first.deadline;
-        let key = state.insert(Op::new(Kind::FirstData(first), index, 0, None));
+        let key = state.insert(Kind::FirstData(first), index, Ticket::default());
         state.sockets[index as usize].receives.enter(key);
         state.accepting.push(key);
         let deadline = deadline.map(|deadline| (deadline, key));
@@ -192,15 +192,18 @@ pub(super) fn first_data(
     state: &mut State,
     key: u32,
     data: Option<Buffer>,
-) -> Option<Completion> {
-    let (index, first) = take_first(state, key)?;
+) {
+    let Some((index, first)) = take_first(state, key) else {
+        return;
+    };
     let socket = SocketRef {
         lane: lane.index as u32,
         index,
     };
-    let completion = first.stream.connection(socket, first.peer, data);
+    if let Some(completion) = first.stream.connection(socket, first.peer, data) {
+        state.give(completion);
+    }
     part_is_over(lane, state, &first.stream);
-    completion
 }
 
 /// Closes a connection before its first data: silent too long, reset, or no longer wanted. It is

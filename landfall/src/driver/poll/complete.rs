@@ -13,43 +13,36 @@ use crate::driver::direction::may_go_out;
 use crate::driver::name;
 use crate::port::{Completion, Payload};
 
-/// What looking at a socket led to.
-pub(super) enum Step {
-    Nothing,
-    Completion(Completion),
-    /// A connection may wait; to be accepted with the lane unlocked.
-    Accept(Arc<AcceptStream>),
-}
-
 /// Completions held back for a serial handle before its stream of receives is paused: what comes
 /// then stays with the system, which makes the peer wait.
 const MOST_HELD: usize = 1;
 
 /// Lets a socket get on: as much of its sends as goes, and one receive, so that no socket keeps
-/// its neighbours waiting.
-pub(super) fn run(lane: &Lane, state: &mut State, index: u32) -> Step {
-    let Some(socket) = state.sockets.get_mut(index as usize) else {
-        return Step::Nothing;
-    };
+/// its neighbours waiting. Returns the stream of a listener that may have a connection for it, to be
+/// accepted with the lane unlocked.
+pub(super) fn run(lane: &Lane, state: &mut State, index: u32) -> Option<Arc<AcceptStream>> {
+    let socket = state.sockets.get_mut(index as usize)?;
     socket.queued = false;
     if socket.readable {
         if let Some(stream) = socket.accepts.pop_front() {
             // Set again by an edge meanwhile, or after a connection.
             socket.readable = false;
-            return Step::Accept(stream);
+            return Some(stream);
         }
     }
     send(lane, state, index);
-    receive(lane, state, index).map_or(Step::Nothing, Step::Completion)
+    receive(lane, state, index);
+    None
 }
 
 /// Makes one attempt of the current receive.
-fn receive(lane: &Lane, state: &mut State, index: u32) -> Option<Completion> {
+fn receive(lane: &Lane, state: &mut State, index: u32) {
     let socket = &mut state.sockets[index as usize];
-    let key = socket.receives.current?;
-    let fd = socket.fd.as_ref()?;
+    let (Some(key), Some(fd)) = (socket.receives.current, &socket.fd) else {
+        return;
+    };
     if !socket.readable || socket.held.len() >= MOST_HELD {
-        return None;
+        return;
     }
     let kind = &mut state.ops[key as usize].kind;
     let received = match kind.receive(fd, socket.kind.datagram, &lane.buffers) {
@@ -58,59 +51,51 @@ fn receive(lane: &Lane, state: &mut State, index: u32) -> Option<Completion> {
             libc::EAGAIN => {
                 socket.readable = false;
                 socket.ended = false;
-                return None;
+                return;
             }
-            libc::EINTR => {
-                state.queue(index);
-                return None;
-            }
+            libc::EINTR => return state.queue(index),
             code => return receive_failed(lane, state, key, code),
         },
     };
     let exhausted = !received.full && received.bytes > 0 && socket.kind.drains && !socket.ended;
     socket.readable = !exhausted;
-    let completion = received_by(lane, state, key, received);
+    received_by(lane, state, key, received);
     let socket = &state.sockets[index as usize];
     if socket.readable && socket.receives.current.is_some() {
         state.queue(index);
     }
-    completion
 }
 
-fn receive_failed(lane: &Lane, state: &mut State, key: u32, code: i32) -> Option<Completion> {
+fn receive_failed(lane: &Lane, state: &mut State, key: u32, code: i32) {
     #[cfg(landfall_broken)]
     if code == libc::ECONNRESET && broken::is(Broken::ResetAsEnd) {
         return end(lane, state, key, 0, 0);
     }
     match state.ops[key as usize].kind {
-        Kind::FirstData(_) => {
-            accept::abandon(lane, state, key);
-            None
-        }
+        Kind::FirstData(_) => accept::abandon(lane, state, key),
         _ => end(lane, state, key, code, 0),
     }
 }
 
-/// The completion of what a receive brought.
-fn received_by(lane: &Lane, state: &mut State, key: u32, received: Received) -> Option<Completion> {
+/// Lets out what a receive brought.
+fn received_by(lane: &Lane, state: &mut State, key: u32, received: Received) {
     let bytes = received.bytes;
     match state.ops[key as usize].kind {
         Kind::FirstData(_) => accept::first_data(lane, state, key, received.data),
         Kind::ReceiveStream if bytes > 0 => {
             let completion = step(lane, state, key, received);
-            deliver(state, completion)
+            deliver(state, completion);
         }
         _ => {
-            let code = if received.truncated {
-                libc::EMSGSIZE
-            } else {
-                0
+            let code = match received.truncated {
+                true => libc::EMSGSIZE,
+                false => 0,
             };
             let mut completion = finished(lane, state, key, code, bytes);
             if let Some(data) = received.data.filter(|_| bytes > 0) {
                 completion.payload = Payload::Buffer(data);
             }
-            deliver(state, completion)
+            deliver(state, completion);
         }
     }
 }
@@ -207,17 +192,15 @@ fn step(lane: &Lane, state: &mut State, key: u32, received: Received) -> Complet
 }
 
 /// Ends an operation and lets its final completion out, or holds it back.
-fn end(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) -> Option<Completion> {
+fn end(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) {
     let completion = finished(lane, state, key, code, bytes);
-    deliver(state, completion)
+    deliver(state, completion);
 }
 
-/// Ends an operation; its final completion becomes ready.
+/// As `end`, with the bytes that it has sent so far.
 pub(super) fn finish(lane: &Lane, state: &mut State, key: u32, code: i32) {
     let done = state.ops[key as usize].done;
-    if let Some(completion) = end(lane, state, key, code, done) {
-        state.give(completion);
-    }
+    end(lane, state, key, code, done);
 }
 
 /// Ends an operation before its time, whether it is its turn or not.
@@ -268,14 +251,15 @@ fn finished(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) -
     op.ticket.finish(id, kind, code, bytes, op.kind.payload())
 }
 
-/// Hands a completion out, or holds it back while another of a serial handle is out.
-fn deliver(state: &mut State, completion: Completion) -> Option<Completion> {
-    if may_go_out(&completion) {
-        return Some(completion);
+/// Lets a completion out, or holds it back while another of a serial handle is out.
+fn deliver(state: &mut State, completion: Completion) {
+    match &completion.handle {
+        Some(handle) if !may_go_out(&completion) => {
+            let index = handle.socket().index as usize;
+            state.sockets[index].held.push(completion);
+        }
+        _ => state.give(completion),
     }
-    let index = completion.handle.as_ref()?.socket().index as usize;
-    state.sockets[index].held.push(completion);
-    None
 }
 
 /// Lets the next held-back completion of a socket out, and a paused stream go on.

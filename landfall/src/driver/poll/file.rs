@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use super::complete;
 use super::lane::{Lane, State};
-use super::op::{self, Kind, MOST_AT_ONCE, Op, code_of};
+use super::op::{self, Kind, MOST_AT_ONCE, code_of};
 use crate::buffer::filled;
 use crate::driver::Submitted;
 use crate::driver::file::{FileOp, FileRange, Piece};
 use crate::driver::refusal::{self, closed};
+use crate::driver::ticket::Ticket;
 use crate::port::{Handle, Operation, SubmitError};
 
 /// Bytes moved by one call at most: some systems take no more than an `i32` holds.
@@ -48,8 +49,8 @@ pub(super) fn submit(
     let mut op = FileOp::of(operation);
     let (code, bytes) = perform(&mut op, file);
     let id = lane.locked(lanes, |state| {
-        let op = Op::new(Kind::File(op), index, token, Some(handle.clone()));
-        let key = state.insert(op);
+        let ticket = Ticket::new(Some(handle.clone()), token);
+        let key = state.insert(Kind::File(op), index, ticket);
         state.ops[key as usize].done = bytes;
         let id = lane.id(state, key);
         complete::finish(lane, state, key, code);

@@ -20,12 +20,14 @@ use parking_lot::{Mutex, MutexGuard};
 use slab::Slab;
 
 use super::accept;
-use super::complete::{self, Step};
+use super::complete;
 use super::file::Read;
 use super::op::{Kind, Op};
 use super::socket::Socket;
 use crate::buffer::Pool;
 use crate::driver::accept_stream::{AcceptStream, Streams};
+use crate::driver::outbox::Outbox;
+use crate::driver::ticket::Ticket;
 use crate::driver::{ABORTED, Sink, name};
 use crate::port::{BufferPolicy, Completion, OperationId};
 use crate::sync::atomic::AtomicBool;
@@ -73,7 +75,7 @@ struct Poller {
 pub(super) struct State {
     pub(super) ops: Slab<Op>,
     pub(super) sockets: Slab<Socket>,
-    pub(super) ready: VecDeque<Completion>,
+    pub(super) out: Outbox,
     /// Sockets with a send that a worker submitted. They rest until it comes back, as on a ring: a
     /// handler costs no system call, so that its worker is not taken for one that computes, and
     /// the send completes when its receive's completion is out of the way.
@@ -116,10 +118,18 @@ impl State {
     }
 
     /// Puts an operation into the table.
-    pub(super) fn insert(&mut self, mut op: Op) -> u32 {
+    pub(super) fn insert(&mut self, kind: Kind, socket: u32, ticket: Ticket) -> u32 {
         self.generation = self.generation.wrapping_add(1);
-        op.generation = self.generation;
-        self.ops.insert(op) as u32
+        let place = self.ops.vacant_entry();
+        let key = place.key() as u32;
+        place.insert(Op {
+            generation: self.generation,
+            done: 0,
+            ticket,
+            socket,
+            kind,
+        });
+        key
     }
 
     /// The operation of that name, if it is still in the table.
@@ -142,12 +152,12 @@ impl State {
     pub(super) fn give(&mut self, completion: Completion) {
         match self.closed {
             true => self.after().dropped.push(completion),
-            false => self.ready.push_back(completion),
+            false => self.out.push(completion),
         }
     }
 
     pub(super) fn has_work(&self) -> bool {
-        !self.ready.is_empty()
+        !self.out.is_empty()
             || !self.sends.is_empty()
             || !self.reads.is_empty()
             || !self.runnable.is_empty()
@@ -193,7 +203,7 @@ impl Lane {
             state: Mutex::new(State {
                 ops: Slab::new(),
                 sockets: Slab::new(),
-                ready: VecDeque::with_capacity(64),
+                out: Outbox::default(),
                 sends: VecDeque::with_capacity(64),
                 reads: VecDeque::new(),
                 runnable: VecDeque::with_capacity(64),
@@ -283,65 +293,64 @@ impl Lane {
 
     pub(super) fn reap(&self, lanes: &[Lane], max: usize, sink: &mut Sink<'_>) -> usize {
         let mut taken = 0;
-        let mut has_read = false;
-        let mut state = self.state.lock();
-        while taken < max {
-            // One at a time, so that neither files nor the rest wait for all of the other; but what
-            // has been taken does not wait for the disk.
-            if taken == 0 && !has_read {
-                has_read = !state.reads.is_empty();
-                state = self.read_next(state);
-            }
-            if let Some(completion) = state.ready.pop_front() {
-                sink.push(completion);
-                taken += 1;
+        let mut may_read = true;
+        loop {
+            let mut state = self.state.lock();
+            // One piece of a file at a time, so that neither files nor the rest wait for all of the
+            // other; but what has been taken does not wait for the disk.
+            may_read &= taken == 0;
+            let read = if may_read { Read::next(&mut state) } else { None };
+            if let Some(read) = read {
+                may_read = false;
+                self.read(lanes, state, read);
                 continue;
             }
-            if self.send_next(&mut state) {
-                continue;
-            }
-            let Some(socket) = state.runnable.pop_front() else {
-                // After one piece it is events' turn, and that of other lanes and of packets.
-                break;
-            };
-            match complete::run(self, &mut state, socket) {
-                Step::Nothing => {}
-                Step::Completion(completion) => {
-                    sink.push(completion);
-                    taken += 1;
-                }
-                Step::Accept(stream) => {
-                    drop(state);
-                    accept::accept(lanes, &stream);
-                    state = self.state.lock();
-                }
+            state.out.begin(sink, max - taken);
+            let accepts = self.work_off(&mut state);
+            taken += state.out.end(sink, max - taken);
+            let reads = may_read && taken == 0 && !state.reads.is_empty();
+            self.unlock(lanes, state);
+            match accepts {
+                Some(stream) => accept::accept(lanes, &stream),
+                None if reads => {}
+                None => return taken,
             }
         }
+    }
+
+    /// Lets sockets get on until whoever takes completions has enough or nothing is left to be done.
+    /// Returns the stream of a listener that may have a connection for it, if that is what is next.
+    fn work_off(&self, state: &mut State) -> Option<Arc<AcceptStream>> {
+        while state.out.is_wanted() {
+            if self.send_next(state) {
+                continue;
+            }
+            let socket = state.runnable.pop_front()?;
+            let accepts = complete::run(self, state, socket);
+            if accepts.is_some() {
+                return accepts;
+            }
+        }
+        None
+    }
+
+    /// Reads a piece of a file that is being sent, with the lane unlocked for that long.
+    fn read(&self, lanes: &[Lane], state: MutexGuard<'_, State>, read: Read) {
+        self.unlock(lanes, state);
+        let has_read = read.carry_out();
+        has_read.apply(self, &mut self.state.lock());
+    }
+
+    /// Unlocks the lane, does what must be done unlocked, and leaves what is left to whoever waits
+    /// here, who sees events and not what others found.
+    fn unlock(&self, lanes: &[Lane], mut state: MutexGuard<'_, State>) {
         let left = state.has_work();
         let after = state.after.take();
         drop(state);
         settle(lanes, after);
-        // A thread that waits here sees events, not what others found and left.
         if left {
             self.rouse();
         }
-        taken
-    }
-
-    /// Reads the next piece of a file that is being sent, with the lane unlocked for that long.
-    fn read_next<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let Some(read) = Read::next(&mut state) else {
-            return state;
-        };
-        let left = state.has_work();
-        drop(state);
-        if left {
-            self.rouse();
-        }
-        let has_read = read.carry_out();
-        state = self.state.lock();
-        has_read.apply(self, &mut state);
-        state
     }
 
     /// Sends what rests on one socket; whether there was one.
@@ -497,7 +506,7 @@ impl Lane {
                     None => {}
                 }
             }
-            let mut undelivered = Vec::from(std::mem::take(&mut state.ready));
+            let mut undelivered = state.out.clear();
             for (_, socket) in &mut state.sockets {
                 undelivered.extend(socket.held.take());
             }

@@ -32,11 +32,12 @@ use socket2::{SockRef, Socket as SystemSocket};
 use super::accept_stream::{STREAM_LANE, Streams};
 use super::kind::{Listener, SocketKind};
 use super::refusal::{self, closed, not_listening};
+use super::ticket::Ticket;
 use super::{ABORTED, Driver, Sink, SocketRef, Submitted};
 use crate::port::{Accept, BufferPolicy, Handle, Operation, OperationId, SubmitError};
 use crate::sync::atomic::AtomicBool;
 use lane::Lane;
-use op::{Kind, Op};
+use op::Kind;
 use socket::Socket;
 
 pub(crate) struct Poll {
@@ -191,8 +192,8 @@ impl Driver for Poll {
             _ => None,
         };
         let (receives, sends_bytes) = (kind.is_receive(), kind.sends_bytes());
-        let op = Op::new(kind, socket.index, token, Some(handle.clone()));
-        let key = state.insert(op);
+        let ticket = Ticket::new(Some(handle.clone()), token);
+        let key = state.insert(kind, socket.index, ticket);
         let id = lane.id(&state, key);
         let entry = &mut state.sockets[socket.index as usize];
         if let Some(option) = option {

@@ -16,7 +16,7 @@ use crate::buffer::{Buffer, Pool, filled};
 use crate::driver::accept_stream::AcceptStream;
 use crate::driver::file::{FileOp, FileRange};
 use crate::driver::ticket::Ticket;
-use crate::port::{CompletionKind, Handle, Operation, Payload, SocketOption};
+use crate::port::{CompletionKind, Operation, Payload, SocketOption};
 
 pub(super) struct Op {
     pub(super) generation: u32,
@@ -82,18 +82,6 @@ const FEW_BUFFERS: usize = 16;
 
 /// The most that one call takes: IOV_MAX of Linux, macOS and the BSDs.
 const MOST_BUFFERS: usize = 1024;
-
-impl Op {
-    pub(super) fn new(kind: Kind, socket: u32, token: usize, handle: Option<Handle>) -> Self {
-        Op {
-            generation: 0,
-            done: 0,
-            ticket: Ticket::new(handle, token),
-            socket,
-            kind,
-        }
-    }
-}
 
 impl Kind {
     /// An operation that fits the socket.
