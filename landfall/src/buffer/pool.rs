@@ -122,7 +122,7 @@ impl PooledBuffer {
         self.start += count as u32;
     }
 
-    pub(super) fn truncate(&mut self, length: usize) {
+    pub(crate) fn truncate(&mut self, length: usize) {
         self.end = self.start + length as u32;
     }
 

@@ -187,12 +187,7 @@ fn await_first_data(lanes: &[Lane], lane: &Lane, index: u32, first: Box<FirstDat
 }
 
 /// The first data of a connection has come, or its end.
-pub(super) fn first_data(
-    lane: &Lane,
-    state: &mut State,
-    key: u32,
-    data: Option<Buffer>,
-) {
+pub(super) fn first_data(lane: &Lane, state: &mut State, key: u32, data: Option<Buffer>) {
     let Some((index, first)) = take_first(state, key) else {
         return;
     };

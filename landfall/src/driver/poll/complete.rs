@@ -5,13 +5,14 @@ use std::sync::Arc;
 use super::accept;
 use super::lane::{Lane, State};
 use super::op::{Kind, Op, Received, code_of};
+use crate::buffer::Buffer;
 use crate::driver::ABORTED;
 use crate::driver::accept_stream::AcceptStream;
 #[cfg(landfall_broken)]
 use crate::driver::broken::{self, Broken};
 use crate::driver::direction::may_go_out;
 use crate::driver::name;
-use crate::port::{Completion, Payload};
+use crate::port::{Completion, CompletionKind, Payload};
 
 /// Completions held back for a serial handle before its stream of receives is paused: what comes
 /// then stays with the system, which makes the peer wait.
@@ -45,7 +46,8 @@ fn receive(lane: &Lane, state: &mut State, index: u32) {
         return;
     }
     let kind = &mut state.ops[key as usize].kind;
-    let received = match kind.receive(fd, socket.kind.datagram, &lane.buffers) {
+    let mut data = None;
+    let received = match kind.receive(fd, socket.kind.datagram, &lane.buffers, &mut data) {
         Ok(received) => received,
         Err(error) => match code_of(Err(error)) {
             libc::EAGAIN => {
@@ -59,7 +61,7 @@ fn receive(lane: &Lane, state: &mut State, index: u32) {
     };
     let exhausted = !received.full && received.bytes > 0 && socket.kind.drains && !socket.ended;
     socket.readable = !exhausted;
-    received_by(lane, state, key, received);
+    received_by(lane, state, key, &received, data);
     let socket = &state.sockets[index as usize];
     if socket.readable && socket.receives.current.is_some() {
         state.queue(index);
@@ -78,12 +80,21 @@ fn receive_failed(lane: &Lane, state: &mut State, key: u32, code: i32) {
 }
 
 /// Lets out what a receive brought.
-fn received_by(lane: &Lane, state: &mut State, key: u32, received: Received) {
+fn received_by(
+    lane: &Lane,
+    state: &mut State,
+    key: u32,
+    received: &Received,
+    data: Option<Buffer>,
+) {
     let bytes = received.bytes;
     match state.ops[key as usize].kind {
-        Kind::FirstData(_) => accept::first_data(lane, state, key, received.data),
+        Kind::FirstData(_) => accept::first_data(lane, state, key, data),
         Kind::ReceiveStream if bytes > 0 => {
-            let completion = step(lane, state, key, received);
+            let id = lane.id(state, key);
+            let data = data.map_or(Payload::None, Payload::Buffer);
+            let ticket = &mut state.ops[key as usize].ticket;
+            let completion = ticket.step(id, CompletionKind::Receive, bytes, data);
             deliver(state, completion);
         }
         _ => {
@@ -92,7 +103,7 @@ fn received_by(lane: &Lane, state: &mut State, key: u32, received: Received) {
                 false => 0,
             };
             let mut completion = finished(lane, state, key, code, bytes);
-            if let Some(data) = received.data.filter(|_| bytes > 0) {
+            if let Some(data) = data.filter(|_| bytes > 0) {
                 completion.payload = Payload::Buffer(data);
             }
             deliver(state, completion);
@@ -182,22 +193,15 @@ fn end_short(lane: &Lane, state: &mut State, key: u32, code: i32) {
     }
 }
 
-/// One completion of several.
-fn step(lane: &Lane, state: &mut State, key: u32, received: Received) -> Completion {
-    let id = lane.id(state, key);
-    let op = &mut state.ops[key as usize];
-    let data = received.data.map_or(Payload::None, Payload::Buffer);
-    let kind = op.kind.completion_kind();
-    op.ticket.step(id, kind, received.bytes, data)
-}
-
 /// Ends an operation and lets its final completion out, or holds it back.
+#[inline]
 fn end(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) {
     let completion = finished(lane, state, key, code, bytes);
     deliver(state, completion);
 }
 
 /// As `end`, with the bytes that it has sent so far.
+#[inline]
 pub(super) fn finish(lane: &Lane, state: &mut State, key: u32, code: i32) {
     let done = state.ops[key as usize].done;
     end(lane, state, key, code, done);
@@ -230,6 +234,7 @@ pub(super) fn withdraw_all(lane: &Lane, state: &mut State, index: u32) -> usize 
 }
 
 /// Takes a finished operation out of the table and lets the next of its direction go.
+#[inline]
 pub(super) fn remove(state: &mut State, key: u32) -> Op {
     let op = state.ops.remove(key as usize);
     let socket = &mut state.sockets[op.socket as usize];
@@ -244,6 +249,7 @@ pub(super) fn remove(state: &mut State, key: u32) -> Op {
 }
 
 /// The final completion of an operation, with its memory.
+#[inline]
 fn finished(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) -> Completion {
     let id = lane.id(state, key);
     let op = remove(state, key);
@@ -252,6 +258,7 @@ fn finished(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) -
 }
 
 /// Lets a completion out, or holds it back while another of a serial handle is out.
+#[inline]
 fn deliver(state: &mut State, completion: Completion) {
     match &completion.handle {
         Some(handle) if !may_go_out(&completion) => {

@@ -118,6 +118,7 @@ impl State {
     }
 
     /// Puts an operation into the table.
+    #[inline]
     pub(super) fn insert(&mut self, kind: Kind, socket: u32, ticket: Ticket) -> u32 {
         self.generation = self.generation.wrapping_add(1);
         let place = self.ops.vacant_entry();
@@ -149,11 +150,17 @@ impl State {
     }
 
     /// Makes a completion ready to be taken. On a closed lane nobody will take it.
+    #[inline]
     pub(super) fn give(&mut self, completion: Completion) {
         match self.closed {
-            true => self.after().dropped.push(completion),
+            true => self.drop_later(completion),
             false => self.out.push(completion),
         }
+    }
+
+    #[cold]
+    fn drop_later(&mut self, completion: Completion) {
+        self.after().dropped.push(completion);
     }
 
     pub(super) fn has_work(&self) -> bool {
@@ -299,7 +306,11 @@ impl Lane {
             // One piece of a file at a time, so that neither files nor the rest wait for all of the
             // other; but what has been taken does not wait for the disk.
             may_read &= taken == 0;
-            let read = if may_read { Read::next(&mut state) } else { None };
+            let read = if may_read {
+                Read::next(&mut state)
+            } else {
+                None
+            };
             if let Some(read) = read {
                 may_read = false;
                 self.read(lanes, state, read);

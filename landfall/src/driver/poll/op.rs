@@ -69,8 +69,6 @@ pub(super) struct Received {
     pub(super) full: bool,
     /// A datagram was longer than the buffer.
     pub(super) truncated: bool,
-    /// What a pooled receive received into.
-    pub(super) data: Option<Buffer>,
 }
 
 /// Bytes handed to the system in one call at most, so that a long send of one connection keeps the
@@ -167,12 +165,13 @@ impl Kind {
         }
     }
 
-    /// Tries to receive.
+    /// Tries to receive; what a pooled receive received into becomes `data`.
     pub(super) fn receive(
         &mut self,
         fd: &OwnedFd,
         datagram: bool,
         buffers: &Pool,
+        data: &mut Option<Buffer>,
     ) -> io::Result<Received> {
         match self {
             Kind::Receive(vec) => {
@@ -188,28 +187,22 @@ impl Kind {
                     bytes: 0,
                     full: true,
                     truncated: false,
-                    data: None,
                 })
             }
             _ => match buffers.take() {
                 Some(mut pooled) => {
                     let received = receive_into(fd, uninitialised(&mut pooled), datagram)?;
-                    let mut data = Buffer::Pooled(pooled);
-                    data.truncate(received.bytes);
-                    Ok(Received {
-                        data: Some(data),
-                        ..received
-                    })
+                    pooled.truncate(received.bytes);
+                    *data = Some(Buffer::Pooled(pooled));
+                    Ok(received)
                 }
                 // Nobody starves: the pool's users may keep its buffers for ever.
                 None => {
                     let mut vec = Vec::with_capacity(buffers.size());
                     let spare = &mut vec.spare_capacity_mut()[..buffers.size()];
                     let received = receive_into(fd, spare, datagram)?;
-                    Ok(Received {
-                        data: Some(Buffer::Vec(filled(vec, received.bytes))),
-                        ..received
-                    })
+                    *data = Some(Buffer::Vec(filled(vec, received.bytes)));
+                    Ok(received)
                 }
             },
         }
@@ -365,7 +358,6 @@ fn receive_into(
         bytes,
         full: bytes == room,
         truncated,
-        data: None,
     })
 }
 
