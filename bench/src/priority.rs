@@ -38,9 +38,10 @@ pub fn set(priority: Priority) -> io::Result<()> {
 /// The kernel (6.18) charges a thread that wakes up and takes a processor for what the one before it still
 /// does inside the kernel. So no thread may take one; see `README.md`.
 pub fn charged_rightly<T>(shared: bool, measure: impl FnOnce() -> T) -> io::Result<T> {
-    if shared {
-        set(Priority::Batch)?;
+    if !shared {
+        return Ok(measure());
     }
+    set(Priority::Batch)?;
     let measured = measure();
     set(Priority::Ordinary)?;
     Ok(measured)

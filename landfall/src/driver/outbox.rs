@@ -34,9 +34,9 @@ impl Outbox {
         self.resting.push_back(completion);
     }
 
-    /// Whether nothing rests here.
+    /// Whether nothing rests here, nor was left by a taker's panic.
     pub(crate) fn is_empty(&self) -> bool {
-        self.resting.is_empty()
+        self.resting.is_empty() && self.taken.is_empty()
     }
 
     /// Whether somebody is taking completions and has not got enough.
@@ -78,7 +78,10 @@ impl Outbox {
 
     /// Takes out what rests here.
     pub(crate) fn clear(&mut self) -> Vec<Completion> {
-        std::mem::take(&mut self.resting).into()
+        self.wanted = 0;
+        let mut all = std::mem::take(&mut self.taken);
+        all.extend(self.resting.drain(..));
+        all
     }
 }
 
@@ -146,8 +149,15 @@ mod tests {
         let mut unlucky = Vec::new();
         outbox.begin(&mut Sink::Many(&mut unlucky), 4);
         outbox.push(completion(1));
+        assert!(!outbox.is_empty());
         let mut taken = Vec::new();
         assert_eq!(take(&mut outbox, &mut taken, 4, &[2]), 2);
         assert_eq!(tokens(&taken), [1, 2]);
+        assert!(outbox.is_empty());
+        outbox.begin(&mut Sink::Many(&mut taken), 4);
+        outbox.push(completion(3));
+        assert_eq!(tokens(&outbox.clear()), [1, 2, 3]);
+        outbox.push(completion(4));
+        assert!(!outbox.is_empty() && !outbox.is_wanted());
     }
 }

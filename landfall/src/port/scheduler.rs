@@ -957,6 +957,7 @@ impl Scheduler {
         for suspect in suspects.iter_mut() {
             suspect.now = suspect.worker.probe.state();
             looked.computing |= suspect.computes();
+            looked.unsure |= !suspect.is_stuck();
         }
         let mut wakes = Wakes::default();
         {
@@ -1078,6 +1079,8 @@ pub(super) struct Looked {
     pub(super) blocked: bool,
     /// Somebody computes for long in user code.
     pub(super) computing: bool,
+    /// Somebody waits for a processor, and may have it back soon.
+    pub(super) unsure: bool,
     /// A worker was newly found blocked or computing, or went on.
     pub(super) changed: bool,
 }

@@ -28,6 +28,9 @@ const ALERT: Duration = Duration::from_micros(200);
 const CALM: Duration = Duration::from_millis(8);
 /// The same while fewer run: a computation of 5 ms is found out before it ends.
 const SLACK: Duration = Duration::from_millis(4);
+/// After a look that found a worker waiting for a processor: about as long as Linux leaves one to another
+/// thread (its slice of 3 ms).
+const SLICE: Duration = Duration::from_millis(3);
 /// Between looks while all that is going on is workers that stay blocked.
 const IDLE: Duration = Duration::from_millis(100);
 /// How long looks stay frequent after something was found.
@@ -173,7 +176,10 @@ impl Watch {
             if alert { ALERT_CHECK } else { CHECK }
         } else {
             self.period = longest.min(self.period.max(ALERT) * 2);
-            self.period
+            match looked.unsure {
+                true => self.period.min(SLICE),
+                false => self.period,
+            }
         };
     }
 }

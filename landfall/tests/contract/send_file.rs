@@ -12,12 +12,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+#[cfg(unix)]
+use landfall::port::Packet;
 use landfall::port::{CompletionKind, Handle, Operation, is_aborted};
 
 use crate::common::Scratch;
 use crate::files::pattern;
 #[cfg(unix)]
-use crate::support::for_each_driver_alone;
+use crate::support::{Variant, for_each_driver_alone};
 use crate::support::{assert_quiet, connected, for_each_driver, next, reset};
 use crate::threads::Worker;
 
@@ -507,4 +509,43 @@ fn files_that_never_end_leave_their_turn_to_a_neighbour() {
             "{PINGS} pings took as long as {meanwhile} bytes of files"
         );
     });
+}
+
+/// On readiness a file is read by the thread that takes completions.
+#[cfg(unix)]
+#[test]
+fn a_packet_that_was_taken_does_not_wait_for_a_file() {
+    for_each_driver_alone(|driver| {
+        if driver.driver() != "poll" {
+            return;
+        }
+        // At every other `get` it is packets' turn first.
+        let arrived_before = [0, 1].map(|turns| bytes_sent_before_a_packet(driver, turns));
+        assert!(
+            arrived_before.contains(&0),
+            "{arrived_before:?} bytes arrived before the packet was handed out"
+        );
+    });
+}
+
+#[cfg(unix)]
+fn bytes_sent_before_a_packet(driver: &Variant, turns: usize) -> usize {
+    const SIZE: usize = 4 << 20;
+    let scratch = Scratch::holding(&pattern(0, SIZE));
+    let builder = driver.builder(1).lanes(1);
+    let port = builder.build().expect("the driver can be set up");
+    let (connection, mut peer) = connected(&port, 1);
+    peer.set_nonblocking(true).expect("an open socket");
+    for _ in 0..turns {
+        port.post(Packet::default()).expect("posts");
+        assert_eq!(next(&port).kind(), CompletionKind::Packet);
+    }
+    assert_quiet(&port);
+    port.post(Packet::default()).expect("posts");
+    connection
+        .submit(send_file(&Arc::new(scratch.open()), 0, TO_THE_END), 0)
+        .expect("submits");
+    let packet = next(&port);
+    assert_eq!(packet.kind(), CompletionKind::Packet);
+    peer.read(&mut vec![0; SIZE]).unwrap_or(0)
 }

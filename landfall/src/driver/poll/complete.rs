@@ -254,7 +254,14 @@ fn finished(lane: &Lane, state: &mut State, key: u32, code: i32, bytes: usize) -
     let id = lane.id(state, key);
     let op = remove(state, key);
     let kind = op.kind.completion_kind();
-    op.ticket.finish(id, kind, code, bytes, op.kind.payload())
+    let payload = match op.kind {
+        Kind::SendFile(send) => {
+            state.after().files.push(send.into_file());
+            Payload::None
+        }
+        kind => kind.payload(),
+    };
+    op.ticket.finish(id, kind, code, bytes, payload)
 }
 
 /// Lets a completion out, or holds it back while another of a serial handle is out.

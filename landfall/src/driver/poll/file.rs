@@ -126,6 +126,11 @@ impl SendFile {
         })
     }
 
+    /// To be closed with the lane unlocked, if nobody else has it.
+    pub(super) fn into_file(self) -> Arc<File> {
+        self.range.file
+    }
+
     /// How many bytes there are, unless the file ends before.
     pub(super) fn length(&self) -> usize {
         self.range.length()

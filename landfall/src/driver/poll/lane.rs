@@ -299,6 +299,9 @@ impl Lane {
     }
 
     pub(super) fn reap(&self, lanes: &[Lane], max: usize, sink: &mut Sink<'_>) -> usize {
+        if max == 0 {
+            return 0;
+        }
         let mut taken = 0;
         let mut may_read = true;
         loop {
