@@ -6,6 +6,7 @@
 //! the servers, or it would measure itself.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
@@ -134,6 +135,18 @@ impl Client {
 
     pub fn connections(&self) -> usize {
         self.connections.len()
+    }
+
+    /// Puts the connections into an order, always the same, that has nothing to do with the one in which
+    /// they came: a server may have given a run of them to one thread.
+    pub fn shuffle(&mut self) {
+        let mut place = 0_u64;
+        self.connections.sort_by_cached_key(|_| {
+            place += 1;
+            let mut hasher = DefaultHasher::new();
+            hasher.write_u64(place);
+            hasher.finish()
+        });
     }
 
     /// Exchanges `total` messages over the connections from `first` on, each sending its next one

@@ -117,6 +117,26 @@ pub(crate) fn wait_for_any<'a>(
     let _ = poll(&mut descriptors, timeout.as_ref());
 }
 
+/// Has the calling thread ask for a processor for 0.1 ms at a time, the shortest there is (`sched_runtime`
+/// of an ordinary thread, sched_setattr(2)). Since Linux 6.12 it then gets one when it wakes up, and need
+/// not wait for the end of another one's slice, some milliseconds. Older kernels ignore it.
+#[cfg(target_os = "linux")]
+pub(crate) fn ask_for_short_slices() {
+    /// Nanoseconds; the shortest there is.
+    const SLICE: u64 = 100_000;
+    const SIZE: libc::c_uint = size_of::<libc::sched_attr>() as libc::c_uint;
+    // SAFETY: all its fields are numbers.
+    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes no more than that size to a local, of the calling thread (0).
+    let got = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, SIZE, 0) };
+    let policy = attributes.sched_policy as libc::c_int;
+    if got == 0 && matches!(policy, libc::SCHED_OTHER | libc::SCHED_BATCH) {
+        attributes.sched_runtime = SLICE;
+        // SAFETY: the kernel reads a local. Refused, nothing has changed.
+        unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    }
+}
+
 /// The processor time of one thread, as any thread of the process can read it.
 #[cfg(target_os = "linux")]
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use super::Shared;
 use super::completion::{Completion, CompletionKind, Packet};
 use super::error::GetError;
 use super::operation::OperationId;
-use super::os::{ThreadProbe, ThreadState};
+use super::os::{ThreadProbe, ThreadState, ask_for_short_slices};
 use super::queue::Queue;
 use crate::driver::{Driver, MAX_LANES, Sink};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -414,6 +414,7 @@ impl Scheduler {
         if let Some(worker) = member {
             return worker;
         }
+        ask_for_short_slices();
         let worker = Arc::new(Worker {
             index: OnceLock::new(),
             thread: thread::current(),
@@ -985,7 +986,6 @@ impl Scheduler {
     /// Workers in user code since the last look. Returns whether a packet has waited as long.
     fn find_suspects(&self, suspects: &mut Suspects, looked: &mut Looked) -> bool {
         let state = &mut *self.state.lock();
-        looked.slack = self.running() < self.limit;
         for (_, slot) in state.workers.iter_mut() {
             let phase = slot.worker.phase.load(Ordering::Relaxed);
             let stayed = std::mem::replace(&mut slot.seen, phase) == phase;
@@ -1073,8 +1073,6 @@ pub(super) struct Looked {
     pub(super) handling: bool,
     /// Somebody is taking completions.
     pub(super) taking: bool,
-    /// Fewer run than may.
-    pub(super) slack: bool,
     /// Somebody is blocked in user code.
     pub(super) blocked: bool,
     /// Somebody computes for long in user code.

@@ -22,12 +22,12 @@ const CHECK: Duration = Duration::from_micros(200);
 /// The same while workers are being found blocked or computing.
 const ALERT_CHECK: Duration = Duration::from_micros(100);
 /// Between pairs of looks then.
-const ALERT: Duration = Duration::from_micros(200);
-/// Between pairs of looks while every worker comes back soon and as many run as may. A look costs 5 to
-/// 50 us, so this is some 1 % at most of a processor that they have other uses for.
+const ALERT: Duration = Duration::from_micros(100);
+/// Between pairs of looks while every worker comes back soon. A look costs 5 to 50 us, so this is some
+/// 1 % at most of a processor that they have other uses for.
 const CALM: Duration = Duration::from_millis(8);
-/// The same while fewer run: a computation of 5 ms is found out before it ends.
-const SLACK: Duration = Duration::from_millis(4);
+/// After a look that found nobody at work: there is time to find out a computation of 5 ms before it ends.
+const LIGHT: Duration = Duration::from_millis(2);
 /// After a look that found a worker waiting for a processor: about as long as Linux leaves one to another
 /// thread (its slice of 3 ms).
 const SLICE: Duration = Duration::from_millis(3);
@@ -167,8 +167,8 @@ impl Watch {
         let longest = match running {
             _ if alert => ALERT,
             false if looked.blocked => IDLE,
-            _ if looked.slack => SLACK,
-            _ => CALM,
+            false => LIGHT,
+            true => CALM,
         };
         self.checking = looked.handling && !self.checking;
         // What a computing worker submitted is posted when it is poked, at each look.
