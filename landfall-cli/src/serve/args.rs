@@ -17,7 +17,7 @@ use crate::units::{Limit, Share, parse_count, parse_share, parse_time};
 #[command(after_help = "\
 Examples:
   landfall serve 127.0.0.1:7000
-  landfall serve 0.0.0.0:7000 [::]:7000 --max-conns 50k --idle-timeout 1m -v
+  landfall serve 0.0.0.0:7000 127.0.0.1:7001 --max-conns 50k --idle-timeout 1m -v
   landfall serve 127.0.0.1:7000 --sleep 1s --slow 1%
                                   one connection in a hundred has a handler that blocks
 
@@ -48,7 +48,7 @@ pub struct ServeArgs {
     )]
     pub max_conns: Limit<u32>,
 
-    /// Close a connection on which nothing has come for this long
+    /// Close a connection without traffic for this long
     #[arg(
         long, value_name = "TIME", default_value = "none", value_parser = Limit::parser(parse_time),
         env = "LANDFALL_IDLE_TIMEOUT"

@@ -104,7 +104,7 @@ impl TcpStream {
     /// length grown. 0 bytes: the peer has closed its side.
     ///
     /// A stream that is read from in this way only is read from without a copy. After the first
-    /// [`receive`](Self::receive), which lets the system pick buffers from then on, bytes are
+    /// [`receive`](Self::receive), whose stream fills buffers of the pool from then on, bytes are
     /// copied. A future that is dropped loses the vector, but not what comes in it: the next
     /// receive has that.
     ///

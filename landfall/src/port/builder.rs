@@ -53,8 +53,8 @@ impl Default for BufferPolicy {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Facilities {
-    /// Sockets live in the ring's own table instead of the process's, so that `ulimit -n` does
-    /// not bound connections. Off: ordinary descriptors.
+    /// Sockets live in the tables of the lanes instead of the process's, and take no descriptor of
+    /// its; each table has as many places as `ulimit -n` allows descriptors. Off: ordinary descriptors.
     pub direct_descriptors: bool,
     /// One accept, many connections. Used with ordinary descriptors; with direct ones several
     /// single accepts are posted, which also bring the peer's address.
