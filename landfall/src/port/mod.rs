@@ -242,7 +242,8 @@ impl CompletionPort {
     /// The calling thread becomes a worker of this port, and counts as running from the return of
     /// `get` to its next call, except while it blocks. On Linux it asks the system at its first call for
     /// slices of 0.1 ms (`sched_runtime` in sched_setattr(2)), so that handlers that compute on all
-    /// processors keep it waiting for less.
+    /// processors keep it waiting for less. The slice stays
+    /// with the thread, and threads that it starts inherit it.
     ///
     /// # Errors
     ///
