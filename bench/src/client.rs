@@ -137,8 +137,8 @@ impl Client {
         self.connections.len()
     }
 
-    /// Puts the connections into an order, always the same, that has nothing to do with the one in which
-    /// they came: a server may have given a run of them to one thread.
+    /// Puts the connections into an order, the same for all stacks, that has nothing to do with the one in
+    /// which they came: a server may have given a run of them to one thread.
     pub fn shuffle(&mut self) {
         let mut place = 0_u64;
         self.connections.sort_by_cached_key(|_| {

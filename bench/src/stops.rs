@@ -53,7 +53,7 @@ impl Stop {
 pub struct Monitors {
     /// Keeps idle processors from halting, where the system can: waking a halted one takes the host's time,
     /// which varies, and would look like a stop.
-    _awake: Option<File>,
+    awake: Option<File>,
     threads: Vec<JoinHandle<Watch>>,
     enough: Arc<AtomicBool>,
 }
@@ -71,13 +71,15 @@ struct Watch {
 #[derive(Debug)]
 pub struct Stops {
     watches: Vec<Watch>,
+    /// Idle processors could not be kept from halting.
+    pub halts: bool,
 }
 
 impl Monitors {
     /// Returns when all are watching. Needs the right to real-time priority, as the client does.
     pub fn start(processors: &[usize]) -> Result<Self> {
         let mut monitors = Self {
-            _awake: keep_awake().ok(),
+            awake: keep_awake().ok(),
             threads: Vec::new(),
             enough: Arc::default(),
         };
@@ -102,7 +104,10 @@ impl Monitors {
             watches.iter().all(|watch| watch.stops.len() < MOST),
             "the machine stopped {MOST} times and more"
         );
-        Ok(Stops { watches })
+        Ok(Stops {
+            watches,
+            halts: self.awake.is_none(),
+        })
     }
 }
 
@@ -209,6 +214,7 @@ pub mod tests {
         };
         Stops {
             watches: processors.iter().map(watch).collect(),
+            halts: false,
         }
     }
 

@@ -167,8 +167,14 @@ fn monitored(sharing: &Sharing) -> String {
     let (Some(stops), Some(share)) = (stops, share) else {
         return String::new();
     };
+    let halts = match watched().any(|without| without.halts) {
+        true => {
+            "; idle processors halted (/dev/cpu_dma_latency is missing), which looks like stops"
+        }
+        false => "",
+    };
     format!(
-        "\nstops seen: {:.0} a second and processor ({:.0} - {:.0}); each monitor took {:.1} % of its processor",
+        "\nstops seen: {:.0} a second and processor ({:.0} - {:.0}); each monitor took {:.1} % of its processor{halts}",
         stops.median,
         stops.low,
         stops.high,
@@ -254,6 +260,7 @@ mod tests {
                 left_out: 0.05,
                 stops_per_second: 30.0,
                 monitor: 0.06,
+                halts: false,
             }),
         };
         Series {

@@ -68,6 +68,8 @@ pub struct WithoutStops {
     pub stops_per_second: f64,
     #[serde(rename = "share of a processor that its monitor took")]
     pub monitor: f64,
+    #[serde(rename = "idle processors halted")]
+    pub halts: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -198,6 +200,7 @@ impl WithoutStops {
             left_out: 1.0 - latencies.len() as f64 / messages.len() as f64,
             stops_per_second: stops.per_second(),
             monitor: stops.share(),
+            halts: stops.halts,
         })
     }
 }

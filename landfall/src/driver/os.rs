@@ -117,24 +117,34 @@ pub(crate) fn wait_for_any<'a>(
     let _ = poll(&mut descriptors, timeout.as_ref());
 }
 
-/// Has the calling thread ask for a processor for 0.1 ms at a time, the shortest there is (`sched_runtime`
-/// of an ordinary thread, sched_setattr(2)). Since Linux 6.12 it then gets one when it wakes up, and need
-/// not wait for the end of another one's slice, some milliseconds. Older kernels ignore it.
+/// Has the calling thread, if it is an ordinary one, take a processor for 0.1 ms at a time, the shortest there
+/// is (`sched_runtime`, sched_setattr(2)). Since Linux 6.12 one that computes then has to leave its
+/// processor to another that waits there, if that asks for as little, at whatever happens there next, and
+/// not after a slice of some milliseconds; a thread with longer slices at once. Older kernels ignore it.
 #[cfg(target_os = "linux")]
 pub(crate) fn ask_for_short_slices() {
-    /// Nanoseconds; the shortest there is.
+    /// Nanoseconds.
     const SLICE: u64 = 100_000;
+    let Some(mut attributes) = scheduling() else {
+        return;
+    };
+    let policy = attributes.sched_policy as libc::c_int;
+    if matches!(policy, libc::SCHED_OTHER | libc::SCHED_BATCH) {
+        attributes.sched_runtime = SLICE;
+        // SAFETY: the kernel reads a local, of the size that it says. Refused, nothing has changed.
+        unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    }
+}
+
+/// How the calling thread is scheduled.
+#[cfg(target_os = "linux")]
+fn scheduling() -> Option<libc::sched_attr> {
     const SIZE: libc::c_uint = size_of::<libc::sched_attr>() as libc::c_uint;
     // SAFETY: all its fields are numbers.
     let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes no more than that size to a local, of the calling thread (0).
     let got = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, SIZE, 0) };
-    let policy = attributes.sched_policy as libc::c_int;
-    if got == 0 && matches!(policy, libc::SCHED_OTHER | libc::SCHED_BATCH) {
-        attributes.sched_runtime = SLICE;
-        // SAFETY: the kernel reads a local. Refused, nothing has changed.
-        unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
-    }
+    (got == 0).then_some(attributes)
 }
 
 /// The processor time of one thread, as any thread of the process can read it.
@@ -168,5 +178,27 @@ impl ThreadClock {
         // SAFETY: the kernel writes to a local; a clock that is gone is an error.
         let error = unsafe { libc::clock_gettime(self.0, &mut time) };
         (error == 0).then_some((time.tv_sec, time.tv_nsec))
+    }
+}
+
+#[cfg(all(test, target_os = "linux", not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_slices_change_nothing_else_of_a_thread() {
+        let thread = std::thread::spawn(|| {
+            let before = scheduling().expect("a thread may ask about itself");
+            ask_for_short_slices();
+            (before, scheduling().expect("as before"))
+        });
+        let (before, after) = thread.join().expect("no panic");
+        assert_eq!(before.sched_policy, after.sched_policy);
+        assert_eq!(before.sched_nice, after.sched_nice);
+        assert_eq!(before.sched_flags, after.sched_flags);
+        // Kernels that know no slices of ordinary threads say 0.
+        if before.sched_runtime != 0 {
+            assert_eq!(after.sched_runtime, 100_000);
+        }
     }
 }

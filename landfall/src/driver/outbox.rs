@@ -21,17 +21,12 @@ impl Outbox {
     #[inline]
     pub(crate) fn push(&mut self, completion: Completion) {
         match self.wanted {
-            0 => self.rest(completion),
+            0 => self.resting.push_back(completion),
             _ => {
                 self.wanted -= 1;
                 self.taken.push(completion);
             }
         }
-    }
-
-    #[cold]
-    fn rest(&mut self, completion: Completion) {
-        self.resting.push_back(completion);
     }
 
     /// Whether nothing rests here, nor was left by a taker's panic.

@@ -240,10 +240,10 @@ impl CompletionPort {
     /// Takes the next completion, waiting for one no longer than `timeout` (`None`: for ever).
     ///
     /// The calling thread becomes a worker of this port, and counts as running from the return of
-    /// `get` to its next call, except while it blocks. On Linux it asks the system at its first call for
-    /// slices of 0.1 ms (`sched_runtime` in sched_setattr(2)), so that handlers that compute on all
-    /// processors keep it waiting for less. The slice stays
-    /// with the thread, and threads that it starts inherit it.
+    /// `get` to its next call, except while it blocks. On Linux its first call asks the system for slices
+    /// of 0.1 ms (`sched_runtime` in sched_setattr(2)), so that workers that compute and workers that
+    /// wait for a processor keep each other waiting for less. That stays with the thread, and threads and
+    /// processes that it starts inherit it.
     ///
     /// # Errors
     ///

@@ -79,11 +79,10 @@ fn no_internet_address() -> io::Error {
 pub(super) fn exact_pauses() {
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
-    ask_for_short_slices();
 }
 
-/// Has the calling thread get a processor when it wakes up, even if another one has computed there for
-/// less than the system's slice. Where that is refused, or not known, it waits for some milliseconds.
+/// Has threads of the port that wait for the same processor wait for each other no longer than they must.
+/// Where that is refused, or not known, it may be some milliseconds.
 pub(super) fn ask_for_short_slices() {
     #[cfg(target_os = "linux")]
     crate::driver::os::ask_for_short_slices();

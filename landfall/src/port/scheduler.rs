@@ -1055,8 +1055,8 @@ impl Suspect {
         self.now == ThreadState::Running
     }
 
-    /// Whether others are to look after its lane. It may just have lost its processor to a thread of
-    /// another process: then it will soon be back, and the others want one as well.
+    /// Whether others are to look after its lane. It may just have lost its processor to another thread:
+    /// then it will soon be back, and the others want a processor as well.
     fn is_stuck(&self) -> bool {
         self.now != ThreadState::Ready || self.stayed >= CONFIRMED
     }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::Shared;
 use super::completion::{CompletionKind, Packet};
 use super::operation::OperationId;
-use super::os::exact_pauses;
+use super::os::{ask_for_short_slices, exact_pauses};
 use super::scheduler::{Looked, Posted, Suspects};
 use super::timers::Timers;
 use crate::explained::no_thread;
@@ -124,6 +124,7 @@ struct Watch {
 impl Watch {
     fn run(mut self) {
         exact_pauses();
+        ask_for_short_slices();
         while let Some(pause) = self.step() {
             match pause {
                 Pause::For(pause) => thread::park_timeout(pause),
