@@ -244,6 +244,9 @@ fn measure_echo(options: &Options, report: &mut Report) -> Result<()> {
             }
         }
     }
+    if let Some(verdicts) = table::over_all_loads(&report.comparisons) {
+        println!("{verdicts}\n");
+    }
     Ok(())
 }
 

@@ -187,6 +187,19 @@ impl Comparison {
             .filter(|row| row.series.stack.role() == role && row.series.failure.is_none())
             .min_by(|a, b| median(&a.series).total_cmp(&median(&b.series)))
     }
+
+    /// The ratios of a stack to the best peer, round by round; none without both.
+    fn ratios_to_peer(&self, stack: Stack) -> impl Iterator<Item = f64> {
+        let row = self.rows.iter().find(|row| row.series.stack == stack);
+        row.zip(self.best(Role::Peer))
+            .into_iter()
+            .flat_map(|(row, peer)| paired(&row.series.samples, &peer.series.samples))
+    }
+}
+
+/// The ratios of a stack to the best peer of each load, over all rounds of all loads.
+pub fn over_all_loads(loads: &[Comparison], stack: Stack) -> Option<Summary> {
+    Summary::of(loads.iter().flat_map(|load| load.ratios_to_peer(stack)))
 }
 
 /// The complete series of this role with the lowest median.
@@ -205,12 +218,14 @@ fn ratio(samples: &[f64], reference: &[f64]) -> Option<Summary> {
     if reference.iter().any(|&cost| cost < 0.01) {
         return None;
     }
-    Summary::of(
-        samples
-            .iter()
-            .zip(reference)
-            .map(|(sample, reference)| sample / reference),
-    )
+    Summary::of(paired(samples, reference))
+}
+
+fn paired(samples: &[f64], reference: &[f64]) -> impl Iterator<Item = f64> {
+    samples
+        .iter()
+        .zip(reference)
+        .map(|(sample, reference)| sample / reference)
 }
 
 #[cfg(test)]
@@ -282,5 +297,25 @@ mod tests {
         );
         assert_eq!(comparison.rows[2].to_peer.unwrap().median, 0.5);
         assert_eq!(comparison.rows[0].to_limit.unwrap().median, 2.0);
+    }
+
+    #[test]
+    fn over_all_loads_every_round_of_every_load_counts_once() {
+        let load = |poll: &[f64], tokio: &[f64]| {
+            let series = |stack, samples: &[f64]| Series {
+                stack,
+                samples: samples.to_vec(),
+                failure: None,
+            };
+            let all = vec![
+                series(Stack::LandfallPoll, poll),
+                series(Stack::Tokio, tokio),
+            ];
+            Comparison::new(String::new(), "us", all)
+        };
+        let loads = [load(&[9.0, 11.0], &[10.0, 10.0]), load(&[30.0], &[20.0])];
+        let all = over_all_loads(&loads, Stack::LandfallPoll).unwrap();
+        assert_eq!((all.low, all.median, all.high), (0.9, 1.1, 1.5));
+        assert!(over_all_loads(&loads, Stack::LandfallPort).is_none());
     }
 }

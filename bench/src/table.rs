@@ -5,7 +5,7 @@ use comfy_table::{CellAlignment, Table};
 
 use crate::runs::sharing::{Latency, Neighbour, Sharing};
 use crate::stacks::{Role, Stack};
-use crate::statistics::{Comparison, Series, Summary};
+use crate::statistics::{self, Comparison, Series, Summary};
 
 /// What Landfall has set itself: its cost against that of the best peer, against the limit, and that
 /// of its runtime against its port.
@@ -64,6 +64,30 @@ pub fn comparison(comparison: &Comparison) -> String {
         text += &format!("\n{}: {}", row.series.stack.name(), verdicts.join("; "));
     }
     text + &failures(comparison.rows.iter().map(|row| &row.series))
+}
+
+/// What holds of the whole echo benchmark, where each load above has its own line.
+pub fn over_all_loads(loads: &[Comparison]) -> Option<String> {
+    let bounds = [
+        (Stack::LandfallPort, PEER_BOUND),
+        (Stack::LandfallRuntime, PEER_BOUND),
+        (Stack::LandfallPoll, POLL_BOUND),
+    ];
+    let verdicts: Vec<_> = bounds
+        .into_iter()
+        .filter_map(|(stack, bound)| {
+            let ratio = statistics::over_all_loads(loads, stack)?;
+            let verdict = judge(Some(ratio), bound, "the best peer of each load")?;
+            Some(format!("{}: {verdict}", stack.name()))
+        })
+        .collect();
+    (loads.len() > 1 && !verdicts.is_empty()).then(|| {
+        format!(
+            "echo, over all {} loads\n{}",
+            loads.len(),
+            verdicts.join("\n")
+        )
+    })
 }
 
 fn judge(ratio: Option<Summary>, bound: f64, other: &str) -> Option<String> {
