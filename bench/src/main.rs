@@ -16,6 +16,7 @@ mod server;
 mod stacks;
 mod statistics;
 mod stops;
+mod summary;
 mod table;
 
 use std::fs::File;
