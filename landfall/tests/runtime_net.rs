@@ -1250,3 +1250,48 @@ fn a_stream_with_an_idle_timeout_may_outlive_its_runtime() {
     drop(runtime);
     stream.set_idle_timeout(Some(Duration::from_secs(1)));
 }
+
+/// Whether this machine has IPv6, which containers often lack.
+fn has_ipv6() -> bool {
+    let has = StdListener::bind("[::1]:0").is_ok();
+    if !has {
+        eprintln!("skipped: no IPv6 here");
+    }
+    has
+}
+
+#[test]
+fn both_families_can_be_listened_on_at_one_port() {
+    if !has_ipv6() {
+        return;
+    }
+    on_runtime(async {
+        let six = TcpListener::bind("[::]:0").expect("a free port");
+        let port = six.local_addr().expect("an address").port();
+        let four = TcpListener::bind(("0.0.0.0", port)).expect("the port is free for the other");
+        for (listener, address) in [(&six, "::1"), (&four, "127.0.0.1")] {
+            let client = StdStream::connect((address, port)).expect("connect");
+            let accepted = listener.accept().await.expect("accept");
+            let peer = accepted.peer_addr().expect("an address");
+            assert_eq!(peer, client.local_addr().expect("an address"));
+        }
+    });
+}
+
+#[test]
+fn a_listener_of_both_families_takes_clients_of_either() {
+    if !has_ipv6() {
+        return;
+    }
+    on_runtime(async {
+        let options = ListenOptions::new().dual_stack(true);
+        let listener = TcpListener::bind_with("[::]:0", options).expect("a free port");
+        let port = listener.local_addr().expect("an address").port();
+        for address in ["::1", "127.0.0.1"] {
+            let _client = StdStream::connect((address, port)).expect("connect");
+            let accepted = listener.accept().await.expect("accept");
+            let peer = accepted.peer_addr().expect("an address");
+            assert_eq!(peer.ip().to_canonical().to_string(), address);
+        }
+    });
+}

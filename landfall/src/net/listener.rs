@@ -55,6 +55,7 @@ pub struct TcpListener {
 pub struct ListenOptions {
     backlog: u32,
     nodelay: bool,
+    dual_stack: bool,
 }
 
 impl Default for ListenOptions {
@@ -62,6 +63,7 @@ impl Default for ListenOptions {
         ListenOptions {
             backlog: BACKLOG,
             nodelay: false,
+            dual_stack: false,
         }
     }
 }
@@ -85,6 +87,14 @@ impl ListenOptions {
         self
     }
 
+    /// Whether a listener on `[::]` takes clients of IPv4 as well, whose addresses then look like
+    /// `::ffff:192.0.2.1`. No by default, on every system (they differ): `0.0.0.0` and `[::]` are two
+    /// listeners, which can have the same port.
+    pub fn dual_stack(mut self, on: bool) -> Self {
+        self.dual_stack = on;
+        self
+    }
+
     /// A listening socket at the first address that can be bound.
     pub(crate) fn bind(&self, address: impl ToSocketAddrs) -> io::Result<Socket> {
         let mut failure = None;
@@ -104,6 +114,9 @@ impl ListenOptions {
             Some(Protocol::TCP),
         )?;
         os::allow_rebinding(&socket)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(!self.dual_stack)?;
+        }
         // Connections inherit it.
         socket.set_tcp_nodelay(self.nodelay)?;
         socket.bind(&address.into())?;
