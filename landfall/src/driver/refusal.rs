@@ -12,7 +12,12 @@ use crate::port::Operation;
 /// Whether an operation fits a socket, as far as that can be told without the system.
 pub(crate) fn check(operation: &Operation, datagram: bool) -> io::Result<()> {
     let error = match operation {
-        Operation::Receive(buffer) if buffer.capacity() == buffer.len() => {
+        Operation::SendTo { .. } | Operation::ReceiveFrom(_) if !datagram => {
+            "datagrams with addresses need a datagram socket; this one is a stream"
+        }
+        Operation::Receive(buffer) | Operation::ReceiveFrom(buffer)
+            if buffer.capacity() == buffer.len() =>
+        {
             "the vector has no spare capacity to receive into; reserve some"
         }
         Operation::ReceiveStream if datagram => {

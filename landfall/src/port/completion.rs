@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use super::accepted::Accepted;
 use super::handle::Handle;
@@ -72,9 +73,29 @@ pub(crate) enum Payload {
     None,
     Buffer(Buffer),
     Buffers(Vec<Buffer>),
+    /// A datagram and its sender. The vector has capacity until it is taken.
+    FromV4(Vec<u8>, SocketAddrV4),
+    /// Boxed, as no completion is to be larger for it.
+    FromV6(Vec<u8>, Box<SocketAddrV6>),
     /// Boxed, as it is rare and large.
     Accepted(Box<Accepted>),
 }
+
+impl Payload {
+    /// What a receive has brought that asks for the sender; `None`: it has no internet address, or
+    /// nothing came.
+    pub(crate) fn datagram(vec: Vec<u8>, peer: Option<SocketAddr>) -> Self {
+        match peer {
+            None => Payload::Buffer(Buffer::Vec(vec)),
+            Some(SocketAddr::V4(peer)) => Payload::FromV4(vec, peer),
+            Some(SocketAddr::V6(peer)) => Payload::FromV6(vec, Box::new(peer)),
+        }
+    }
+}
+
+/// There are two for each message.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Completion>() <= 96);
 
 impl Completion {
     /// A completion that belongs to no handle: a posted packet or a timer.
@@ -158,11 +179,32 @@ impl Completion {
     pub fn take_buffer(&mut self) -> Option<Buffer> {
         // Moves the buffer alone: every message has one.
         let Payload::Buffer(buffer) = &mut self.payload else {
-            return None;
+            return self.take_datagram();
         };
         let buffer = std::mem::take(buffer);
         self.payload = Payload::None;
         Some(buffer)
+    }
+
+    #[inline(never)]
+    fn take_datagram(&mut self) -> Option<Buffer> {
+        let (Payload::FromV4(vec, _) | Payload::FromV6(vec, _)) = &mut self.payload else {
+            return None;
+        };
+        let vec = std::mem::take(vec);
+        (vec.capacity() > 0).then_some(Buffer::Vec(vec))
+    }
+
+    /// Who has sent the datagram that a
+    /// [`ReceiveFrom`](crate::port::Operation::ReceiveFrom) brought, one that was cut too. `None`: nothing
+    /// came, the operation was another one, or the sender has no internet address, as those of Unix
+    /// sockets.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        match &self.payload {
+            Payload::FromV4(_, peer) => Some((*peer).into()),
+            Payload::FromV6(_, peer) => Some((**peer).into()),
+            _ => None,
+        }
     }
 
     /// Takes the buffers of a vectored send.

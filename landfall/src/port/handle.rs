@@ -3,9 +3,10 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
+use super::address::Address;
 use super::error::SubmitError;
 use super::operation::{Operation, OperationId};
 use super::{CompletionPort, Shared};
@@ -225,30 +226,6 @@ impl fmt::Debug for Handle {
             .field("key", &self.0.key)
             .field("socket", &self.0.socket)
             .finish_non_exhaustive()
-    }
-}
-
-/// An address in half the room of a [`SocketAddr`] for those that most have.
-enum Address {
-    V4(SocketAddrV4),
-    V6(Box<SocketAddrV6>),
-}
-
-impl Address {
-    fn get(&self) -> SocketAddr {
-        match self {
-            Address::V4(address) => (*address).into(),
-            Address::V6(address) => (**address).into(),
-        }
-    }
-}
-
-impl From<SocketAddr> for Address {
-    fn from(address: SocketAddr) -> Self {
-        match address {
-            SocketAddr::V4(address) => Address::V4(address),
-            SocketAddr::V6(address) => Address::V6(Box::new(address)),
-        }
     }
 }
 

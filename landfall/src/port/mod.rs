@@ -17,6 +17,7 @@
 //! ```
 
 mod accepted;
+mod address;
 mod builder;
 mod completion;
 mod error;
@@ -43,6 +44,7 @@ pub use handle::{Association, Handle};
 pub use operation::{Accept, Operation, OperationId, SocketOption};
 pub use source::Source;
 
+pub(crate) use address::Address;
 pub(crate) use completion::Payload;
 pub(crate) use scheduler::Posted;
 

@@ -30,6 +30,31 @@ pub enum Operation {
     ///
     /// A vector without spare capacity is refused at submission.
     Receive(Vec<u8>),
+    /// As [`Operation::Receive`], on a datagram socket, and tells who has sent the datagram
+    /// ([`Completion::peer`](crate::port::Completion::peer)).
+    ///
+    /// A vector without spare capacity is refused at submission, and so is a stream socket.
+    ///
+    /// ```
+    /// use std::net::UdpSocket;
+    ///
+    /// use landfall::port::{CompletionPort, Operation};
+    ///
+    /// let port = CompletionPort::new(0)?;
+    /// let socket = UdpSocket::bind("127.0.0.1:0")?;
+    /// let client = UdpSocket::bind("127.0.0.1:0")?;
+    /// client.send_to(b"hello", socket.local_addr()?)?;
+    /// let socket = port.associate(socket, 1)?;
+    /// socket.submit(Operation::ReceiveFrom(Vec::with_capacity(65_535)), 1)?;
+    /// let mut received = port.get(None)?;
+    /// let address = received.peer().expect("an internet address");
+    /// let buffer = received.take_buffer().expect("the vector");
+    /// socket.submit(Operation::SendTo { address, buffer }, 2)?;
+    /// # assert_eq!(client.local_addr()?, address);
+    /// # assert_eq!(port.get(None)?.result()?, 5);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ReceiveFrom(Vec<u8>),
     /// Receives until the end of the stream, an error or a cancel, one completion each, in order,
     /// into buffers of the port's pool. While nothing arrives no buffer is held.
     ///
@@ -53,6 +78,16 @@ pub enum Operation {
     ///
     /// Loopback always copies, so this gains nothing between programs of one machine.
     SendZeroCopy(Buffer),
+    /// Sends a datagram to an address; see [`Operation::Send`]. It goes whole or not at all.
+    ///
+    /// A stream socket is refused at submission. Of one that is connected to another address, macOS
+    /// and the BSDs refuse it (`EISCONN`).
+    SendTo {
+        /// Of the same family as the socket.
+        address: SocketAddr,
+        /// The datagram.
+        buffer: Buffer,
+    },
     /// Sends a range of a file on a stream socket, in its turn among the sends, without the program
     /// seeing the bytes: `length` of them from `offset` on, fewer if the file ends before
     /// (`u64::MAX`: to its end). Completes as a send, with the number of bytes that went: one

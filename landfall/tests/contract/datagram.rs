@@ -1,10 +1,11 @@
 //! Datagrams: statement 45.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 
-use landfall::port::{BufferPolicy, CompletionPort, Handle, Operation};
+use landfall::port::{BufferPolicy, CompletionKind, CompletionPort, Handle, Operation, is_aborted};
 
-use crate::support::{assert_quiet, for_each_driver, next};
+use crate::support::{PATIENCE, assert_quiet, connected, for_each_driver, next};
 
 /// `EMSGSIZE`
 #[cfg(target_os = "linux")]
@@ -66,6 +67,199 @@ fn c45_a_datagram_larger_than_a_pooled_buffer_is_told_of_too() {
             .build()
             .expect("the driver can be set up");
         cuts_the_first(&port, || Operation::ReceiveOnce);
+    });
+}
+
+/// Datagrams of two senders come to receives that ask for them, one by IPv4 and one by IPv6.
+#[test]
+fn a_datagram_tells_its_sender_who_can_be_answered() {
+    for_each_driver(|driver| {
+        for (key, at) in [(4, "127.0.0.1:0"), (6, "[::1]:0")] {
+            let port = driver.port(0);
+            let socket = UdpSocket::bind(at).expect("a free port");
+            let address = socket.local_addr().expect("an address");
+            let socket = port.associate(socket, key).expect("associates");
+            let senders = [(); 2].map(|()| UdpSocket::bind(at).expect("a free port"));
+            for (token, sender) in senders.iter().enumerate() {
+                let from = Some(sender.local_addr().expect("an address"));
+                // Nothing stands before it, and as much as fits is received after it.
+                let mut vec = Vec::with_capacity(64);
+                vec.extend_from_slice(b"before ");
+                let receive = Operation::ReceiveFrom(vec);
+                socket.submit(receive, token).expect("submits");
+                sender.send_to(b"a question", address).expect("sends");
+                let mut asked = next(&port);
+                assert_eq!((asked.key(), asked.token()), (key, token));
+                assert_eq!(asked.kind(), CompletionKind::Receive);
+                assert_eq!((asked.result().ok(), asked.peer()), (Some(10), from));
+                let question = asked.take_buffer().expect("the vector");
+                assert_eq!(&question[..], b"before a question");
+                assert_eq!(asked.peer(), from, "also when the vector has been taken");
+                assert!(asked.take_buffer().is_none(), "there is one vector");
+            }
+            for (token, sender) in senders.iter().enumerate() {
+                let address = sender.local_addr().expect("an address");
+                let buffer = vec![token as u8; 9_000].into();
+                let answer = Operation::SendTo { address, buffer };
+                socket.submit(answer, token).expect("submits");
+            }
+            for _ in &senders {
+                let mut sent = next(&port);
+                assert_eq!(sent.kind(), CompletionKind::Send);
+                assert_eq!((sent.result().ok(), sent.peer()), (Some(9_000), None));
+                let buffer = sent.take_buffer().expect("what was sent");
+                assert_eq!(buffer[0] as usize, sent.token());
+            }
+            for (token, sender) in senders.iter().enumerate() {
+                sender.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+                let mut answer = [9; 10_000];
+                assert_eq!(
+                    sender.recv_from(&mut answer).expect("it comes"),
+                    (9_000, address)
+                );
+                assert_eq!(answer[8_999] as usize, token);
+            }
+            assert_quiet(&port);
+        }
+    });
+}
+
+#[test]
+fn a_datagram_without_bytes_has_a_sender_and_can_be_sent() {
+    for_each_driver(|driver| {
+        let port = driver.port(0);
+        let (socket, address, peer) = receiver(&port);
+        let from = peer.local_addr().expect("an address");
+        let receive = Operation::ReceiveFrom(Vec::with_capacity(1));
+        socket.submit(receive, 0).expect("submits");
+        peer.send_to(b"", address).expect("sends");
+        let mut received = next(&port);
+        assert_eq!(
+            (received.result().ok(), received.peer()),
+            (Some(0), Some(from))
+        );
+        assert!(received.take_buffer().expect("the vector").is_empty());
+        let answer = Operation::SendTo {
+            address: from,
+            buffer: "".into(),
+        };
+        socket.submit(answer, 1).expect("submits");
+        assert_eq!(next(&port).result().expect("sent"), 0);
+        peer.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        assert_eq!(peer.recv_from(&mut [0]).expect("it comes"), (0, address));
+        assert_quiet(&port);
+    });
+}
+
+#[test]
+fn c45_a_datagram_larger_than_the_buffer_tells_its_sender_all_the_same() {
+    for_each_driver(|driver| {
+        let port = driver.port(0);
+        // One is there when it is asked for, and one comes later.
+        for waits in [false, true] {
+            let (socket, address, sender) = receiver(&port);
+            let from = sender.local_addr().expect("an address");
+            let send = || sender.send_to(&[7; 30], address).expect("sends");
+            let receive = Operation::ReceiveFrom(Vec::with_capacity(10));
+            if !waits {
+                send();
+            }
+            socket.submit(receive, 0).expect("submits");
+            if waits {
+                assert_quiet(&port);
+                send();
+            }
+            let mut cut = next(&port);
+            let error = cut.result().expect_err("the datagram did not fit");
+            assert_eq!(error.raw_os_error(), Some(TOO_LONG), "{error}");
+            assert_eq!((cut.bytes(), cut.peer()), (10, Some(from)));
+            assert_eq!(&cut.take_buffer().expect("the vector")[..], [7; 10]);
+        }
+        assert_quiet(&port);
+    });
+}
+
+#[test]
+fn a_receive_with_the_sender_that_is_cancelled_gives_its_vector_back() {
+    for_each_driver(|driver| {
+        let port = driver.port(0);
+        let (socket, address, sender) = receiver(&port);
+        for token in 0..2 {
+            let receive = Operation::ReceiveFrom(Vec::with_capacity(10));
+            socket.submit(receive, token).expect("submits");
+        }
+        assert_quiet(&port);
+        assert_eq!(socket.cancel_all(), 2);
+        for _ in 0..2 {
+            let mut cancelled = next(&port);
+            assert!(is_aborted(&cancelled.result().expect_err("cancelled")));
+            assert_eq!((cancelled.bytes(), cancelled.peer()), (0, None));
+            let vec = cancelled.take_buffer().expect("the vector").into_vec();
+            assert_eq!((vec.len(), vec.capacity()), (0, 10));
+        }
+        // It is usable as before.
+        let receive = Operation::ReceiveFrom(Vec::with_capacity(10));
+        socket.submit(receive, 3).expect("submits");
+        sender.send_to(b"data", address).expect("sends");
+        assert_eq!(next(&port).result().expect("received"), 4);
+        assert_quiet(&port);
+    });
+}
+
+#[test]
+fn datagrams_with_addresses_are_refused_to_streams_with_what_they_bring() {
+    for_each_driver(|driver| {
+        let port = driver.port(0);
+        let (stream, _peer) = connected(&port, 1);
+        let address = SocketAddr::from(([127, 0, 0, 1], 9));
+        let buffer = "lost?".into();
+        let refused = stream
+            .submit(Operation::SendTo { address, buffer }, 0)
+            .expect_err("not a datagram socket");
+        assert_eq!(refused.error.kind(), ErrorKind::InvalidInput);
+        let Operation::SendTo { buffer, .. } = refused.operation else {
+            panic!("it comes back as it was");
+        };
+        assert_eq!(&buffer[..], b"lost?");
+        let refused = stream
+            .submit(Operation::ReceiveFrom(Vec::with_capacity(10)), 0)
+            .expect_err("not a datagram socket");
+        assert_eq!(refused.error.kind(), ErrorKind::InvalidInput);
+        let (socket, ..) = receiver(&port);
+        let refused = socket
+            .submit(Operation::ReceiveFrom(Vec::new()), 0)
+            .expect_err("no room");
+        assert_eq!(refused.error.kind(), ErrorKind::InvalidInput);
+        assert_quiet(&port);
+    });
+}
+
+/// Too long, to an address of another family, to nobody: each fails or is lost by itself.
+#[test]
+fn a_datagram_that_cannot_be_sent_leaves_the_socket_as_it_was() {
+    for_each_driver(|driver| {
+        let port = driver.port(0);
+        let (socket, _, peer) = receiver(&port);
+        let to = peer.local_addr().expect("an address");
+        let send_to = |address, buffer: Vec<u8>| {
+            let buffer = buffer.into();
+            let operation = Operation::SendTo { address, buffer };
+            socket.submit(operation, 0).expect("submits");
+            next(&port).result()
+        };
+        for size in [65_508, (1 << 20) + 1] {
+            let error = send_to(to, vec![0; size]).expect_err("too long");
+            assert_eq!(error.raw_os_error(), Some(TOO_LONG), "{error}");
+        }
+        send_to("[::1]:9".parse().expect("an address"), vec![1]).expect_err("another family");
+        for _ in 0..3 {
+            assert_eq!(send_to(refusing_datagrams(), vec![1]).expect("goes"), 1);
+        }
+        assert_eq!(send_to(to, vec![1; 65_507]).expect("fits"), 65_507);
+        // What came of those to nobody is not an error of a receive.
+        let receive = Operation::ReceiveFrom(Vec::with_capacity(10));
+        socket.submit(receive, 1).expect("submits");
+        assert_quiet(&port);
     });
 }
 
@@ -170,7 +364,7 @@ fn datagrams_too_long_to_be_sent_fail_and_keep_nothing_waiting() {
 fn a_receive_waits_for_data_behind_what_the_system_keeps_of_errors() {
     use std::time::Duration;
 
-    use landfall::port::{GetError, is_aborted};
+    use landfall::port::GetError;
     use nix::sys::socket::{setsockopt, sockopt::Ipv4RecvErr};
 
     use crate::support::{eventually, for_each_driver_alone};
@@ -219,7 +413,6 @@ fn a_receive_waits_for_data_behind_what_the_system_keeps_of_errors() {
 }
 
 /// An address of loopback where no datagrams are taken.
-#[cfg(target_os = "linux")]
 fn refusing_datagrams() -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     socket.local_addr().expect("an address")

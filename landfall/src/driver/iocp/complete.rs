@@ -95,7 +95,7 @@ fn reported(core: &Core, state: &mut State, way: Way, code: i32, bytes: usize) -
             *vec = filled(std::mem::take(vec), bytes);
             [end(state, way, code, bytes, None), None]
         }
-        Kind::Datagram(vec, _) => {
+        Kind::Datagram(vec, _) | Kind::DatagramFrom(vec, _) => {
             let bytes = match code {
                 0 => bytes,
                 _ => vec.capacity() - vec.len(),
@@ -109,7 +109,7 @@ fn reported(core: &Core, state: &mut State, way: Way, code: i32, bytes: usize) -
             let once = *once;
             pooled(core, state, once)
         }
-        Kind::Send(_) | Kind::SendVectored(_) | Kind::SendFile(_) => {
+        Kind::Send(_) | Kind::SendVectored(_) | Kind::SendTo(..) | Kind::SendFile(_) => {
             op.done += bytes;
             let (done, left) = (op.done, op.length().saturating_sub(op.done));
             let last = match left {
@@ -284,7 +284,7 @@ fn resume(core: &Core, state: &mut State) {
 fn cut_at_once(state: &mut State) -> Option<Completion> {
     let op = state.receives.current.as_mut()?;
     let (code, bytes) = match &mut op.kind {
-        Kind::Datagram(vec, _) => {
+        Kind::Datagram(vec, _) | Kind::DatagramFrom(vec, _) => {
             let room = vec.capacity() - vec.len();
             *vec = filled(std::mem::take(vec), room);
             (WSAEMSGSIZE, room)

@@ -50,7 +50,7 @@ use deadlines::Deadlines;
 use op::{Begun, Kind, Op, Owner};
 use queue::{Queue, Room};
 use socket::{Socket, Sockets, State, Way};
-use winsock::Extensions;
+use winsock::{Extensions, Sender};
 
 pub(crate) use accept::Listener;
 pub(crate) use winsock::use_address_exclusively;
@@ -546,11 +546,13 @@ fn way_of(kind: &Kind) -> Option<Way> {
         Kind::Receive(_)
         | Kind::Pooled { .. }
         | Kind::Datagram(..)
+        | Kind::DatagramFrom(..)
         | Kind::Readable
         | Kind::ReadableDatagram(_)
         | Kind::FirstData(..) => Some(Way::Receives),
         Kind::Send(_)
         | Kind::SendVectored(_)
+        | Kind::SendTo(..)
         | Kind::SendFile(_)
         | Kind::Connect(_)
         | Kind::Shutdown(_) => Some(Way::Sends),
@@ -572,6 +574,7 @@ fn kind_of(socket: &Socket, buffer_size: usize, operation: Operation) -> Kind {
             Kind::Datagram(written(buffer), Owner::Program)
         }
         Operation::Receive(buffer) => Kind::Receive(buffer),
+        Operation::ReceiveFrom(buffer) => Kind::DatagramFrom(written(buffer), Sender::new()),
         Operation::ReceiveStream => Kind::Pooled { once: false },
         Operation::ReceiveOnce if socket.datagram => {
             let buffer = written(Vec::with_capacity(buffer_size));
@@ -583,6 +586,7 @@ fn kind_of(socket: &Socket, buffer_size: usize, operation: Operation) -> Kind {
         Operation::Connect(address) => Kind::Connect(address),
         Operation::Send(buffer) | Operation::SendZeroCopy(buffer) => Kind::Send(buffer),
         Operation::SendVectored(buffers) => Kind::SendVectored(buffers),
+        Operation::SendTo { address, buffer } => Kind::SendTo(buffer, address),
         Operation::Shutdown(how) => Kind::Shutdown(how),
         Operation::SetOption(option) => Kind::SetOption(option),
         Operation::SendFile {

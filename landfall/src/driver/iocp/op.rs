@@ -10,7 +10,7 @@ use windows_sys::Win32::Networking::WinSock::{WSABUF, WSAEINVAL};
 
 use super::code;
 use super::file;
-use super::winsock::{self, Block, Extensions, description};
+use super::winsock::{self, Block, Extensions, Sender, description};
 use crate::buffer::Buffer;
 use crate::driver::accept_stream::AcceptStream;
 use crate::driver::file::{FileOp, FileRange};
@@ -44,11 +44,14 @@ pub(super) enum Kind {
     /// datagram in it. A receive of no bytes would throw the datagram away, so the buffer must be
     /// there.
     Datagram(Vec<u8>, Owner),
+    /// A datagram into a vector of the program's, and its sender.
+    DatagramFrom(Vec<u8>, Sender),
     Readable,
     /// As `Readable`, of a datagram: it peeks at a byte.
     ReadableDatagram(Vec<u8>),
     Send(Buffer),
     SendVectored(Vec<Buffer>),
+    SendTo(Buffer, SocketAddr),
     SendFile(FileRange),
     /// On a file instead of a socket.
     File(FileOp),
@@ -102,6 +105,12 @@ impl Op {
             Kind::Receive(vec) | Kind::Datagram(vec, _) => {
                 receive_into(socket, vec, false, block)?;
             }
+            Kind::DatagramFrom(vec, sender) => {
+                let spare = vec.spare_capacity_mut();
+                let spare = [description(spare.as_ptr().cast(), spare.len())];
+                // SAFETY: as in `receive_into`, and the sender's memory is the operation's too.
+                unsafe { winsock::receive_from(socket, &spare, sender, block)? }
+            }
             Kind::ReadableDatagram(vec) => receive_into(socket, vec, true, block)?,
             Kind::Pooled { .. } | Kind::Readable | Kind::FirstData(..) => {
                 let nothing = [description(std::ptr::null(), 0)];
@@ -115,6 +124,11 @@ impl Op {
                 send_from(socket, &[description(rest.as_ptr(), rest.len())], block)?;
             }
             Kind::SendVectored(buffers) => send_from(socket, &gather(buffers, *done), block)?,
+            Kind::SendTo(buffer, address) => {
+                let buffer = [description(buffer.as_ptr(), buffer.len())];
+                // SAFETY: as in `send_from`.
+                unsafe { winsock::send_to(socket, &buffer, &SockAddr::from(*address), block)? }
+            }
             Kind::SendFile(range) => {
                 return file::transmit(socket, range, *done, extensions, block);
             }
@@ -142,6 +156,7 @@ impl Op {
                 let slices: Vec<_> = buffers.iter().map(|buffer| IoSlice::new(buffer)).collect();
                 socket.send_vectored(&slices)
             }
+            Kind::SendTo(buffer, address) => socket.send_to(buffer, &SockAddr::from(*address)),
             _ => return None,
         };
         match sent {
@@ -157,7 +172,7 @@ impl Op {
     pub(super) fn sends_bytes(&self) -> bool {
         matches!(
             self.kind,
-            Kind::Send(_) | Kind::SendVectored(_) | Kind::SendFile(_)
+            Kind::Send(_) | Kind::SendVectored(_) | Kind::SendTo(..) | Kind::SendFile(_)
         )
     }
 
@@ -166,9 +181,12 @@ impl Op {
             Kind::Receive(_)
             | Kind::Pooled { .. }
             | Kind::Datagram(..)
+            | Kind::DatagramFrom(..)
             | Kind::Readable
             | Kind::ReadableDatagram(_) => CompletionKind::Receive,
-            Kind::Send(_) | Kind::SendVectored(_) | Kind::SendFile(_) => CompletionKind::Send,
+            Kind::Send(_) | Kind::SendVectored(_) | Kind::SendTo(..) | Kind::SendFile(_) => {
+                CompletionKind::Send
+            }
             Kind::File(op) => op.completion_kind(),
             Kind::Connect(_) => CompletionKind::Connect,
             Kind::Shutdown(_) => CompletionKind::Shutdown,
@@ -190,7 +208,7 @@ impl Op {
     /// Bytes that a send has to send.
     pub(super) fn length(&self) -> usize {
         match &self.kind {
-            Kind::Send(buffer) => buffer.len(),
+            Kind::Send(buffer) | Kind::SendTo(buffer, _) => buffer.len(),
             Kind::SendVectored(buffers) => buffers.iter().map(|buffer| buffer.len()).sum(),
             Kind::SendFile(range) => range.length(),
             _ => 0,
@@ -202,7 +220,8 @@ impl Op {
         match kind {
             Kind::Datagram(vec, Owner::Driver) if vec.is_empty() => Payload::None,
             Kind::Receive(vec) | Kind::Datagram(vec, _) => Payload::Buffer(Buffer::Vec(vec)),
-            Kind::Send(buffer) => Payload::Buffer(buffer),
+            Kind::DatagramFrom(vec, sender) => Payload::datagram(vec, sender.address()),
+            Kind::Send(buffer) | Kind::SendTo(buffer, _) => Payload::Buffer(buffer),
             Kind::SendVectored(buffers) => Payload::Buffers(buffers),
             Kind::File(op) => op.payload(),
             _ => Payload::None,

@@ -15,8 +15,8 @@ use windows_sys::Win32::Networking::WinSock::{
     SIO_GET_EXTENSION_FUNCTION_POINTER, SIO_UDP_CONNRESET, SIO_UDP_NETRESET, SO_ACCEPTCONN,
     SO_EXCLUSIVEADDRUSE, SO_UPDATE_ACCEPT_CONTEXT, SO_UPDATE_CONNECT_CONTEXT, SOCKET, SOL_SOCKET,
     WSA_IO_PENDING, WSABUF, WSAEWOULDBLOCK, WSAGetLastError, WSAID_ACCEPTEX, WSAID_CONNECTEX,
-    WSAID_GETACCEPTEXSOCKADDRS, WSAID_TRANSMITFILE, WSAIoctl, WSARecv, WSASend, closesocket,
-    getsockopt, setsockopt,
+    WSAID_GETACCEPTEXSOCKADDRS, WSAID_TRANSMITFILE, WSAIoctl, WSARecv, WSARecvFrom, WSASend,
+    WSASendTo, closesocket, getsockopt, setsockopt,
 };
 use windows_sys::Win32::System::IO::{CancelIoEx, OVERLAPPED};
 use windows_sys::core::GUID;
@@ -152,6 +152,101 @@ pub(super) unsafe fn receive(
             buffers.len() as u32,
             null_mut(),
             &mut flags,
+            block.clear(),
+            None,
+        )
+    })
+}
+
+/// The largest address, in words, so that it is aligned.
+const SENDER_WORDS: usize = size_of::<SockAddrStorage>() / size_of::<u64>();
+
+/// Room for what the kernel says of a datagram beside its bytes.
+pub(super) struct Sender(KernelMemory<SenderMemory>);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SenderMemory {
+    /// Zeroes, which are no address, until the kernel has written one.
+    address: [u64; SENDER_WORDS],
+    length: i32,
+    flags: u32,
+}
+
+impl SenderMemory {
+    fn empty() -> Self {
+        SenderMemory {
+            address: [0; SENDER_WORDS],
+            length: size_of::<SockAddrStorage>() as i32,
+            flags: 0,
+        }
+    }
+}
+
+impl Sender {
+    pub(super) fn new() -> Self {
+        Sender(KernelMemory::new(SenderMemory::empty()))
+    }
+
+    /// Who has sent what an operation that has ended received, if it has received anything.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        // SAFETY: allocated in `new`, and the kernel is done with it.
+        let memory = unsafe { self.0.0.as_ptr().read() };
+        address((&raw const memory.address).cast(), memory.length)
+    }
+}
+
+/// Starts a receive of a datagram with its sender.
+///
+/// # Safety
+///
+/// As for [`receive`]; the sender's memory is the kernel's meanwhile, too.
+pub(super) unsafe fn receive_from(
+    socket: &Socket,
+    buffers: &[WSABUF],
+    sender: &mut Sender,
+    block: &mut Block,
+) -> Started {
+    sender.0.set(SenderMemory::empty());
+    let memory = sender.0.0.as_ptr();
+    // SAFETY: the caller keeps the memory, whose parts have an address of their own; the count is
+    // that of the slice.
+    started(unsafe {
+        WSARecvFrom(
+            raw(socket),
+            buffers.as_ptr(),
+            buffers.len() as u32,
+            null_mut(),
+            &raw mut (*memory).flags,
+            (&raw mut (*memory).address).cast(),
+            &raw mut (*memory).length,
+            block.clear(),
+            None,
+        )
+    })
+}
+
+/// Starts a send of a datagram to an address, which is read while the call runs.
+///
+/// # Safety
+///
+/// As for [`receive`].
+pub(super) unsafe fn send_to(
+    socket: &Socket,
+    buffers: &[WSABUF],
+    address: &SockAddr,
+    block: &mut Block,
+) -> Started {
+    // SAFETY: the caller keeps the memory; the count is that of the slice.
+    started(unsafe {
+        WSASendTo(
+            raw(socket),
+            buffers.as_ptr(),
+            buffers.len() as u32,
+            null_mut(),
+            0,
+            address.as_ptr().cast(),
+            address.len(),
             block.clear(),
             None,
         )

@@ -106,6 +106,10 @@ fn received_by(
             if let Some(data) = data.filter(|_| bytes > 0) {
                 completion.payload = Payload::Buffer(data);
             }
+            if received.peer.is_some() {
+                let vec = completion.take_buffer().map(Buffer::into_vec);
+                completion.payload = Payload::datagram(vec.unwrap_or_default(), received.peer);
+            }
             deliver(state, completion);
         }
     }

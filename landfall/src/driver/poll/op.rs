@@ -16,7 +16,7 @@ use crate::buffer::{Buffer, Pool, filled};
 use crate::driver::accept_stream::AcceptStream;
 use crate::driver::file::{FileOp, FileRange};
 use crate::driver::ticket::Ticket;
-use crate::port::{CompletionKind, Operation, Payload, SocketOption};
+use crate::port::{Address, CompletionKind, Operation, Payload, SocketOption};
 
 pub(super) struct Op {
     pub(super) generation: u32,
@@ -31,6 +31,8 @@ pub(super) struct Op {
 pub(super) enum Kind {
     /// Into a vector of the program's.
     Receive(Vec<u8>),
+    /// As `Receive`, and says from whom.
+    ReceiveFrom(Vec<u8>),
     /// Into pooled buffers until the end of the stream.
     ReceiveStream,
     /// Into a pooled buffer once.
@@ -38,6 +40,7 @@ pub(super) enum Kind {
     Readable,
     Send(Buffer),
     SendVectored(Vec<Buffer>),
+    SendTo(Buffer, Address),
     SendFile(Box<SendFile>),
     /// Done already; to be reported.
     File(FileOp),
@@ -69,6 +72,8 @@ pub(super) struct Received {
     pub(super) full: bool,
     /// A datagram was longer than the buffer.
     pub(super) truncated: bool,
+    /// Its sender, if that was asked for.
+    pub(super) peer: Option<SocketAddr>,
 }
 
 /// Bytes handed to the system in one call at most, so that a long send of one connection keeps the
@@ -86,12 +91,14 @@ impl Kind {
     pub(super) fn of(operation: Operation) -> Self {
         match operation {
             Operation::Receive(buffer) => Kind::Receive(buffer),
+            Operation::ReceiveFrom(buffer) => Kind::ReceiveFrom(buffer),
             Operation::ReceiveStream => Kind::ReceiveStream,
             Operation::ReceiveOnce => Kind::ReceiveOnce,
             Operation::WaitReadable => Kind::Readable,
             // No system gives memory back without the peer's help on readiness: copy.
             Operation::Send(buffer) | Operation::SendZeroCopy(buffer) => Kind::Send(buffer),
             Operation::SendVectored(buffers) => Kind::SendVectored(buffers),
+            Operation::SendTo { address, buffer } => Kind::SendTo(buffer, address.into()),
             Operation::Connect(address) => Kind::Connect(Box::new(Connect {
                 address: address.into(),
                 begun: false,
@@ -113,10 +120,14 @@ impl Kind {
 
     pub(super) fn completion_kind(&self) -> CompletionKind {
         match self {
-            Kind::Receive(_) | Kind::ReceiveStream | Kind::ReceiveOnce | Kind::Readable => {
-                CompletionKind::Receive
+            Kind::Receive(_)
+            | Kind::ReceiveFrom(_)
+            | Kind::ReceiveStream
+            | Kind::ReceiveOnce
+            | Kind::Readable => CompletionKind::Receive,
+            Kind::Send(_) | Kind::SendVectored(_) | Kind::SendTo(..) | Kind::SendFile(_) => {
+                CompletionKind::Send
             }
-            Kind::Send(_) | Kind::SendVectored(_) | Kind::SendFile(_) => CompletionKind::Send,
             Kind::File(op) => op.completion_kind(),
             Kind::Connect(_) => CompletionKind::Connect,
             Kind::Shutdown(_) => CompletionKind::Shutdown,
@@ -129,6 +140,7 @@ impl Kind {
         matches!(
             self,
             Kind::Receive(_)
+                | Kind::ReceiveFrom(_)
                 | Kind::ReceiveStream
                 | Kind::ReceiveOnce
                 | Kind::Readable
@@ -140,14 +152,14 @@ impl Kind {
     pub(super) fn sends_bytes(&self) -> bool {
         matches!(
             self,
-            Kind::Send(_) | Kind::SendVectored(_) | Kind::SendFile(_)
+            Kind::Send(_) | Kind::SendVectored(_) | Kind::SendTo(..) | Kind::SendFile(_)
         )
     }
 
     /// Bytes that a send has to send.
     pub(super) fn length(&self) -> usize {
         match self {
-            Kind::Send(buffer) => buffer.len(),
+            Kind::Send(buffer) | Kind::SendTo(buffer, _) => buffer.len(),
             Kind::SendVectored(buffers) => buffers.iter().map(|buffer| buffer.len()).sum(),
             Kind::SendFile(send) => send.length(),
             _ => 0,
@@ -157,8 +169,10 @@ impl Kind {
     /// The memory to give back with the final completion.
     pub(super) fn payload(self) -> Payload {
         match self {
-            Kind::Receive(buffer) => Payload::Buffer(Buffer::Vec(buffer)),
-            Kind::Send(buffer) => Payload::Buffer(buffer),
+            Kind::Receive(buffer) | Kind::ReceiveFrom(buffer) => {
+                Payload::Buffer(Buffer::Vec(buffer))
+            }
+            Kind::Send(buffer) | Kind::SendTo(buffer, _) => Payload::Buffer(buffer),
             Kind::SendVectored(buffers) => Payload::Buffers(buffers),
             Kind::File(op) => op.payload(),
             _ => Payload::None,
@@ -179,6 +193,11 @@ impl Kind {
                 *vec = filled(std::mem::take(vec), received.bytes);
                 Ok(received)
             }
+            Kind::ReceiveFrom(vec) => {
+                let received = receive_from(fd, vec.spare_capacity_mut())?;
+                *vec = filled(std::mem::take(vec), received.bytes);
+                Ok(received)
+            }
             Kind::Readable => {
                 if !is_readable(fd)? {
                     return Err(io::ErrorKind::WouldBlock.into());
@@ -187,6 +206,7 @@ impl Kind {
                     bytes: 0,
                     full: true,
                     truncated: false,
+                    peer: None,
                 })
             }
             _ => match buffers.take() {
@@ -239,6 +259,10 @@ impl Kind {
                 let slices = &slices[..used];
                 let sent = SockRef::from(fd).send_vectored_with_flags(slices, SEND_FLAGS)?;
                 Ok((sent, sent == asked))
+            }
+            Kind::SendTo(buffer, address) => {
+                let sent = rustix::net::sendto(fd, buffer, send_flags(), &address.get())?;
+                Ok((sent, true))
             }
             Kind::SendFile(send) => send.send(fd),
             _ => Ok((0, true)),
@@ -327,8 +351,11 @@ const SEND_FLAGS: libc::c_int = libc::MSG_DONTWAIT;
 /// Not through the C library, whose points of cancellation cost an echo some 115 instructions
 /// (`docs/decisions/0003-readiness.md`).
 pub(super) fn send(fd: &OwnedFd, bytes: &[u8]) -> io::Result<usize> {
-    let flags = SendFlags::from_bits_retain(SEND_FLAGS as _);
-    Ok(rustix::net::send(fd, bytes, flags)?)
+    Ok(rustix::net::send(fd, bytes, send_flags())?)
+}
+
+fn send_flags() -> SendFlags {
+    SendFlags::from_bits_retain(SEND_FLAGS as _)
 }
 
 /// As `send`.
@@ -343,9 +370,8 @@ fn receive_into(
     memory: &mut [MaybeUninit<u8>],
     datagram: bool,
 ) -> io::Result<Received> {
-    // Systems other than Linux may refuse lengths past a C `int`.
-    let room = memory.len().min(libc::c_int::MAX as usize - 1);
-    let memory = &mut memory[..room];
+    let memory = receivable(memory);
+    let room = memory.len();
     let (bytes, truncated) = if datagram {
         let socket = SockRef::from(fd);
         let mut slices = [MaybeUninitSlice::new(memory)];
@@ -358,7 +384,28 @@ fn receive_into(
         bytes,
         full: bytes == room,
         truncated,
+        peer: None,
     })
+}
+
+/// As `receive_into`, on a datagram socket.
+fn receive_from(fd: &OwnedFd, memory: &mut [MaybeUninit<u8>]) -> io::Result<Received> {
+    let mut slices = [MaybeUninitSlice::new(receivable(memory))];
+    let (bytes, flags, peer) =
+        SockRef::from(fd).recv_from_vectored_with_flags(&mut slices, libc::MSG_DONTWAIT)?;
+    Ok(Received {
+        bytes,
+        full: true,
+        truncated: flags.is_truncated(),
+        peer: peer.as_socket(),
+    })
+}
+
+/// As much of the memory as can be received into: systems other than Linux may refuse lengths past a
+/// C `int`.
+fn receivable(memory: &mut [MaybeUninit<u8>]) -> &mut [MaybeUninit<u8>] {
+    let room = memory.len().min(libc::c_int::MAX as usize - 1);
+    &mut memory[..room]
 }
 
 fn uninitialised(memory: &mut [u8]) -> &mut [MaybeUninit<u8>] {

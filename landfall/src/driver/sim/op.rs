@@ -63,6 +63,9 @@ impl Kind {
             Operation::Connect(_) => Kind::Connect { unanswered: false },
             Operation::Shutdown(how) => Kind::Shutdown(how),
             Operation::SetOption(option) => Kind::SetOption(option),
+            Operation::SendTo { .. } | Operation::ReceiveFrom(_) => {
+                unreachable!("refused on streams")
+            }
             Operation::SendFile { .. }
             | Operation::ReadAt { .. }
             | Operation::WriteAt { .. }

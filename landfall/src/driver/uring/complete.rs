@@ -5,6 +5,7 @@ use io_uring::cqueue;
 use super::accept;
 use super::file;
 use super::lane::{Lane, State, user_data};
+use super::message::Messages;
 use super::op::{Kind, NO_SOCKET, Op};
 use super::receive;
 use super::socket::Socket;
@@ -42,10 +43,10 @@ pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) {
                 remove(lane, state, key);
             }
         }
-        Kind::Send(_) | Kind::SendVectored(..) => sent(lane, state, key, result),
+        Kind::Send(_) | Kind::SendVectored(..) | Kind::SendTo(..) => sent(lane, state, key, result),
         Kind::SendZeroCopy(..) => sent_without_copying(lane, state, key, result, more),
         Kind::Receive(_) => received(lane, state, key, result, false),
-        Kind::ReceiveDatagram(_, message) => {
+        Kind::ReceiveDatagram(_, message) | Kind::ReceiveFrom(_, message) => {
             let truncated = message.truncated();
             received(lane, state, key, result, truncated)
         }
@@ -154,7 +155,7 @@ fn received(lane: &Lane, state: &mut State, key: u32, result: i32, truncated: bo
     }
     let bytes = result as usize;
     match &mut state.ops[key as usize].kind {
-        Kind::Receive(buffer) | Kind::ReceiveDatagram(buffer, _) => {
+        Kind::Receive(buffer) | Kind::ReceiveDatagram(buffer, _) | Kind::ReceiveFrom(buffer, _) => {
             *buffer = filled(std::mem::take(buffer), bytes);
         }
         _ => {}
@@ -293,12 +294,12 @@ pub(super) fn end_with(
     key: u32,
     code: i32,
     bytes: usize,
-    payload: impl FnOnce(Kind) -> Payload,
+    payload: impl FnOnce(Kind, &mut Messages) -> Payload,
 ) {
     let op = remove(lane, state, key);
     let id = lane.id(&op, key);
     let kind = op.kind.completion_kind();
-    let payload = payload(op.kind);
+    let payload = payload(op.kind, &mut state.messages);
     deliver(state, op.ticket.finish(id, kind, code, bytes, payload));
 }
 

@@ -17,6 +17,7 @@ use slab::Slab;
 
 use super::accept::Streams;
 use super::complete;
+use super::message::Messages;
 use super::op::{Kind, Op};
 use super::receive::{self, Readable};
 use super::socket::{Place, Slots, Socket};
@@ -69,6 +70,7 @@ pub(super) struct State {
     pub(super) readable: Readable,
     /// Posted accepts, and connections whose first data is awaited.
     pub(super) accepting: Vec<u32>,
+    pub(super) messages: Messages,
     /// Completions ready to be taken, ahead of what the ring holds.
     pub(super) outbox: Outbox,
     /// Entries that found no room, or come from threads that may not submit themselves.
@@ -116,6 +118,7 @@ impl Lane {
                 slots: Slots::new(table),
                 readable: Readable::default(),
                 accepting: Vec::new(),
+                messages: Messages::default(),
                 outbox: Outbox::default(),
                 backlog: VecDeque::new(),
                 closed: false,

@@ -11,6 +11,7 @@ mod accept;
 mod complete;
 mod file;
 mod lane;
+mod message;
 mod op;
 mod receive;
 mod socket;
@@ -36,7 +37,8 @@ use crate::port::{Handle, Operation, OperationId, SubmitError};
 use accept::Streams;
 use file::SendFile;
 use lane::{Lane, State};
-use op::{Connect, Installed, Kind, Message, Options};
+use message::Messages;
+use op::{Connect, Installed, Kind, Options};
 use receive::{Stage, Stream};
 use socket::{Place, Socket};
 
@@ -267,7 +269,10 @@ impl Driver for Uring {
             drop(state);
             return Err(SubmitError { error, operation });
         }
-        let kind = kind_of(entry, operation);
+        let State {
+            sockets, messages, ..
+        } = &mut *state;
+        let kind = kind_of(&sockets[socket.index as usize], messages, operation);
         let (is_send, is_receive) = (kind.is_send(), kind.is_receive());
         let sends_bytes = kind.sends_bytes();
         let ticket = Ticket::new(Some(handle.clone()), token);
@@ -481,15 +486,16 @@ impl fmt::Debug for Uring {
 }
 
 /// Pairs an operation that fits with the memory it needs.
-fn kind_of(socket: &Socket, operation: Operation) -> Kind {
+fn kind_of(socket: &Socket, messages: &mut Messages, operation: Operation) -> Kind {
     if let Place::File(_) = socket.place {
         return Kind::File(FileOp::of(operation));
     }
     match operation {
         Operation::Receive(buffer) if socket.kind.datagram => {
-            Kind::ReceiveDatagram(buffer, Message::new())
+            Kind::ReceiveDatagram(buffer, messages.take())
         }
         Operation::Receive(buffer) => Kind::Receive(buffer),
+        Operation::ReceiveFrom(buffer) => Kind::ReceiveFrom(buffer, messages.take()),
         Operation::ReceiveStream => Kind::ReceiveStream(Stream::default()),
         Operation::ReceiveOnce => Kind::ReceiveOnce {
             datagram: socket.kind.datagram,
@@ -498,7 +504,8 @@ fn kind_of(socket: &Socket, operation: Operation) -> Kind {
         Operation::WaitReadable => Kind::Readable,
         Operation::Connect(address) => Kind::Connect(Connect::new(address)),
         Operation::Send(buffer) => Kind::Send(buffer),
-        Operation::SendVectored(buffers) => Kind::SendVectored(buffers, Message::new()),
+        Operation::SendVectored(buffers) => Kind::SendVectored(buffers, messages.take()),
+        Operation::SendTo { address, buffer } => Kind::SendTo(buffer, messages.take_to(address)),
         Operation::SendZeroCopy(buffer) => Kind::SendZeroCopy(buffer, None),
         Operation::Shutdown(how) => Kind::Shutdown(match how {
             std::net::Shutdown::Read => libc::SHUT_RD,

@@ -11,6 +11,7 @@ use socket2::{SockAddr, SockAddrStorage};
 
 use super::file::SendFile;
 use super::lane::user_data;
+use super::message::{Message, Messages};
 use super::receive::{Stage, Stream};
 use super::socket::Target;
 use crate::buffer::Buffer;
@@ -44,6 +45,8 @@ pub(super) enum Kind {
     Receive(Vec<u8>),
     /// As `Receive`, where bytes past the end of the vector are lost and must be noticed.
     ReceiveDatagram(Vec<u8>, Box<Message>),
+    /// As `ReceiveDatagram`, and says from whom.
+    ReceiveFrom(Vec<u8>, Box<Message>),
     /// Into pooled memory, once.
     ReceiveOnce {
         datagram: bool,
@@ -58,6 +61,8 @@ pub(super) enum Kind {
     /// The buffer, and the result once known: a notification then says that the memory is free.
     SendZeroCopy(Buffer, Option<i32>),
     SendVectored(Vec<Buffer>, Box<Message>),
+    /// A datagram to the address in the message.
+    SendTo(Buffer, Box<Message>),
     SendFile(Box<SendFile>),
     /// On a file instead of a socket.
     File(FileOp),
@@ -99,65 +104,6 @@ pub(super) struct FirstData {
     pub(super) stage: Stage,
     /// The name of the operation that keeps its deadline.
     pub(super) deadline: u64,
-}
-
-/// A message header and the vectors it points to, at an address of their own.
-pub(super) struct Message {
-    header: libc::msghdr,
-    vectors: Vec<libc::iovec>,
-}
-
-// SAFETY: the pointers lead to memory of buffers that the same operation owns.
-unsafe impl Send for Message {}
-
-impl Message {
-    pub(super) fn new() -> Box<Self> {
-        Box::new(Message {
-            // SAFETY: a message header of zeroes is valid: no name, no vectors, no control data.
-            header: unsafe { std::mem::zeroed() },
-            vectors: Vec::new(),
-        })
-    }
-
-    /// Points at what is left of `buffers` after `done` bytes.
-    fn gather(&mut self, buffers: &[Buffer], mut done: usize) -> *const libc::msghdr {
-        self.vectors.clear();
-        for buffer in buffers {
-            let skip = done.min(buffer.len());
-            done -= skip;
-            if skip < buffer.len() {
-                self.vectors.push(libc::iovec {
-                    iov_base: buffer[skip..].as_ptr() as *mut libc::c_void,
-                    iov_len: buffer.len() - skip,
-                });
-            }
-        }
-        // The kernel takes at most this many vectors (UIO_MAXIOV); the rest goes in the next round.
-        self.vectors.truncate(1024);
-        self.point();
-        &self.header
-    }
-
-    /// Points at the spare capacity of a vector.
-    fn scatter(&mut self, buffer: &mut Vec<u8>) -> *mut libc::msghdr {
-        let spare = buffer.spare_capacity_mut();
-        self.vectors.clear();
-        self.vectors.push(libc::iovec {
-            iov_base: spare.as_mut_ptr().cast(),
-            iov_len: spare.len(),
-        });
-        self.point();
-        &mut self.header
-    }
-
-    fn point(&mut self) {
-        self.header.msg_iov = self.vectors.as_mut_ptr();
-        self.header.msg_iovlen = self.vectors.len() as _;
-    }
-
-    pub(super) fn truncated(&self) -> bool {
-        self.header.msg_flags & libc::MSG_TRUNC != 0
-    }
 }
 
 /// Options still to be set, one after another.
@@ -311,13 +257,16 @@ impl Kind {
         match self {
             Kind::Receive(_)
             | Kind::ReceiveDatagram(..)
+            | Kind::ReceiveFrom(..)
             | Kind::ReceiveOnce { .. }
             | Kind::ReceiveStream(_)
             | Kind::Spent
             | Kind::Readable => CompletionKind::Receive,
-            Kind::Send(_) | Kind::SendZeroCopy(..) | Kind::SendVectored(..) | Kind::SendFile(_) => {
-                CompletionKind::Send
-            }
+            Kind::Send(_)
+            | Kind::SendZeroCopy(..)
+            | Kind::SendVectored(..)
+            | Kind::SendTo(..)
+            | Kind::SendFile(_) => CompletionKind::Send,
             Kind::File(op) => op.completion_kind(),
             Kind::Connect(_) => CompletionKind::Connect,
             Kind::Shutdown(_) => CompletionKind::Shutdown,
@@ -333,6 +282,7 @@ impl Kind {
             Kind::Send(_)
                 | Kind::SendZeroCopy(..)
                 | Kind::SendVectored(..)
+                | Kind::SendTo(..)
                 | Kind::SendFile(_)
                 | Kind::Connect(_)
                 | Kind::Shutdown(_)
@@ -344,6 +294,7 @@ impl Kind {
             self,
             Kind::Receive(_)
                 | Kind::ReceiveDatagram(..)
+                | Kind::ReceiveFrom(..)
                 | Kind::ReceiveOnce { .. }
                 | Kind::ReceiveStream(_)
                 | Kind::Readable
@@ -354,27 +305,47 @@ impl Kind {
     pub(super) fn sends_bytes(&self) -> bool {
         matches!(
             self,
-            Kind::Send(_) | Kind::SendZeroCopy(..) | Kind::SendVectored(..) | Kind::SendFile(_)
+            Kind::Send(_)
+                | Kind::SendZeroCopy(..)
+                | Kind::SendVectored(..)
+                | Kind::SendTo(..)
+                | Kind::SendFile(_)
         )
     }
 
     /// Bytes that a send has to send.
     pub(super) fn length(&self) -> usize {
         match self {
-            Kind::Send(buffer) | Kind::SendZeroCopy(buffer, _) => buffer.len(),
+            Kind::Send(buffer) | Kind::SendZeroCopy(buffer, _) | Kind::SendTo(buffer, _) => {
+                buffer.len()
+            }
             Kind::SendVectored(buffers, _) => buffers.iter().map(|buffer| buffer.len()).sum(),
             _ => 0,
         }
     }
 
     /// The memory to give back with the final completion.
-    pub(super) fn payload(self) -> Payload {
+    pub(super) fn payload(self, messages: &mut Messages) -> Payload {
         match self {
-            Kind::Receive(buffer) | Kind::ReceiveDatagram(buffer, _) => {
+            Kind::Receive(buffer) => Payload::Buffer(Buffer::Vec(buffer)),
+            Kind::ReceiveDatagram(buffer, message) => {
+                messages.give_back(message);
                 Payload::Buffer(Buffer::Vec(buffer))
             }
+            Kind::ReceiveFrom(buffer, mut message) => {
+                let peer = message.peer();
+                messages.give_back(message);
+                Payload::datagram(buffer, peer)
+            }
             Kind::Send(buffer) | Kind::SendZeroCopy(buffer, _) => Payload::Buffer(buffer),
-            Kind::SendVectored(buffers, _) => Payload::Buffers(buffers),
+            Kind::SendTo(buffer, message) => {
+                messages.give_back(message);
+                Payload::Buffer(buffer)
+            }
+            Kind::SendVectored(buffers, message) => {
+                messages.give_back(message);
+                Payload::Buffers(buffers)
+            }
             Kind::File(op) => op.payload(),
             _ => Payload::None,
         }
@@ -417,6 +388,9 @@ impl Op {
             Kind::ReceiveDatagram(buffer, message) => {
                 opcode::RecvMsg::new(fd, message.scatter(buffer)).build()
             }
+            Kind::ReceiveFrom(buffer, message) => {
+                opcode::RecvMsg::new(fd, message.scatter_from(buffer)).build()
+            }
             Kind::ReceiveOnce { datagram, stage } => stage.entry(fd, *datagram),
             Kind::FirstData(first) => first.stage.entry(fd, false),
             Kind::ReceiveStream(_) => poll_entry(fd, true),
@@ -442,6 +416,12 @@ impl Op {
             }
             Kind::SendVectored(buffers, message) => {
                 opcode::SendMsg::new(fd, message.gather(buffers, done))
+                    .flags(send_flags as u32)
+                    .build()
+            }
+            Kind::SendTo(buffer, message) => {
+                let buffer = std::slice::from_ref(buffer);
+                opcode::SendMsg::new(fd, message.gather(buffer, done))
                     .flags(send_flags as u32)
                     .build()
             }

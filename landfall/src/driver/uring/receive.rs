@@ -131,7 +131,7 @@ pub(super) fn once(lane: &Lane, state: &mut State, key: u32, result: i32) {
             let truncated = datagram && result as usize > data.len();
             let code = if truncated { libc::EMSGSIZE } else { 0 };
             let bytes = data.len();
-            end_with(lane, state, key, code, bytes, |_| match bytes {
+            end_with(lane, state, key, code, bytes, |_, _| match bytes {
                 0 => Payload::None,
                 _ => Payload::Buffer(data),
             });
