@@ -1,4 +1,4 @@
-//! TCP on the runtime.
+//! TCP and UDP on the runtime.
 //!
 //! Receiving and sending hand whole buffers over, in and out, and a future that is dropped loses
 //! nothing: what arrives goes to the next receive, what was being sent is sent, in order, a
@@ -40,9 +40,11 @@ mod os;
 mod send_file;
 mod socket;
 mod stream;
+mod udp;
 
 pub use connect::ConnectOptions;
 pub use halves::{ReadHalf, ReuniteError, WriteHalf};
 pub use idle::is_idle_timeout;
 pub use listener::{ListenOptions, TcpListener};
 pub use stream::TcpStream;
+pub use udp::{UdpSocket, is_too_long};

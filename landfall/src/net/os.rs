@@ -8,6 +8,7 @@ use socket2::Socket;
 mod codes {
     pub(crate) const RESET: i32 = libc::ECONNRESET;
     pub(crate) const BROKEN_PIPE: i32 = libc::EPIPE;
+    pub(crate) const MESSAGE_TOO_LONG: i32 = libc::EMSGSIZE;
 }
 
 #[cfg(windows)]
@@ -16,6 +17,7 @@ mod codes {
 
     pub(crate) const RESET: i32 = WinSock::WSAECONNRESET;
     pub(crate) const BROKEN_PIPE: i32 = WinSock::WSAECONNABORTED;
+    pub(crate) const MESSAGE_TOO_LONG: i32 = WinSock::WSAEMSGSIZE;
 }
 
 /// The connection was cut: the peer, or something on the way, sent a reset.
@@ -24,6 +26,9 @@ pub(super) const RESET: i32 = codes::RESET;
 /// What a send fails with after a reset that something else has been told of already. It means
 /// nothing else, unless this side has shut its sending down itself.
 pub(super) const BROKEN_PIPE: i32 = codes::BROKEN_PIPE;
+
+/// A datagram was longer than the room for it, or than the network takes.
+pub(super) const MESSAGE_TOO_LONG: i32 = codes::MESSAGE_TOO_LONG;
 
 /// Lets a server be started again while connections of the last one linger in `TIME_WAIT`.
 #[cfg(unix)]

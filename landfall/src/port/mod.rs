@@ -44,6 +44,7 @@ pub use handle::{Association, Handle};
 pub use operation::{Accept, Operation, OperationId, SocketOption};
 pub use source::Source;
 
+#[cfg(unix)]
 pub(crate) use address::Address;
 pub(crate) use completion::Payload;
 pub(crate) use scheduler::Posted;
