@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use landfall::buffer::Buffer;
 use landfall::port::{Accept, Completion, CompletionKind, CompletionPort, Operation};
+use landfall::runtime::{self, Runtime};
 use landfall::server::{Connection, Server};
 use runtime_support::{LONG, wait_until};
 
@@ -98,10 +99,22 @@ static ALONE: Mutex<()> = Mutex::new(());
 fn assert_echo_allocates_nothing(server: SocketAddr) {
     IS_EXEMPT.set(true);
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(server)).collect();
-    exchange(&mut clients, WARM_UP);
+    assert_allocates_nothing(|messages| exchange(&mut clients, messages));
+}
+
+/// Likewise with datagrams.
+fn assert_echo_of_datagrams_allocates_nothing(server: SocketAddr) {
+    IS_EXEMPT.set(true);
+    let clients: Vec<_> = (0..CLIENTS).map(|_| connect_datagrams(server)).collect();
+    assert_allocates_nothing(|messages| exchange_datagrams(&clients, messages));
+}
+
+/// Has messages exchanged by this thread, and counts what all others allocate for them.
+fn assert_allocates_nothing(mut exchange: impl FnMut(usize)) {
+    exchange(WARM_UP);
     COUNT.store(0, SeqCst);
     IS_COUNTING.store(true, SeqCst);
-    exchange(&mut clients, MESSAGES);
+    exchange(MESSAGES);
     IS_COUNTING.store(false, SeqCst);
     let (count, first) = (COUNT.load(SeqCst), FIRST.lock().expect("no panic").take());
     IS_EXEMPT.set(false);
@@ -130,6 +143,27 @@ fn exchange(clients: &mut [TcpStream], messages: usize) {
         for client in &mut *clients {
             let mut echo = [0; MESSAGE.len()];
             client.read_exact(&mut echo).expect("an echo");
+            assert_eq!(echo, MESSAGE);
+        }
+    }
+}
+
+fn connect_datagrams(server: SocketAddr) -> UdpSocket {
+    let client = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    client.connect(server).expect("a socket");
+    client.set_read_timeout(Some(LONG)).expect("a socket");
+    client
+}
+
+/// As `exchange`.
+fn exchange_datagrams(clients: &[UdpSocket], messages: usize) {
+    for _ in 0..messages / clients.len() {
+        for client in clients {
+            client.send(&MESSAGE).expect("send");
+        }
+        for client in clients {
+            let mut echo = [0; MESSAGE.len()];
+            client.recv(&mut echo).expect("an echo");
             assert_eq!(echo, MESSAGE);
         }
     }
@@ -273,6 +307,71 @@ fn the_runtime_allocates_nothing_for_buffers_of_the_programs_own() {
             vec.clear();
         }
     });
+}
+
+#[test]
+fn a_port_allocates_nothing_for_datagrams_and_their_senders() {
+    let _alone = ALONE.lock();
+    // As many lanes as workers: one that waits in several has a list of them.
+    let port = CompletionPort::new(1).expect("a port");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let server = socket.local_addr().expect("an address");
+    let socket = port.associate(socket, 0).expect("associate");
+    let receive = |vec| {
+        socket
+            .submit(Operation::ReceiveFrom(vec), 0)
+            .expect("submit");
+    };
+    receive(Vec::with_capacity(1024));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while let Ok(mut completion) = port.get(None) {
+                let buffer = completion.take_buffer().expect("both bring it");
+                if let Some(address) = completion.peer() {
+                    let answer = Operation::SendTo { address, buffer };
+                    socket.submit(answer, 0).expect("submit");
+                } else {
+                    let mut vec = buffer.into_vec();
+                    vec.clear();
+                    receive(vec);
+                }
+            }
+        });
+        let passed = scope
+            .spawn(|| assert_echo_of_datagrams_allocates_nothing(server))
+            .join();
+        port.close();
+        passed.expect("see above");
+    });
+}
+
+#[test]
+fn the_runtime_allocates_nothing_for_datagrams() {
+    let _alone = ALONE.lock();
+    let runtime = Runtime::new().expect("a runtime");
+    let (server, echo) = runtime.block_on(async {
+        let socket = landfall::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let server = socket.local_addr().expect("an address");
+        let echo = runtime::spawn(async move {
+            let mut vec = Vec::with_capacity(1024);
+            loop {
+                let (received, data) = socket.receive_from(vec).await;
+                let (bytes, from) = received.expect("received");
+                let (sent, data) = socket.send_to_owned(data, from).await;
+                sent.expect("sent");
+                if bytes == 0 {
+                    return;
+                }
+                vec = data.into_vec();
+                vec.clear();
+            }
+        });
+        (server, echo)
+    });
+    let passed = thread::spawn(move || assert_echo_of_datagrams_allocates_nothing(server)).join();
+    connect_datagrams(server).send(&[]).expect("send");
+    runtime.block_on(echo).expect("no panic");
+    passed.expect("see above");
 }
 
 /// Bytes that the tables of a port and of a runtime may have grown by, however many connections
