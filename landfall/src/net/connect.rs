@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Type};
 
-use super::listener::no_address;
 use super::socket::Socket;
-use super::stream::TcpStream;
+use super::tcp::{TcpStream, no_address};
 use crate::port::Operation;
 use crate::runtime::time::timeout;
 use crate::runtime::{self, Shared};

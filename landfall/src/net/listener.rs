@@ -1,20 +1,19 @@
-//! A TCP listener.
+//! Listeners.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
-use socket2::{Domain, Protocol, Socket, Type};
 
-use super::os;
-use super::socket;
-use super::stream::TcpStream;
+use super::family::Family;
+use super::socket::Socket;
+use super::stream::Stream;
 use crate::port::{self, Accepted, Handle, Operation, OperationId, Source, is_aborted};
 use crate::runtime::{self, Event, Observer, Respond, Shared};
 
@@ -22,15 +21,10 @@ use crate::runtime::{self, Event, Observer, Respond, Shared};
 /// wait in the system's backlog, and begun again when these have been taken.
 const MOST_READY: usize = 64;
 
-/// What the system keeps for a listener that is slow, unless told otherwise: Linux cuts it down to
-/// `net.core.somaxconn`, which is 4096 too. A client that finds the backlog full tries again after
-/// a second, so a burst of clients needs a long one.
-const BACKLOG: u32 = 4096;
-
-/// Listens for TCP connections.
+/// Listens for connections: a [`TcpListener`](super::TcpListener) or, not on Windows, a `UnixListener`.
 ///
 /// Several tasks may accept at a time; each connection goes to the one that waits longest.
-pub struct TcpListener {
+pub struct Listener<F> {
     shared: Arc<Shared>,
     handle: Handle,
     state: Arc<ListenerState>,
@@ -38,139 +32,29 @@ pub struct TcpListener {
     number: usize,
     /// Told of what happens on the connections.
     observer: Option<Arc<dyn Observer>>,
+    family: PhantomData<fn() -> F>,
 }
 
-/// How to listen.
-///
-/// ```
-/// # use landfall::net::{ListenOptions, TcpListener};
-/// # landfall::runtime::Runtime::new()?.block_on(async {
-/// let options = ListenOptions::new().backlog(128).nodelay(true);
-/// let listener = TcpListener::bind_with("127.0.0.1:0", options)?;
-/// # Ok::<(), std::io::Error>(())
-/// # })?;
-/// # Ok::<(), std::io::Error>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct ListenOptions {
-    backlog: u32,
-    nodelay: bool,
-    dual_stack: bool,
-}
-
-impl Default for ListenOptions {
-    fn default() -> Self {
-        ListenOptions {
-            backlog: BACKLOG,
-            nodelay: false,
-            dual_stack: false,
-        }
-    }
-}
-
-impl ListenOptions {
-    /// The default options.
-    pub fn new() -> Self {
-        ListenOptions::default()
-    }
-
-    /// How many connections the system keeps that have not been accepted; 4096 by default, cut
-    /// down by the system to its own limit.
-    pub fn backlog(mut self, connections: u32) -> Self {
-        self.backlog = connections;
-        self
-    }
-
-    /// Whether accepted connections send small segments at once (`TCP_NODELAY`); no by default.
-    pub fn nodelay(mut self, on: bool) -> Self {
-        self.nodelay = on;
-        self
-    }
-
-    /// Whether a listener on `[::]` takes clients of IPv4 as well, whose addresses then look like
-    /// `::ffff:192.0.2.1`. No by default, on every system (they differ): `0.0.0.0` and `[::]` are two
-    /// listeners, which can have the same port.
-    pub fn dual_stack(mut self, on: bool) -> Self {
-        self.dual_stack = on;
-        self
-    }
-
-    /// A listening socket at the first address that can be bound.
-    pub(crate) fn bind(&self, address: impl ToSocketAddrs) -> io::Result<Socket> {
-        let mut failure = None;
-        for address in address.to_socket_addrs()? {
-            match self.bind_to(address) {
-                Ok(socket) => return Ok(socket),
-                Err(error) => failure = Some(error),
-            }
-        }
-        Err(failure.unwrap_or_else(no_address))
-    }
-
-    fn bind_to(&self, address: SocketAddr) -> io::Result<Socket> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        os::allow_rebinding(&socket)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(!self.dual_stack)?;
-        }
-        // Connections inherit it.
-        socket.set_tcp_nodelay(self.nodelay)?;
-        socket.bind(&address.into())?;
-        socket.listen(i32::try_from(self.backlog).unwrap_or(i32::MAX))?;
-        Ok(socket)
-    }
-}
-
-pub(super) fn no_address() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidInput,
-        "the name resolved to no address",
-    )
-}
-
-impl TcpListener {
-    /// Listens on an address, or the first that can be bound of those it resolves to. Port 0 lets
-    /// the system choose.
-    ///
-    /// # Errors
-    ///
-    /// Outside of a runtime, or what the system answers for the last address.
-    pub fn bind(address: impl ToSocketAddrs) -> io::Result<Self> {
-        Self::bind_with(address, ListenOptions::new())
-    }
-
-    /// Listens with other options than the default.
-    ///
-    /// # Errors
-    ///
-    /// As [`bind`](Self::bind).
-    pub fn bind_with(address: impl ToSocketAddrs, options: ListenOptions) -> io::Result<Self> {
-        let shared = runtime::current_or_error()?;
-        Self::associate(shared, options.bind(address)?)
-    }
-
+impl<F: Family> Listener<F> {
     /// Takes a listener of the standard library over.
     ///
     /// # Errors
     ///
     /// Outside of a runtime, or when the port refuses the socket.
-    pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
+    pub fn from_std(listener: F::StdListener) -> io::Result<Self> {
         Self::associate(runtime::current_or_error()?, listener)
     }
 
     pub(crate) fn associate(shared: Arc<Shared>, source: impl Into<Source>) -> io::Result<Self> {
         let state = Arc::new(ListenerState::default());
         let (handle, number) = shared.associate(source, state.clone())?;
-        Ok(TcpListener {
+        Ok(Listener {
             shared,
             handle,
             state,
             number,
             observer: None,
+            family: PhantomData,
         })
     }
 
@@ -180,7 +64,7 @@ impl TcpListener {
     ///
     /// The system has no descriptor or memory left for a connection, for one. The next accept
     /// tries again; wait a moment before.
-    pub fn accept(&self) -> impl Future<Output = io::Result<TcpStream>> + Send + '_ {
+    pub fn accept(&self) -> impl Future<Output = io::Result<Stream<F>>> + Send + '_ {
         Accept {
             listener: self,
             place: None,
@@ -192,14 +76,13 @@ impl TcpListener {
     /// # Errors
     ///
     /// What the system answers.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.handle.local_addr()
+    pub fn local_addr(&self) -> io::Result<F::Address> {
+        F::local_addr(&self.handle)
     }
 
-    fn open(&self, accepted: Accepted) -> io::Result<TcpStream> {
-        let socket =
-            socket::Socket::associate(self.shared.clone(), accepted, self.observer.clone())?;
-        Ok(TcpStream::new(socket))
+    fn open(&self, accepted: Accepted) -> io::Result<Stream<F>> {
+        let socket = Socket::associate(self.shared.clone(), accepted, self.observer.clone())?;
+        Ok(Stream::new(socket))
     }
 
     /// Has an observer told of what happens on the connections accepted from now on.
@@ -214,7 +97,9 @@ impl TcpListener {
             self.handle.cancel(id);
         }
     }
+}
 
+impl<F> Listener<F> {
     /// Closes the listener and the connections that nobody has accepted. Returns their number.
     pub(crate) fn close(&self) -> usize {
         self.handle.close();
@@ -223,16 +108,16 @@ impl TcpListener {
     }
 }
 
-impl Drop for TcpListener {
+impl<F> Drop for Listener<F> {
     fn drop(&mut self) {
         self.close();
         self.shared.forget(self.number);
     }
 }
 
-impl fmt::Debug for TcpListener {
+impl<F: Family> fmt::Debug for Listener<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TcpListener")
+        f.debug_struct(F::LISTENER)
             .field("handle", &self.handle)
             .finish_non_exhaustive()
     }
@@ -317,15 +202,15 @@ impl Respond for ListenerState {
     }
 }
 
-/// What [`TcpListener::accept`] returns.
-struct Accept<'a> {
-    listener: &'a TcpListener,
+/// What [`Listener::accept`] returns.
+struct Accept<'a, F> {
+    listener: &'a Listener<F>,
     /// The place drawn, from the first wait to the result.
     place: Option<u64>,
 }
 
-impl Future for Accept<'_> {
-    type Output = io::Result<TcpStream>;
+impl<F: Family> Future for Accept<'_, F> {
+    type Output = io::Result<Stream<F>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let listener = self.listener;
@@ -368,7 +253,7 @@ impl Future for Accept<'_> {
     }
 }
 
-impl Accept<'_> {
+impl<F> Accept<'_, F> {
     /// Makes the context's task wait in the place that it has, or in a new one.
     fn wait(&mut self, queue: &mut Queue, cx: &Context<'_>) -> Option<Waker> {
         let held = self
@@ -405,7 +290,7 @@ impl Accept<'_> {
     }
 }
 
-impl Drop for Accept<'_> {
+impl<F> Drop for Accept<'_, F> {
     fn drop(&mut self) {
         self.leave();
     }

@@ -1,4 +1,4 @@
-//! TCP and UDP on the runtime.
+//! TCP, UDP, and on Unix its own sockets, on the runtime.
 //!
 //! Receiving and sending hand whole buffers over, in and out, and a future that is dropped loses
 //! nothing: what arrives goes to the next receive, what was being sent is sent, in order, a
@@ -32,6 +32,7 @@
 
 mod calls;
 mod connect;
+mod family;
 mod halves;
 mod idle;
 mod inbox;
@@ -40,11 +41,18 @@ mod os;
 mod send_file;
 mod socket;
 mod stream;
+mod tcp;
 mod udp;
+#[cfg(unix)]
+mod unix;
 
 pub use connect::ConnectOptions;
+pub use family::Family;
 pub use halves::{ReadHalf, ReuniteError, WriteHalf};
 pub use idle::is_idle_timeout;
-pub use listener::{ListenOptions, TcpListener};
-pub use stream::TcpStream;
+pub use listener::Listener;
+pub use stream::Stream;
+pub use tcp::{ListenOptions, Tcp, TcpListener, TcpStream};
 pub use udp::{UdpSocket, is_too_long};
+#[cfg(unix)]
+pub use unix::{Unix, UnixListener, UnixStream};

@@ -1,7 +1,17 @@
 //! The parts of `net` that name a system's own codes and options.
 
+#[cfg(target_os = "linux")]
+use std::ffi::OsStr;
 use std::io;
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt;
+#[cfg(target_os = "linux")]
+use std::os::unix::ffi::OsStrExt;
+#[cfg(unix)]
+use std::os::unix::net;
 
+#[cfg(unix)]
+use socket2::SockAddr;
 use socket2::Socket;
 
 #[cfg(unix)]
@@ -29,6 +39,22 @@ pub(super) const BROKEN_PIPE: i32 = codes::BROKEN_PIPE;
 
 /// A datagram was longer than the room for it, or than the network takes.
 pub(super) const MESSAGE_TOO_LONG: i32 = codes::MESSAGE_TOO_LONG;
+
+/// The address of a Unix socket, to connect to.
+#[cfg(unix)]
+pub(super) fn unix_address(address: &net::SocketAddr) -> io::Result<SockAddr> {
+    if let Some(path) = address.as_pathname() {
+        return SockAddr::unix(path);
+    }
+    #[cfg(target_os = "linux")]
+    if let Some(name) = address.as_abstract_name() {
+        return SockAddr::unix(OsStr::from_bytes(&[&[0], name].concat()));
+    }
+    Err(io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "the address has no name, so nobody can be connected to by it",
+    ))
+}
 
 /// Lets a server be started again while connections of the last one linger in `TIME_WAIT`.
 #[cfg(unix)]

@@ -1,7 +1,6 @@
 //! A socket of the port, and what its completions are kept in until somebody asks.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
@@ -59,14 +58,6 @@ impl Socket {
         // A process has no room for 2^32 sockets.
         state.number.get_or_init(|| number as u32);
         Ok(Socket { handle, state })
-    }
-
-    pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.handle.local_addr()
-    }
-
-    pub(super) fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.handle.peer_addr()
     }
 
     pub(super) async fn set_option(&self, option: SocketOption) -> io::Result<()> {

@@ -1,24 +1,27 @@
-//! A TCP connection.
+//! Connections.
 
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::marker::PhantomData;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use super::calls::Call;
-use super::connect::ConnectOptions;
+use super::family::Family;
 use super::halves::{self, ReadHalf, WriteHalf};
 use super::send_file::SendFile;
 use super::socket::{Owned, Socket};
 use crate::buffer::Buffer;
-use crate::port::{Operation, SocketOption, Source};
+use crate::port::{Operation, Source};
 use crate::runtime::{self, Shared};
 
-/// A TCP connection.
+/// A connection: a [`TcpStream`](super::TcpStream) or, not on Windows, a `UnixStream`.
 ///
 /// Its methods take it mutably, as bytes have an order. To receive and send at the same time,
 /// [split](Self::split) it.
@@ -26,40 +29,27 @@ use crate::runtime::{self, Shared};
 /// Dropped, it is closed once the system has taken what had been given to [`send`](Self::send),
 /// or reset if that takes longer than the runtime's
 /// [close deadline](crate::runtime::Builder::close_deadline).
-pub struct TcpStream {
-    socket: Owned,
+pub struct Stream<F> {
+    pub(super) socket: Owned,
+    family: PhantomData<fn() -> F>,
 }
 
-impl TcpStream {
-    /// Connects to an address, trying each that it resolves to.
-    ///
-    /// A future that is dropped closes the socket. Resolving a name blocks the worker, which is
-    /// covered by another one.
-    ///
-    /// # Errors
-    ///
-    /// The last address's; [`ConnectOptions`] has a timeout.
-    pub async fn connect(address: impl ToSocketAddrs) -> io::Result<Self> {
-        ConnectOptions::new().connect(address).await
-    }
-
+impl<F: Family> Stream<F> {
     /// Takes a connection of the standard library over.
     ///
     /// # Errors
     ///
     /// Outside of a runtime, or when the port refuses the socket.
-    pub fn from_std(stream: std::net::TcpStream) -> io::Result<Self> {
+    pub fn from_std(stream: F::StdStream) -> io::Result<Self> {
         Self::associate(runtime::current_or_error()?, stream)
     }
 
-    fn associate(shared: Arc<Shared>, source: impl Into<Source>) -> io::Result<Self> {
+    pub(super) fn associate(shared: Arc<Shared>, source: impl Into<Source>) -> io::Result<Self> {
         Ok(Self::new(Socket::associate(shared, source, None)?))
     }
 
     pub(super) fn new(socket: Socket) -> Self {
-        TcpStream {
-            socket: Owned::new(socket),
-        }
+        Self::from_owned(Owned::new(socket))
     }
 
     /// Waits for the connection that a new socket was made for.
@@ -68,7 +58,10 @@ impl TcpStream {
     }
 
     pub(super) fn from_owned(socket: Owned) -> Self {
-        TcpStream { socket }
+        Stream {
+            socket,
+            family: PhantomData,
+        }
     }
 
     /// Gives the connection back as one of the standard library, in blocking mode, and with it
@@ -77,12 +70,12 @@ impl TcpStream {
     /// # Errors
     ///
     /// The process has no descriptor left.
-    pub async fn into_std(self) -> io::Result<(std::net::TcpStream, Vec<Buffer>)> {
+    pub async fn into_std(self) -> io::Result<(F::StdStream, Vec<Buffer>)> {
         let received = std::future::poll_fn(|cx| self.socket.poll_detach(cx)).await;
         std::future::poll_fn(|cx| self.socket.poll_flushed(cx)).await;
-        let stream = std::net::TcpStream::from(self.socket.handle.descriptor()?);
-        stream.set_nonblocking(false)?;
-        Ok((stream, received))
+        let descriptor = self.socket.handle.descriptor()?;
+        SockRef::from(&descriptor).set_nonblocking(false)?;
+        Ok((descriptor.into(), received))
     }
 
     /// Receives what comes next, in a buffer of the port's pool; `None` when the peer has closed
@@ -217,36 +210,6 @@ impl TcpStream {
         SendAll(self.socket.call(Operation::Shutdown(how)))
     }
 
-    /// Sends small segments at once instead of waiting to fill them (`TCP_NODELAY`).
-    ///
-    /// # Errors
-    ///
-    /// What the system answers.
-    pub async fn set_nodelay(&mut self, on: bool) -> io::Result<()> {
-        self.socket.set_option(SocketOption::NoDelay(on)).await
-    }
-
-    /// Probes a peer that has been silent for so long, and cuts the connection if it does not
-    /// answer; `None` turns probing off.
-    ///
-    /// # Errors
-    ///
-    /// What the system answers.
-    pub async fn set_keepalive(&mut self, idle: Option<Duration>) -> io::Result<()> {
-        self.socket.set_option(SocketOption::KeepAlive(idle)).await
-    }
-
-    /// How long the system may take to deliver what it has taken once the stream is closed; zero
-    /// resets the connection at close, `None` leaves it to the system. On Windows so does any other
-    /// time.
-    ///
-    /// # Errors
-    ///
-    /// What the system answers.
-    pub async fn set_linger(&mut self, time: Option<Duration>) -> io::Result<()> {
-        self.socket.set_option(SocketOption::Linger(time)).await
-    }
-
     /// Makes receives and sends that wait fail with [`TimedOut`](io::ErrorKind::TimedOut) after
     /// this long without traffic in either direction. `None`, as at first: wait for ever.
     ///
@@ -264,28 +227,28 @@ impl TcpStream {
     /// # Errors
     ///
     /// What the system answers.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+    pub fn local_addr(&self) -> io::Result<F::Address> {
+        F::local_addr(&self.socket.handle)
     }
 
-    /// The address of the other side. Known without asking for a connection that was accepted.
+    /// The address of the other side. Known without asking for a TCP connection that was accepted.
     ///
     /// # Errors
     ///
     /// What the system answers.
-    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.peer_addr()
+    pub fn peer_addr(&self) -> io::Result<F::Address> {
+        F::peer_addr(&self.socket.handle)
     }
 
     /// Splits the connection in a half that receives and one that sends, for two tasks.
-    pub fn split(self) -> (ReadHalf, WriteHalf) {
+    pub fn split(self) -> (ReadHalf<F>, WriteHalf<F>) {
         halves::split(self.socket)
     }
 }
 
-impl fmt::Debug for TcpStream {
+impl<F: Family> fmt::Debug for Stream<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TcpStream")
+        f.debug_struct(F::STREAM)
             .field("handle", &self.socket.handle)
             .finish_non_exhaustive()
     }

@@ -27,6 +27,8 @@ impl Accepted {
     /// # Errors
     ///
     /// What the system answers: the client may be gone already.
+    /// [`Unsupported`](std::io::ErrorKind::Unsupported) on a Unix socket; a
+    /// [`Handle`](crate::port::Handle) of it tells.
     pub fn peer_addr(&self) -> std::io::Result<SocketAddr> {
         match self.peer {
             Some(peer) => Ok(peer),

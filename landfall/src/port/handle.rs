@@ -161,7 +161,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// What the system answers; asking costs a few system calls.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) for a Unix socket, which has
+    /// `Handle::unix_local_addr`. What the system answers; asking costs a few system calls.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         super::os::local_addr(self.driver(), self.0.socket)
     }
@@ -170,7 +171,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// What the system answers, `NotConnected` for one.
+    /// What the system answers, `NotConnected` for one. [`Unsupported`](io::ErrorKind::Unsupported)
+    /// for a Unix socket, which has `Handle::unix_peer_addr`.
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         if let Some(address) = self.0.peer.get() {
             return Ok(address.get());

@@ -4,6 +4,8 @@ use std::io;
 use std::net::SocketAddr;
 #[cfg(unix)]
 use std::os::fd::OwnedFd;
+#[cfg(unix)]
+use std::os::unix::net::{self as unix, UnixDatagram, UnixListener, UnixStream};
 #[cfg(windows)]
 use std::os::windows::io::OwnedSocket;
 
@@ -19,6 +21,27 @@ use crate::driver::{Driver, SocketRef};
 impl From<OwnedFd> for Source {
     fn from(fd: OwnedFd) -> Self {
         Source(SourceKind::Socket(Socket::from(fd)))
+    }
+}
+
+#[cfg(unix)]
+impl From<UnixStream> for Source {
+    fn from(socket: UnixStream) -> Self {
+        OwnedFd::from(socket).into()
+    }
+}
+
+#[cfg(unix)]
+impl From<UnixListener> for Source {
+    fn from(socket: UnixListener) -> Self {
+        OwnedFd::from(socket).into()
+    }
+}
+
+#[cfg(unix)]
+impl From<UnixDatagram> for Source {
+    fn from(socket: UnixDatagram) -> Self {
+        OwnedFd::from(socket).into()
     }
 }
 
@@ -52,6 +75,39 @@ impl Handle {
     /// socket that lives in a ring (before Linux 6.8).
     pub fn try_clone_to_owned_fd(&self) -> io::Result<OwnedFd> {
         self.descriptor()
+    }
+
+    /// The local address of a Unix socket: a path, on Linux an abstract name, or none.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](io::ErrorKind::Unsupported) for sockets of other kinds; what the system
+    /// answers. Asking costs a few system calls.
+    pub fn unix_local_addr(&self) -> io::Result<unix::SocketAddr> {
+        self.unix_socket()?.local_addr()
+    }
+
+    /// The address of a Unix socket's peer, which has none as a rule if it is the one that
+    /// connected.
+    ///
+    /// # Errors
+    ///
+    /// As [`unix_local_addr`](Self::unix_local_addr); `NotConnected` for one.
+    pub fn unix_peer_addr(&self) -> io::Result<unix::SocketAddr> {
+        self.unix_socket()?.peer_addr()
+    }
+
+    /// A descriptor of its own, as the standard library's type for its addresses; what sort of Unix
+    /// socket it is makes no difference to them.
+    fn unix_socket(&self) -> io::Result<UnixStream> {
+        let fd = self.descriptor()?;
+        match SockRef::from(&fd).local_addr()?.is_unix() {
+            true => Ok(fd.into()),
+            false => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the socket is no Unix socket; ask for its internet address",
+            )),
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use socket2::Socket;
 
 use super::accepted::Accepted;
 
-/// A socket or file on its way into a port: an ordinary one of the standard library, a socket made
-/// with `socket2`, or a connection that the port accepted.
+/// A socket or file on its way into a port: an ordinary one of the standard library (on Unix its
+/// Unix sockets too), a socket made with `socket2`, or a connection that the port accepted.
 ///
 /// On Windows a file must have been opened with `FILE_FLAG_OVERLAPPED` (0x4000_0000, by
 /// `OpenOptionsExt::custom_flags`), or the port refuses it; [`fs::options`](crate::fs::options) sees

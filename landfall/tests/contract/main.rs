@@ -29,4 +29,6 @@ mod send_file;
 mod timers;
 #[cfg(unix)]
 mod torn;
+#[cfg(unix)]
+mod unix;
 mod waiters;
