@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use landfall::buffer::Buffer;
-use landfall::net::{TcpListener, TcpStream};
+use landfall::net::{Family, Stream, TcpListener, TcpStream};
 use landfall::runtime::Runtime;
 use landfall::runtime::time::timeout;
 use socket2::SockRef;
@@ -51,7 +51,10 @@ pub async fn poll_once<F: Future + Unpin>(future: &mut F) -> Poll<F::Output> {
 }
 
 /// Receives exactly so many bytes; fewer only when the stream ends.
-pub async fn receive_exactly(stream: &mut TcpStream, count: usize) -> io::Result<Vec<u8>> {
+pub async fn receive_exactly<F: Family>(
+    stream: &mut Stream<F>,
+    count: usize,
+) -> io::Result<Vec<u8>> {
     let mut all = Vec::with_capacity(count);
     while all.len() < count {
         match stream.receive().await? {
@@ -69,7 +72,7 @@ pub fn pattern(bytes: usize) -> Vec<u8> {
         .collect()
 }
 
-pub fn read_to_end(peer: &mut StdStream) -> io::Result<Vec<u8>> {
+pub fn read_to_end(peer: &mut impl Read) -> io::Result<Vec<u8>> {
     let mut all = Vec::new();
     peer.read_to_end(&mut all).map(|_| all)
 }
