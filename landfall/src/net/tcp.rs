@@ -42,10 +42,10 @@ impl Family for Tcp {
     }
 }
 
-/// A TCP connection.
+/// A TCP connection. Most of what it does is described at [`Stream`].
 pub type TcpStream = Stream<Tcp>;
 
-/// Listens for TCP connections.
+/// Listens for TCP connections, which [`accept`](Listener::accept) brings.
 pub type TcpListener = Listener<Tcp>;
 
 impl TcpStream {

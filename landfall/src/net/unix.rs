@@ -45,7 +45,7 @@ impl Family for Unix {
 
 /// A connection over a Unix socket. Not on Windows.
 ///
-/// It is used as a [`TcpStream`](super::TcpStream) is, but for what only the network has. These
+/// Most of what it does is described at [`Stream`], as for a [`TcpStream`](super::TcpStream). These
 /// differ:
 ///
 /// - There is no reset, so one that is dropped and has not sent everything within the
@@ -83,7 +83,8 @@ impl Family for Unix {
 /// ```
 pub type UnixStream = Stream<Unix>;
 
-/// Listens on a Unix socket. Not on Windows.
+/// Listens on a Unix socket for connections, which [`accept`](Listener::accept) brings. Not on
+/// Windows.
 ///
 /// The file of its path stays when it is dropped, as with the standard library: remove it.
 pub type UnixListener = Listener<Unix>;
