@@ -52,7 +52,7 @@ impl Family for Unix {
 ///   [close deadline](crate::runtime::Builder::close_deadline) is closed, and the peer takes what
 ///   has come for all. A message that says how long it is shows that.
 /// - [`ConnectionReset`](io::ErrorKind::ConnectionReset) is what a send fails with once the peer has
-///   closed. On Linux so does a receive, if the peer had not read everything.
+///   closed, and on Linux a receive too, if the peer had not read everything.
 /// - [`send_zero_copy`](Stream::send_zero_copy) copies.
 ///
 /// ```

@@ -25,11 +25,10 @@ pub enum Operation {
     Accept(Accept),
     /// Connect the socket to an address. Completes with 0 bytes once connected.
     ///
-    /// For internet sockets. One of Unix is connected before it is associated: the call
-    /// (connect(2), without blocking) succeeds or fails there and then. No system tells when a
-    /// listener whose backlog is full has room again, so there would be nothing to wait for here;
-    /// io_uring would spend a kernel thread on each that waits. `net::UnixStream` of the runtime
-    /// tries again in that case.
+    /// For internet sockets. One of Unix is connected before it is associated: connect(2), on a
+    /// socket that does not block, succeeds or fails there and then. While the listener's backlog
+    /// is full it fails, and readiness does not tell when there is room again: there would be nothing
+    /// to wait for here. The runtime's `net::UnixStream` tries again from time to time.
     Connect(SocketAddr),
     /// One receive into the spare capacity of a vector, after its length. The vector comes back
     /// with its length grown by the bytes received; 0 bytes mean that the peer closed its side.
