@@ -36,7 +36,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A [`Server`] is the accept loop, limits and orderly end around such a handler.
+//! A [`Server`] is the accept loop, limits and orderly end around such a handler. [`frame`] cuts what
+//! arrives into messages, and [`proxy_protocol`] tells whom a proxy speaks for.
 //!
 //! # Systems
 //!
@@ -64,11 +65,13 @@ mod clock;
 )]
 mod driver;
 mod explained;
+pub mod frame;
 pub mod fs;
 #[cfg(all(test, unix, not(loom)))]
 mod fuzz;
 pub mod net;
 pub mod port;
+pub mod proxy_protocol;
 mod rare_queue;
 pub mod runtime;
 pub mod server;

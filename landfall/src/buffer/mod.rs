@@ -85,6 +85,46 @@ impl Buffer {
         }
     }
 
+    /// Takes the first `count` bytes out, and keeps the rest.
+    ///
+    /// A whole buffer is moved out as it is, and a part of one shares its memory with the rest. Only a
+    /// part of a pooled buffer is copied, together with the rest, so that the pool has the buffer back
+    /// and the next part is free.
+    ///
+    /// ```
+    /// use landfall::buffer::Buffer;
+    ///
+    /// let mut buffer = Buffer::from("hello, world");
+    /// assert_eq!(&buffer.split_to(5)[..], b"hello");
+    /// assert_eq!(&buffer[..], b", world");
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// When the buffer is shorter.
+    pub fn split_to(&mut self, count: usize) -> Buffer {
+        assert!(
+            count <= self.len(),
+            "split {count} off {} bytes",
+            self.len()
+        );
+        if count == self.len() {
+            return std::mem::take(self);
+        }
+        if count == 0 {
+            return Buffer::default();
+        }
+        if let Buffer::Static(bytes) = self {
+            let (first, rest) = bytes.split_at(count);
+            *bytes = rest;
+            return Buffer::Static(first);
+        }
+        let mut bytes = std::mem::take(self).into_bytes();
+        let first = bytes.split_to(count);
+        *self = Buffer::Bytes(bytes);
+        Buffer::Bytes(first)
+    }
+
     /// The bytes as a vector: the same one if it was one, a copy otherwise.
     pub fn into_vec(self) -> Vec<u8> {
         match self {
@@ -244,6 +284,8 @@ mod tests {
     enum Step {
         Advance(Index),
         Truncate(usize),
+        /// Its first bytes go elsewhere.
+        SplitTo(Index),
         /// Becomes another form of the same bytes.
         IntoVec,
         IntoBytes,
@@ -253,6 +295,7 @@ mod tests {
         prop_oneof![
             any::<Index>().prop_map(Step::Advance),
             (0..150usize).prop_map(Step::Truncate),
+            any::<Index>().prop_map(Step::SplitTo),
             Just(Step::IntoVec),
             Just(Step::IntoBytes),
         ]
@@ -293,6 +336,11 @@ mod tests {
                     Step::Truncate(length) => {
                         buffer.truncate(length);
                         expected = &expected[..length.min(expected.len())];
+                    }
+                    Step::SplitTo(count) => {
+                        let (first, rest) = expected.split_at(count.index(expected.len() + 1));
+                        prop_assert_eq!(&buffer.split_to(first.len())[..], first);
+                        expected = rest;
                     }
                     Step::IntoVec => buffer = buffer.into_vec().into(),
                     Step::IntoBytes => buffer = buffer.into_bytes().into(),
