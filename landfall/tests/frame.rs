@@ -154,7 +154,9 @@ fn a_frame_that_is_too_long_is_refused_for_good_by_its_length_alone() {
         assert_eq!(input.len(), 9, "nothing is taken");
     }
     assert_eq!(decoder.take_partial(), [0xff; 8]);
-    // The longest that is allowed.
+    // The longest that is allowed, and one byte more.
+    let bytes = encode(prefix.max_frame(4097), &[vec![7; 4097]]);
+    assert!(prefix.decoder().decode(&mut bytes.into()).is_err());
     let bytes = encode(prefix, &[vec![7; 4096]]);
     let frame = prefix.decoder().decode(&mut bytes.into()).expect("allowed");
     assert_eq!(frame.expect("whole").len(), 4096);
@@ -279,17 +281,19 @@ fn a_future_that_is_dropped_loses_no_frame() {
 #[test]
 fn a_frame_whose_sending_was_dropped_is_whole() {
     on_runtime(async {
+        let prefix = PREFIX.max_frame(1 << 23);
         let (mut server, client) = connected().await;
-        let (receiving, sending) = client.split();
-        let mut writer = FrameWriter::new(sending, PREFIX);
-        let long = pattern(4_000_000);
+        let (_receiving, sending) = client.split();
+        let mut writer = FrameWriter::new(sending, prefix);
+        let long = pattern(1 << 23);
         drop(writer.send("never polled"));
-        let _ = poll_once(&mut Box::pin(writer.send(long.clone()))).await;
-        let mut reader = FrameReader::new(&mut server, PREFIX.max_frame(1 << 23).decoder());
+        let sent = poll_once(&mut Box::pin(writer.send(long.clone()))).await;
+        assert!(sent.is_pending(), "{sent:?}");
+        let mut reader = FrameReader::new(&mut server, prefix.decoder());
         assert_eq!(bytes(reader.next().await), long);
         writer.send("next").await.expect("send");
         assert_eq!(bytes(reader.next().await), b"next");
-        drop((writer, receiving));
+        drop(writer);
         assert!(reader.next().await.expect("the end").is_none());
     });
 }

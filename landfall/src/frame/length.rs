@@ -19,7 +19,7 @@ use crate::buffer::Buffer;
 /// assert_eq!((&parts[0][..], &parts[1][..]), (&[0, 5][..], &b"hello"[..]));
 ///
 /// let mut decoder = prefix.decoder();
-/// let mut received = Buffer::from(b"\x00\x05hello\x00\x03wor");
+/// let mut received = Buffer::from(b"\x00\x05hello\x00\x05wor");
 /// assert_eq!(&decoder.decode(&mut received)?.expect("a frame")[..], b"hello");
 /// assert!(decoder.decode(&mut received)?.is_none(), "more has to come");
 /// # Ok::<(), std::io::Error>(())

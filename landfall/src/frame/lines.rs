@@ -138,7 +138,6 @@ impl Decode for LineDecoder {
         let length = self.partial.len() + count - usize::from(ends_in_cr);
         if length > self.max_line {
             self.partial = Vec::new();
-            self.is_skipping = true;
             self.skip(input);
             let text = format!("a line of more than {} bytes", self.max_line);
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
