@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 
 use crate::buffer::Buffer;
-use crate::net::{ReadHalf, TcpStream, WriteHalf};
+use crate::net::{Family, ReadHalf, Stream, WriteHalf};
 
 /// A stream that is received from, a buffer at a time.
 pub trait Receive: Send {
@@ -31,13 +31,13 @@ pub trait SendVectored: Send {
     ) -> impl Future<Output = io::Result<()>> + Send;
 }
 
-impl Receive for TcpStream {
+impl<F: Family> Receive for Stream<F> {
     fn receive(&mut self) -> impl Future<Output = io::Result<Option<Buffer>>> + Send {
-        TcpStream::receive(self)
+        Stream::receive(self)
     }
 }
 
-impl Receive for ReadHalf {
+impl<F: Family> Receive for ReadHalf<F> {
     fn receive(&mut self) -> impl Future<Output = io::Result<Option<Buffer>>> + Send {
         ReadHalf::receive(self)
     }
@@ -49,16 +49,16 @@ impl<R: Receive> Receive for &mut R {
     }
 }
 
-impl SendVectored for TcpStream {
+impl<F: Family> SendVectored for Stream<F> {
     fn send_vectored(
         &mut self,
         buffers: Vec<Buffer>,
     ) -> impl Future<Output = io::Result<()>> + Send {
-        TcpStream::send_vectored(self, buffers)
+        Stream::send_vectored(self, buffers)
     }
 }
 
-impl SendVectored for WriteHalf {
+impl<F: Family> SendVectored for WriteHalf<F> {
     fn send_vectored(
         &mut self,
         buffers: Vec<Buffer>,

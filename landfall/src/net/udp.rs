@@ -13,8 +13,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::listener::no_address;
 use super::os::MESSAGE_TOO_LONG;
+use super::tcp::no_address;
 use crate::buffer::Buffer;
 use crate::port::{CompletionKind, Handle, Operation, SocketOption, Source};
 use crate::runtime::{self, Event, Respond, Shared};
