@@ -48,7 +48,7 @@ pub(super) fn unix_address(address: &net::SocketAddr) -> io::Result<SockAddr> {
     }
     #[cfg(target_os = "linux")]
     if let Some(name) = address.as_abstract_name() {
-        return SockAddr::unix(OsStr::from_bytes(&[&[0], name].concat()));
+        return SockAddr::unix(OsStr::from_bytes(&[&[0][..], name].concat()));
     }
     Err(io::Error::new(
         io::ErrorKind::InvalidInput,
