@@ -74,8 +74,8 @@ pub fn is_known_difference(bytes: &[u8]) -> bool {
             || rest.contains(&b'\n');
     }
     if line.starts_with(b"PROXY ") {
-        // It takes ports with a sign.
-        return line.contains(&b'+');
+        // It takes ports with a sign, and a space and a line feed for the end of the line.
+        return line.contains(&b'+') || line.contains(&b'\n');
     }
     // It looks at the family of a local connection, and tells the addresses that are to be thrown away.
     let is_local = bytes.get(12).is_some_and(|command| command & 15 == 0);
