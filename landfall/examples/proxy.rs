@@ -6,16 +6,18 @@
 
 mod common;
 
-use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use landfall::Server;
-use landfall::net::{ConnectOptions, ReadHalf, WriteHalf};
-use landfall::runtime;
+use landfall::net::ConnectOptions;
+use landfall::net::relay::{Relay, RelayEnd};
 use landfall::server::Connection;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the rest may take once one side has ended.
+const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -31,32 +33,20 @@ fn main() -> ExitCode {
 fn serve(listen: &str, target: String) -> landfall::Result<()> {
     let server = Server::bind(listen)?;
     println!("forwarding {} to {target}", server.local_addr());
-    server.serve(move |client| forward(client, target.clone()))?;
+    let relay = Relay::new().half_close_timeout(Some(HALF_CLOSE_TIMEOUT));
+    server.serve(move |client| forward(relay.clone(), client, target.clone()))?;
     Ok(())
 }
 
-async fn forward(client: Connection, target: String) -> landfall::Result<()> {
+async fn forward(relay: Relay, client: Connection, target: String) -> landfall::Result<()> {
     let options = ConnectOptions::new().nodelay(true).timeout(CONNECT_TIMEOUT);
     let server = options.connect(target.as_str()).await.map_err(|error| {
         eprintln!("cannot connect to {target}: {error}");
         error
     })?;
-    let (client_reader, client_writer) = client.into_stream().split();
-    let (server_reader, server_writer) = server.split();
-    let mut requests = runtime::spawn(copy(client_reader, server_writer));
-    let answers = copy(server_reader, client_writer).await;
-    if answers.is_err() {
-        requests.abort();
-    }
-    requests.await??;
-    answers
-}
-
-/// Passes buffers on as they come; no byte is copied here. At the end of the stream the writer is
-/// dropped, which ends it for the other side too.
-async fn copy(mut from: ReadHalf, mut to: WriteHalf) -> io::Result<()> {
-    while let Some(data) = from.receive().await? {
-        to.send(data).await?;
+    let relayed = relay.run(client.into_stream(), server).await;
+    if let RelayEnd::Failed { side, error, .. } = relayed.end {
+        eprintln!("the {side}'s connection failed: {error}");
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 //!
 //! A future that is dropped leaves its operation with the port, which finishes it in its turn.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -207,6 +207,24 @@ impl Socket {
         }
     }
 
+    /// Submits a send when there is room for it, and does not wait for its end. The next one fails if
+    /// this one does.
+    pub(super) async fn queue(&self, operation: Operation) -> io::Result<()> {
+        let mut waiting = Some(operation);
+        poll_fn(|cx| {
+            let operation = waiting.take().expect(inbox::POLLED_AFTER_RESULT);
+            match self.poll_begin(operation, false, cx) {
+                Ok(done) => Poll::Ready(done.result),
+                Err(Stage::Waiting(operation)) => {
+                    waiting = Some(operation);
+                    Poll::Pending
+                }
+                Err(_) => Poll::Ready(Ok(())),
+            }
+        })
+        .await
+    }
+
     /// Submits an operation whose end nobody waits for.
     pub(super) fn begin_unawaited(&self, operation: Operation) {
         let token = self.state.calls.lock().begin(&operation);
@@ -257,7 +275,7 @@ impl Future for Call<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done> {
         let socket = self.socket;
         let polled = match std::mem::replace(&mut self.stage, Stage::Done) {
-            Stage::Waiting(operation) => socket.poll_begin(operation, cx),
+            Stage::Waiting(operation) => socket.poll_begin(operation, true, cx),
             Stage::Submitted => socket.poll_done(cx),
             Stage::Done => panic!("{}", inbox::POLLED_AFTER_RESULT),
         };
@@ -287,7 +305,12 @@ impl Socket {
     /// Submits an operation when there is room for it.
     ///
     /// As the next one, it gives a result or the stage to go on with.
-    fn poll_begin(&self, operation: Operation, cx: &Context<'_>) -> Result<Done, Stage> {
+    fn poll_begin(
+        &self,
+        operation: Operation,
+        awaited: bool,
+        cx: &Context<'_>,
+    ) -> Result<Done, Stage> {
         let mut calls = self.state.calls.lock();
         let timed_out = std::mem::take(&mut calls.timed_out).then(idle::timed_out);
         let broken = calls
@@ -301,10 +324,14 @@ impl Socket {
                 buffer: buffer_of(operation),
             });
         }
-        let outdated = register(&mut calls.waiter, cx);
         let has_room = calls.has_room_for(&operation);
+        // What nobody waits for wakes nobody when it ends.
+        let outdated = match awaited || !has_room {
+            true => register(&mut calls.waiter, cx),
+            false => None,
+        };
         let token = has_room.then(|| calls.begin(&operation));
-        calls.awaited = token;
+        calls.awaited = token.filter(|_| awaited);
         drop(calls);
         drop(outdated);
         let Some(token) = token else {

@@ -38,6 +38,7 @@ mod idle;
 mod inbox;
 mod listener;
 mod os;
+pub mod relay;
 mod send_file;
 mod socket;
 mod stream;

@@ -81,13 +81,20 @@ impl Socket {
     async fn close_when_sent(self) {
         let deadline = self.state.shared.close_deadline();
         let sent = std::future::poll_fn(|cx| self.poll_flushed(cx));
-        if timeout(deadline, sent).await.is_err() {
-            // A failure leaves an ordinary close, which is all that can be done.
-            let _ = self
-                .set_option(SocketOption::Linger(Some(Duration::ZERO)))
-                .await;
+        match timeout(deadline, sent).await {
+            Ok(()) => self.handle.close(),
+            Err(_) => self.reset().await,
         }
+    }
+
+    /// Closes, so that the peer is told that the connection was cut.
+    pub(super) async fn reset(self) {
+        // A failure leaves an ordinary close, which is all that can be done.
+        let _ = self
+            .set_option(SocketOption::Linger(Some(Duration::ZERO)))
+            .await;
         self.handle.close();
+        self.stop_receiving();
     }
 }
 
@@ -192,6 +199,8 @@ impl Drop for SocketState {
     }
 }
 
+const TAKEN_AT_THE_END: &str = "taken only at the end";
+
 /// A socket that is closed when dropped, after what is queued has been sent.
 pub(super) struct Owned(Option<Socket>);
 
@@ -199,13 +208,18 @@ impl Owned {
     pub(super) fn new(socket: Socket) -> Self {
         Owned(Some(socket))
     }
+
+    /// The socket, which nobody closes any more.
+    pub(super) fn into_socket(mut self) -> Socket {
+        self.0.take().expect(TAKEN_AT_THE_END)
+    }
 }
 
 impl std::ops::Deref for Owned {
     type Target = Socket;
 
     fn deref(&self) -> &Socket {
-        self.0.as_ref().expect("taken only when dropped")
+        self.0.as_ref().expect(TAKEN_AT_THE_END)
     }
 }
 

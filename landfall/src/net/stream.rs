@@ -64,6 +64,10 @@ impl<F: Family> Stream<F> {
         }
     }
 
+    pub(super) fn into_owned(self) -> Owned {
+        self.socket
+    }
+
     /// Gives the connection back as one of the standard library, in blocking mode, and with it
     /// what had arrived already, in order. Waits until what is queued has been sent.
     ///
