@@ -11,6 +11,13 @@ use crate::port::Operation;
 
 /// Whether an operation fits a socket, as far as that can be told without the system.
 pub(crate) fn check(operation: &Operation, datagram: bool) -> io::Result<()> {
+    #[cfg(windows)]
+    if let Operation::WaitWritable = operation {
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            NO_ROOM_TO_WAIT_FOR,
+        ));
+    }
     let error = match operation {
         Operation::SendTo { .. } | Operation::ReceiveFrom(_) if !datagram => {
             "datagrams with addresses need a datagram socket; this one is a stream"
@@ -81,6 +88,9 @@ pub(crate) fn no_offsets() -> io::Error {
 
 const NO_OFFSETS: &str =
     "the file has no offsets (a pipe or a terminal): read it by the standard library";
+
+#[cfg(windows)]
+const NO_ROOM_TO_WAIT_FOR: &str = "Windows does not tell when a socket has room for bytes to send: submit a send, which waits for it";
 
 /// The end of the largest file there can be.
 pub(crate) const MOST_OFFSET: u64 = i64::MAX as u64;

@@ -69,6 +69,12 @@ pub enum Operation {
     ReceiveOnce,
     /// Completes when the socket has data or is at its end; consumes nothing.
     WaitReadable,
+    /// Completes, as a send of 0 bytes, when the socket has room for bytes to send, or when a send would
+    /// fail at once. It takes its turn among the sends, so that those submitted before it have ended.
+    ///
+    /// For what sends past the port: splice(2), for one. Windows has no such wait; there it is refused
+    /// ([`Unsupported`](std::io::ErrorKind::Unsupported)).
+    WaitWritable,
     /// Sends all of a buffer. Completes when the system has taken every byte, or with an error
     /// and the number of bytes that went. Partial sends are finished by the port.
     ///

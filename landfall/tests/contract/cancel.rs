@@ -392,18 +392,20 @@ fn c57_every_operation_has_exactly_one_final_completion() {
 }
 
 fn one_completion_each(port: &CompletionPort, end: fn(&Handle, TcpStream)) {
-    let operations: [fn() -> Operation; 9] = [
+    let operations: &[fn() -> Operation] = &[
         || Operation::Receive(Vec::with_capacity(64)),
         || Operation::ReceiveOnce,
         || Operation::ReceiveStream,
         || Operation::WaitReadable,
+        #[cfg(unix)]
+        || Operation::WaitWritable,
         || Operation::Send("a few bytes".into()),
         || Operation::SendVectored(vec!["some ".into(), "more".into()]),
         || Operation::SendZeroCopy("not copied".into()),
         || Operation::Shutdown(Shutdown::Write),
         || Operation::SetOption(SocketOption::NoDelay(true)),
     ];
-    for (token, operation) in operations.into_iter().enumerate() {
+    for (token, operation) in operations.iter().enumerate() {
         let (connection, peer) = connected(port, 57);
         let id = connection.submit(operation(), token).expect("submits");
         // The peer may wait for the end of what is sent, so the port must not wait for the peer.

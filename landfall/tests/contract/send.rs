@@ -10,7 +10,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::support::{
     assert_quiet, connected, for_each_driver, listener, next, past_the_port, refusing_address,
-    until_final,
+    reset, until_final,
 };
 use crate::threads::Worker;
 
@@ -623,5 +623,97 @@ fn a_stream_goes_on_while_its_data_is_echoed() {
         assert!(until_final(&port).iter().all(|done| done.bytes() == 0));
         writer.join();
         assert!(reader.join() == pattern(0, SIZE), "every byte, in order");
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn room_to_send_is_waited_for_in_turn_whoever_has_filled_the_socket() {
+    for_each_driver(|driver| {
+        const MORE_THAN_FITS: usize = 16 << 20;
+        let port = driver.port(0);
+        let (connection, peer) = connected(&port, 5);
+        let wait = |token| {
+            connection
+                .submit(Operation::WaitWritable, token)
+                .expect("submits")
+        };
+        let assert_room = |token| {
+            let room = next(&port);
+            assert_eq!((room.key(), room.token()), (5, token));
+            assert_eq!(room.result().expect("room"), 0);
+        };
+        wait(0);
+        assert_room(0);
+
+        let large = vec![7; MORE_THAN_FITS];
+        connection
+            .submit(Operation::Send(large.into()), 1)
+            .expect("submits");
+        wait(2);
+        assert_quiet(&port);
+        let received = receive_all(&peer, MORE_THAN_FITS);
+        assert_eq!(next(&port).result().expect("sent"), MORE_THAN_FITS);
+        assert_room(2);
+        received.join();
+
+        // Past the port, by a descriptor of the program's own that never blocks.
+        let mut own = past_the_port(&connection);
+        own.set_nonblocking(true).expect("a socket");
+        let mut filled = 0;
+        let full = loop {
+            match own.write(&[7; 65_536]) {
+                Ok(count) => filled += count,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), ErrorKind::WouldBlock);
+        wait(3);
+        assert_quiet(&port);
+        let received = receive_all(&peer, filled);
+        assert_room(3);
+        received.join();
+
+        // That it does not block changes nothing for the port's own sends.
+        let large = vec![7; MORE_THAN_FITS];
+        connection
+            .submit(Operation::Send(large.into()), 4)
+            .expect("submits");
+        assert_quiet(&port);
+        let received = receive_all(&peer, MORE_THAN_FITS);
+        assert_eq!(next(&port).result().expect("sent"), MORE_THAN_FITS);
+        received.join();
+
+        reset(peer);
+        wait(5);
+        assert_room(5);
+        assert_quiet(&port);
+    });
+}
+
+#[cfg(unix)]
+fn receive_all(peer: &TcpStream, bytes: usize) -> Worker<()> {
+    let mut peer = peer.try_clone().expect("a descriptor");
+    Worker::start(move || {
+        let mut piece = vec![0; 65_536];
+        let mut left = bytes;
+        while left > 0 {
+            let room = left.min(piece.len());
+            left -= peer.read(&mut piece[..room]).expect("receive");
+        }
+    })
+}
+
+#[cfg(windows)]
+#[test]
+fn room_to_send_is_not_waited_for_on_windows() {
+    for_each_driver(|driver| {
+        let port = driver.port(0);
+        let (connection, _peer) = connected(&port, 5);
+        let refused = connection
+            .submit(Operation::WaitWritable, 0)
+            .expect_err("refused");
+        assert_eq!(refused.error.kind(), ErrorKind::Unsupported);
+        assert_quiet(&port);
     });
 }

@@ -583,6 +583,7 @@ fn kind_of(socket: &Socket, buffer_size: usize, operation: Operation) -> Kind {
         Operation::ReceiveOnce => Kind::Pooled { once: true },
         Operation::WaitReadable if socket.datagram => Kind::ReadableDatagram(Vec::with_capacity(1)),
         Operation::WaitReadable => Kind::Readable,
+        Operation::WaitWritable => unreachable!("refused"),
         Operation::Connect(address) => Kind::Connect(address),
         Operation::Send(buffer) | Operation::SendZeroCopy(buffer) => Kind::Send(buffer),
         Operation::SendVectored(buffers) => Kind::SendVectored(buffers),

@@ -38,6 +38,7 @@ pub(super) enum Kind {
     /// Into a pooled buffer once.
     ReceiveOnce,
     Readable,
+    Writable,
     Send(Buffer),
     SendVectored(Vec<Buffer>),
     SendTo(Buffer, Address),
@@ -95,6 +96,7 @@ impl Kind {
             Operation::ReceiveStream => Kind::ReceiveStream,
             Operation::ReceiveOnce => Kind::ReceiveOnce,
             Operation::WaitReadable => Kind::Readable,
+            Operation::WaitWritable => Kind::Writable,
             // No system gives memory back without the peer's help on readiness: copy.
             Operation::Send(buffer) | Operation::SendZeroCopy(buffer) => Kind::Send(buffer),
             Operation::SendVectored(buffers) => Kind::SendVectored(buffers),
@@ -125,9 +127,11 @@ impl Kind {
             | Kind::ReceiveStream
             | Kind::ReceiveOnce
             | Kind::Readable => CompletionKind::Receive,
-            Kind::Send(_) | Kind::SendVectored(_) | Kind::SendTo(..) | Kind::SendFile(_) => {
-                CompletionKind::Send
-            }
+            Kind::Send(_)
+            | Kind::SendVectored(_)
+            | Kind::SendTo(..)
+            | Kind::SendFile(_)
+            | Kind::Writable => CompletionKind::Send,
             Kind::File(op) => op.completion_kind(),
             Kind::Connect(_) => CompletionKind::Connect,
             Kind::Shutdown(_) => CompletionKind::Shutdown,
@@ -265,6 +269,7 @@ impl Kind {
                 Ok((sent, true))
             }
             Kind::SendFile(send) => send.send(fd),
+            Kind::Writable if !is_writable(fd)? => Err(io::ErrorKind::WouldBlock.into()),
             _ => Ok((0, true)),
         }
     }
@@ -421,6 +426,16 @@ fn is_readable(fd: &OwnedFd) -> io::Result<bool> {
     let wanted = PollFlags::IN | PollFlags::RDHUP;
     #[cfg(not(target_os = "linux"))]
     let wanted = PollFlags::IN;
+    is_ready(fd, wanted)
+}
+
+/// Whether there is room for bytes to send, or an error. If not, an edge will say when there is: the
+/// program may have filled it past the driver.
+fn is_writable(fd: &OwnedFd) -> io::Result<bool> {
+    is_ready(fd, PollFlags::OUT)
+}
+
+fn is_ready(fd: &OwnedFd, wanted: PollFlags) -> io::Result<bool> {
     let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), wanted)];
     let at_once = Timespec {
         tv_sec: 0,

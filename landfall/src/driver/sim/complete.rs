@@ -70,6 +70,7 @@ impl State {
                 Kind::Shutdown(how) => self.shut(key, how),
                 Kind::SetOption(_) => self.set_option(key),
                 Kind::Send(_) | Kind::SendVectored(_) => self.send(key),
+                Kind::Writable => self.notice_room(key),
                 Kind::Receive(_) | Kind::ReceiveStream | Kind::ReceiveOnce | Kind::Readable => {
                     self.receive(key, buffers)
                 }
@@ -118,9 +119,11 @@ impl State {
             Kind::Receive(_) | Kind::ReceiveStream | Kind::ReceiveOnce | Kind::Readable => {
                 Some(&mut socket.receives)
             }
-            Kind::Send(_) | Kind::SendVectored(_) | Kind::Connect { .. } | Kind::Shutdown(_) => {
-                Some(&mut socket.sends)
-            }
+            Kind::Send(_)
+            | Kind::SendVectored(_)
+            | Kind::Writable
+            | Kind::Connect { .. }
+            | Kind::Shutdown(_) => Some(&mut socket.sends),
         }
     }
 
@@ -266,6 +269,18 @@ impl State {
             self.end(key, 0, done + count);
         }
         true
+    }
+
+    fn notice_room(&mut self, key: u32) -> bool {
+        let window = self.world.window;
+        let is_full = self.connection_of(key).is_some_and(|connection| {
+            let to_peer = &connection.to_peer;
+            !connection.reset && !to_peer.ended && to_peer.bytes.len() >= window
+        });
+        if !is_full {
+            self.end(key, 0, 0);
+        }
+        !is_full
     }
 
     fn receive(&mut self, key: u32, buffers: &Pool) -> bool {

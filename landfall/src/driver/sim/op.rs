@@ -24,6 +24,7 @@ pub(super) enum Kind {
     ReceiveStream,
     ReceiveOnce,
     Readable,
+    Writable,
     Send(Buffer),
     SendVectored(Vec<Buffer>),
     /// `unanswered`: it has been decided that it never is.
@@ -58,6 +59,7 @@ impl Kind {
             Operation::ReceiveStream => Kind::ReceiveStream,
             Operation::ReceiveOnce => Kind::ReceiveOnce,
             Operation::WaitReadable => Kind::Readable,
+            Operation::WaitWritable => Kind::Writable,
             Operation::Send(buffer) | Operation::SendZeroCopy(buffer) => Kind::Send(buffer),
             Operation::SendVectored(buffers) => Kind::SendVectored(buffers),
             Operation::Connect(_) => Kind::Connect { unanswered: false },
@@ -80,7 +82,7 @@ impl Kind {
             Kind::Receive(_) | Kind::ReceiveStream | Kind::ReceiveOnce | Kind::Readable => {
                 CompletionKind::Receive
             }
-            Kind::Send(_) | Kind::SendVectored(_) => CompletionKind::Send,
+            Kind::Send(_) | Kind::SendVectored(_) | Kind::Writable => CompletionKind::Send,
             Kind::Connect { .. } => CompletionKind::Connect,
             Kind::Shutdown(_) => CompletionKind::Shutdown,
             Kind::SetOption(_) => CompletionKind::SetOption,

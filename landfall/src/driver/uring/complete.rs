@@ -53,7 +53,7 @@ pub(super) fn process(lane: &Lane, state: &mut State, cqe: &cqueue::Entry) {
         Kind::SendFile(_) => file::sent(lane, state, key, result),
         Kind::File(_) => file::reported(lane, state, key, result),
         Kind::Connect(_) => connected(lane, state, key, result),
-        Kind::Readable | Kind::Shutdown(_) => {
+        Kind::Readable | Kind::Writable | Kind::Shutdown(_) => {
             if result >= 0 || !retried(lane, state, key, result) {
                 end(lane, state, key, (-result).max(0), 0);
             }

@@ -502,6 +502,7 @@ fn kind_of(socket: &Socket, messages: &mut Messages, operation: Operation) -> Ki
             stage: Stage::Wait,
         },
         Operation::WaitReadable => Kind::Readable,
+        Operation::WaitWritable => Kind::Writable,
         Operation::Connect(address) => Kind::Connect(Connect::new(address)),
         Operation::Send(buffer) => Kind::Send(buffer),
         Operation::SendVectored(buffers) => Kind::SendVectored(buffers, messages.take()),

@@ -57,6 +57,7 @@ pub(super) enum Kind {
     /// The poll of a stream of receives that is over: the kernel has been told to end it.
     Spent,
     Readable,
+    Writable,
     Send(Buffer),
     /// The buffer, and the result once known: a notification then says that the memory is free.
     SendZeroCopy(Buffer, Option<i32>),
@@ -266,7 +267,8 @@ impl Kind {
             | Kind::SendZeroCopy(..)
             | Kind::SendVectored(..)
             | Kind::SendTo(..)
-            | Kind::SendFile(_) => CompletionKind::Send,
+            | Kind::SendFile(_)
+            | Kind::Writable => CompletionKind::Send,
             Kind::File(op) => op.completion_kind(),
             Kind::Connect(_) => CompletionKind::Connect,
             Kind::Shutdown(_) => CompletionKind::Shutdown,
@@ -284,6 +286,7 @@ impl Kind {
                 | Kind::SendVectored(..)
                 | Kind::SendTo(..)
                 | Kind::SendFile(_)
+                | Kind::Writable
                 | Kind::Connect(_)
                 | Kind::Shutdown(_)
         )
@@ -395,6 +398,7 @@ impl Op {
             Kind::FirstData(first) => first.stage.entry(fd, false),
             Kind::ReceiveStream(_) => poll_entry(fd, true),
             Kind::Readable => poll_entry(fd, false),
+            Kind::Writable => writable_entry(fd),
             Kind::Spent => return opcode::Nop::new().build(),
             Kind::Send(buffer) => {
                 let rest = &buffer[done..];
@@ -427,9 +431,7 @@ impl Op {
             }
             Kind::SendFile(send) => return send.entry(target, done),
             Kind::File(op) => return op.entry(fd, done),
-            Kind::Connect(connect) if connect.again => {
-                opcode::PollAdd::new(fd, libc::POLLOUT as u32).build()
-            }
+            Kind::Connect(connect) if connect.again => writable_entry(fd),
             Kind::Connect(connect) => {
                 opcode::Connect::new(fd, connect.address.as_ptr().cast(), connect.address.len())
                     .build()
@@ -469,6 +471,11 @@ pub(super) fn poll_entry(fd: types::Fd, multishot: bool) -> Entry {
     opcode::PollAdd::new(fd, (libc::POLLIN | libc::POLLRDHUP) as u32)
         .multi(multishot)
         .build()
+}
+
+/// A wait until there is room for bytes to send, or a connect is over.
+fn writable_entry(fd: types::Fd) -> Entry {
+    opcode::PollAdd::new(fd, libc::POLLOUT as u32).build()
 }
 
 /// A length that an entry can carry; the rest goes in the next round. Linux moves at most
