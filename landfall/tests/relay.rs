@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use landfall::net::TcpStream;
-use landfall::net::relay::{Relay, RelayEnd, Relayed, Side, Start};
+use landfall::net::relay::{PipePool, Relay, RelayEnd, Relayed, Side, Start, ZeroCopy};
 use landfall::runtime::{JoinHandle, Runtime};
 use runtime_support::*;
 
@@ -102,15 +102,26 @@ fn assert_finished(relayed: &Relayed) {
     assert!(matches!(relayed.end, RelayEnd::Finished), "{relayed:?}");
 }
 
+/// Every way to move bytes that there is here.
+fn ways() -> &'static [ZeroCopy] {
+    match cfg!(target_os = "linux") {
+        true => &[ZeroCopy::Auto, ZeroCopy::On, ZeroCopy::Off],
+        false => &[ZeroCopy::Auto, ZeroCopy::Off],
+    }
+}
+
 #[test]
 fn a_client_that_ends_its_sending_gets_its_answer_again_and_again() {
     let runtime = Runtime::new().expect("a runtime");
-    for round in 0..20 {
-        let bytes = (1_000_000 + round) * scale();
-        let relayed = send_all_then_ask(&runtime, Relay::new(), bytes);
-        assert_finished(&relayed);
-        assert_eq!(relayed.first_end, Some(Side::Client));
-        assert_eq!((relayed.to_server, relayed.to_client), (bytes as u64, 8));
+    for &way in ways() {
+        let relay = Relay::new().zero_copy(way);
+        for round in 0..20 {
+            let bytes = (1_000_000 + round) * scale();
+            let relayed = send_all_then_ask(&runtime, relay.clone(), bytes);
+            assert_finished(&relayed);
+            assert_eq!(relayed.first_end, Some(Side::Client));
+            assert_eq!((relayed.to_server, relayed.to_client), (bytes as u64, 8));
+        }
     }
 }
 
@@ -135,8 +146,14 @@ fn a_server_that_speaks_first_and_ends_first_is_heard() {
 
 #[test]
 fn both_directions_move_at_once() {
+    for &way in ways() {
+        move_both_directions(way);
+    }
+}
+
+fn move_both_directions(way: ZeroCopy) {
     let runtime = Runtime::new().expect("a runtime");
-    let joined = join(&runtime, Relay::new());
+    let joined = join(&runtime, Relay::new().zero_copy(way));
     let bytes = 3_000_000 * scale();
     let ends = [joined.client, joined.server];
     let threads = ends.map(|stream| {
@@ -197,9 +214,17 @@ async fn receive_some(
 
 #[test]
 fn a_reset_of_one_side_is_one_for_the_other_after_what_was_received() {
+    for &way in ways() {
+        for side in [Side::Client, Side::Server] {
+            reset_one(way, side);
+        }
+    }
+}
+
+fn reset_one(way: ZeroCopy, side: Side) {
     let runtime = Runtime::new().expect("a runtime");
-    for side in [Side::Client, Side::Server] {
-        let joined = join(&runtime, Relay::new());
+    {
+        let joined = join(&runtime, Relay::new().zero_copy(way));
         let (mut near, mut far) = match side {
             Side::Client => (joined.client, joined.server),
             Side::Server => (joined.server, joined.client),
@@ -226,9 +251,20 @@ fn a_reset_of_one_side_is_one_for_the_other_after_what_was_received() {
 }
 
 #[test]
-fn a_slow_reader_slows_its_writer() {
+fn a_slow_reader_slows_its_writer_and_an_end_behind_all_that_is_kept_cuts_nothing_off() {
+    for &way in ways() {
+        for closes in [false, true] {
+            fill_then_end(way, closes);
+        }
+    }
+}
+
+/// `closes`: the writer ends not only its sending but does not receive any more either.
+fn fill_then_end(way: ZeroCopy, closes: bool) {
     let runtime = Runtime::new().expect("a runtime");
-    let mut joined = join(&runtime, Relay::new());
+    let start = Start::default();
+    let counters = start.counters.clone();
+    let mut joined = join_from(&runtime, Relay::new().zero_copy(way), start);
     joined.client.set_nonblocking(true).expect("a socket");
     let piece = pattern(BLOCK);
     let mut sent = 0;
@@ -248,8 +284,94 @@ fn a_slow_reader_slows_its_writer() {
         assert!(sent < 64 << 20, "{sent} bytes, and nobody has read one");
     }
     joined.client.shutdown(Shutdown::Write).expect("shutdown");
+    if closes {
+        drop(joined.client);
+    }
     assert_eq!(receive_pattern(&mut joined.server), sent);
     drop(joined.server);
+    assert_finished(&end(&runtime, joined.relaying));
+    let wants = cfg!(target_os = "linux") && way != ZeroCopy::Off;
+    assert_eq!(counters.spliced() > 0, wants, "{counters:?}");
+}
+
+#[test]
+fn small_messages_after_bulk_are_passed_on_at_once_and_bulk_after_them_too() {
+    let runtime = Runtime::new().expect("a runtime");
+    for &way in ways() {
+        let mut joined = join(&runtime, Relay::new().zero_copy(way));
+        for round in 0..6 {
+            let bytes = 400_000 + round;
+            let mut server = joined.server.try_clone().expect("a descriptor");
+            let sending = thread::spawn(move || send_pattern(&mut server, bytes));
+            let mut received = vec![0; bytes];
+            joined.client.read_exact(&mut received).expect("receive");
+            sending.join().expect("no panic");
+            let block = pattern(BLOCK);
+            for piece in received.chunks(BLOCK) {
+                assert!(piece == &block[..piece.len()], "other bytes than were sent");
+            }
+            let start = Instant::now();
+            for _ in 0..20 {
+                echo_through(&mut joined);
+            }
+            // A last piece that is held back waits 40 ms for the acknowledgement of the one before.
+            assert!(start.elapsed() < Duration::from_millis(20 * 40));
+        }
+        drop((joined.client, joined.server));
+        assert_finished(&end(&runtime, joined.relaying));
+    }
+}
+
+#[test]
+fn without_a_pipe_to_be_had_bulk_is_copied_and_that_is_counted() {
+    let runtime = Runtime::new().expect("a runtime");
+    let pipes = PipePool::new(0);
+    let relay = Relay::new().pipes(&pipes);
+    let relayed = send_all_then_ask(&runtime, relay, 2_000_000);
+    assert_finished(&relayed);
+    assert!(pipes.refusals() > 0);
+}
+
+#[test]
+fn zero_copy_that_must_be_and_cannot_says_why() {
+    let runtime = Runtime::new().expect("a runtime");
+    let relay = Relay::new()
+        .pipes(&PipePool::new(0))
+        .zero_copy(ZeroCopy::On);
+    let mut joined = join(&runtime, relay);
+    match end(&runtime, joined.relaying).end {
+        RelayEnd::NoZeroCopy { error } => {
+            let text = error.to_string();
+            let expected = match cfg!(target_os = "linux") {
+                true => "may have 0",
+                false => "Linux",
+            };
+            assert!(text.contains(expected), "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let error = joined.client.read(&mut [0]).expect_err("no clean end");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_pipe_goes_back_when_the_bulk_is_over_and_the_connection_is_not() {
+    if cfg!(not(target_os = "linux")) {
+        return;
+    }
+    let runtime = Runtime::new().expect("a runtime");
+    let pipes = PipePool::new(2);
+    let mut joined = join(&runtime, Relay::new().pipes(&pipes));
+    for _ in 0..3 {
+        send_pattern(&mut joined.client, 2_000_000);
+        wait_until("a pipe is used", || pipes.in_use() == 1);
+        let mut received = vec![0; 2_000_000];
+        joined.server.read_exact(&mut received).expect("receive");
+        wait_until("it is back", || pipes.in_use() == 0);
+        echo_through(&mut joined);
+    }
+    assert_eq!(pipes.refusals(), 0);
+    drop((joined.client, joined.server));
     assert_finished(&end(&runtime, joined.relaying));
 }
 

@@ -1,5 +1,7 @@
 //! What has arrived on a stream and has not been received by the program.
 
+mod ready;
+
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -24,6 +26,7 @@ const MOST_BYTES: usize = 64 * 1024;
 /// Tokens of receive completions.
 pub(super) const STREAM: usize = 0;
 pub(super) const ONCE: usize = 1;
+const READY: usize = 2;
 
 /// The receiving side of a socket.
 #[derive(Default)]
@@ -38,6 +41,8 @@ pub(super) struct Inbox {
     reading: bool,
     /// It has come back with so many bytes, and is `first`.
     own: Option<u32>,
+    /// There is something to receive past the port.
+    ready: bool,
     /// Nobody will receive any more.
     unwanted: bool,
     timed_out: bool,
@@ -100,6 +105,7 @@ impl Inbox {
         }
         let result = event.completion.result();
         match &result {
+            Ok(0) if event.completion.token() == READY => self.ready = true,
             Ok(0) if was_reset => self.end = Some(End::Failed(RESET)),
             Ok(0) => self.end = Some(End::Closed),
             Ok(_) => {}

@@ -43,19 +43,27 @@
 //! # Ok::<(), io::Error>(())
 //! ```
 
+mod bulk;
+mod counters;
 mod direction;
+mod os;
 mod pair;
+mod pipes;
 mod quiet;
+mod splice;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::stream::TcpStream;
 use crate::buffer::Buffer;
+use bulk::LargeBuffers;
 use pair::Pair;
+
+pub use counters::RelayCounters;
+pub use pipes::PipePool;
 
 /// How to join two connections.
 ///
@@ -69,10 +77,27 @@ use pair::Pair;
 pub struct Relay {
     idle_timeout: Option<Duration>,
     half_close_timeout: Option<Duration>,
+    zero_copy: ZeroCopy,
+    pipes: PipePool,
+    large: LargeBuffers,
+}
+
+/// Whether bytes go from one socket to the other inside the kernel (splice(2), Linux only).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ZeroCopy {
+    /// Where there is much to move, as long as there is, if a pipe and descriptors are to be had.
+    /// Otherwise bytes are copied.
+    #[default]
+    Auto,
+    /// From the first byte that the relay receives, however few. Where that cannot be, the relay
+    /// [ends](RelayEnd::NoZeroCopy).
+    On,
+    /// Never.
+    Off,
 }
 
 impl Relay {
-    /// No timeouts.
+    /// No timeouts, zero copy where it pays, and a pool of pipes of its own.
     pub fn new() -> Self {
         Relay::default()
     }
@@ -89,6 +114,18 @@ impl Relay {
     /// the relay. `None`, as at first: that of [`idle_timeout`](Self::idle_timeout) stays.
     pub fn half_close_timeout(mut self, time: Option<Duration>) -> Self {
         self.half_close_timeout = time;
+        self
+    }
+
+    /// Whether bytes are copied.
+    pub fn zero_copy(mut self, zero_copy: ZeroCopy) -> Self {
+        self.zero_copy = zero_copy;
+        self
+    }
+
+    /// Takes the pipes that zero copy needs from this pool, which others may use too.
+    pub fn pipes(mut self, pipes: &PipePool) -> Self {
+        self.pipes = pipes.clone();
         self
     }
 
@@ -133,25 +170,6 @@ pub struct Start {
     pub to_client: Buffer,
     /// To look at while it runs.
     pub counters: Arc<RelayCounters>,
-}
-
-/// The bytes that a relay has passed on so far, for anybody to look at.
-#[derive(Debug, Default)]
-pub struct RelayCounters {
-    to_server: AtomicU64,
-    to_client: AtomicU64,
-}
-
-impl RelayCounters {
-    /// Bytes given to the system to send to the server.
-    pub fn to_server(&self) -> u64 {
-        self.to_server.load(Ordering::Relaxed)
-    }
-
-    /// Bytes given to the system to send to the client.
-    pub fn to_client(&self) -> u64 {
-        self.to_client.load(Ordering::Relaxed)
-    }
 }
 
 /// One of the two that a relay joins.
@@ -211,6 +229,11 @@ pub enum RelayEnd {
         /// In receiving from it, or in sending to it.
         receiving: bool,
         /// As the system gave it.
+        error: io::Error,
+    },
+    /// [Zero copy](ZeroCopy::On) was asked for and cannot be had. Both sides are reset.
+    NoZeroCopy {
+        /// What is missing.
         error: io::Error,
     },
     /// No byte has moved within the [idle timeout](Relay::idle_timeout). Both sides are reset.

@@ -126,6 +126,22 @@ impl SocketState {
         }
     }
 
+    /// Counts bytes that were received past the port.
+    pub(super) fn received_past_port(&self, bytes: usize) {
+        self.touch(bytes);
+        if let Some(observer) = &self.observer {
+            observer.received(bytes);
+        }
+    }
+
+    /// Counts bytes that were sent past the port.
+    pub(super) fn sent_past_port(&self, bytes: usize) {
+        self.touch(bytes);
+        if let Some(observer) = &self.observer {
+            observer.sent(bytes);
+        }
+    }
+
     fn respond_to_receive(&self, handle: &Handle, mut event: Event<'_>) {
         let was_reset = self.was_reset.load(Ordering::Relaxed);
         let arrival = self.inbox.lock().arrive(&mut event, was_reset);

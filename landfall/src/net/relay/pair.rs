@@ -46,20 +46,26 @@ impl Pair {
     }
 
     async fn pass_on(&self, relay: &Relay, start: Start) -> (RelayEnd, Option<Side>) {
-        let to_server = self.direction(Side::Client, &start.counters);
-        let to_client = self.direction(Side::Server, &start.counters);
+        let to_server = self.direction(relay, Side::Client, &start.counters);
+        let to_client = self.direction(relay, Side::Server, &start.counters);
         let both = Both {
             to_server: Some(pin!(to_server.run(start.to_server))),
             to_client: Some(pin!(to_client.run(start.to_client))),
             counters: &start.counters,
-            quiet: Quiet::new(relay),
+            quiet: Quiet::new(relay.idle_timeout, relay.half_close_timeout),
             first_end: None,
         };
         both.run(self).await
     }
 
-    fn direction<'a>(&'a self, sender: Side, counters: &'a RelayCounters) -> Direction<'a> {
+    fn direction<'a>(
+        &'a self,
+        relay: &'a Relay,
+        sender: Side,
+        counters: &'a RelayCounters,
+    ) -> Direction<'a> {
         Direction {
+            relay,
             from: self.socket(sender),
             to: self.socket(sender.other()),
             sender,
@@ -113,14 +119,19 @@ where
                     self.quiet.half_closed();
                     continue;
                 }
-                Event::Failed(failure) => {
-                    self.deliver_the_rest(pair, failure.side).await;
+                Event::Failed(Failure::Connection {
+                    side,
+                    receiving,
+                    error,
+                }) => {
+                    self.deliver_the_rest(pair, side).await;
                     RelayEnd::Failed {
-                        side: failure.side,
-                        receiving: failure.receiving,
-                        error: failure.error,
+                        side,
+                        receiving,
+                        error,
                     }
                 }
+                Event::Failed(Failure::NoZeroCopy(error)) => RelayEnd::NoZeroCopy { error },
                 Event::Quiet => match self.first_end {
                     None => RelayEnd::Idle,
                     Some(side) => RelayEnd::HalfCloseTimeout { open: side.other() },

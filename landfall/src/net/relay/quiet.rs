@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use super::Relay;
 use crate::clock::now;
 use crate::runtime::time::{Sleep, sleep_until};
 
@@ -20,10 +19,10 @@ pub(super) struct Quiet {
 }
 
 impl Quiet {
-    pub(super) fn new(relay: &Relay) -> Self {
+    pub(super) fn new(period: Option<Duration>, half_close: Option<Duration>) -> Self {
         Quiet {
-            period: relay.idle_timeout,
-            half_close: relay.half_close_timeout,
+            period,
+            half_close,
             last: now(),
             moved: 0,
             alarm: None,
