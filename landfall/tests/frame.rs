@@ -5,6 +5,7 @@ mod runtime_support;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, ErrorKind, Write};
+use std::slice;
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -245,7 +246,7 @@ fn several_writes_that_arrive_as_one_read_and_one_write_that_arrives_as_several_
         assert_eq!(reader.stream_mut().receives, 1, "they arrive as one");
         // More than a buffer of the pool.
         let long = pattern(300_000);
-        let sent = encode(PREFIX, &[long.clone()]);
+        let sent = encode(PREFIX, slice::from_ref(&long));
         let writer = std::thread::spawn(move || peer.write_all(&sent));
         assert_eq!(bytes(reader.next().await), long);
         assert!(reader.stream_mut().receives > 2, "it arrives in pieces");
