@@ -167,7 +167,8 @@ impl Handle {
         super::os::local_addr(self.driver(), self.0.socket)
     }
 
-    /// The peer's address. It is kept from the accept or the first time it was asked for.
+    /// The peer's address. It is kept from the accept or the first time it was asked for: of a datagram
+    /// socket that is connected to one after another, it is the first of which it was asked.
     ///
     /// # Errors
     ///

@@ -76,7 +76,11 @@ fn a_datagram_tells_its_sender_who_can_be_answered() {
     for_each_driver(|driver| {
         for (key, at) in [(4, "127.0.0.1:0"), (6, "[::1]:0")] {
             let port = driver.port(0);
-            let socket = UdpSocket::bind(at).expect("a free port");
+            let socket = match UdpSocket::bind(at) {
+                // There is no IPv6 here.
+                Err(_) if key == 6 => continue,
+                socket => socket.expect("a free port"),
+            };
             let address = socket.local_addr().expect("an address");
             let socket = port.associate(socket, key).expect("associates");
             let senders = [(); 2].map(|()| UdpSocket::bind(at).expect("a free port"));

@@ -173,6 +173,13 @@ impl Future for Receive<'_> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Received> {
         let polled = match std::mem::replace(&mut self.stage, Stage::Done) {
+            Stage::Waiting(Some(vec)) if vec.len() == vec.capacity() => {
+                let error = io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "the vector has no spare capacity to receive into; reserve some",
+                );
+                Ok(Received::failed(error, Some(vec)))
+            }
             Stage::Waiting(vec) => self.poll_turn(vec, cx),
             Stage::Submitted => self.poll_ended(cx),
             Stage::Done => panic!("{POLLED_AFTER_RESULT}"),

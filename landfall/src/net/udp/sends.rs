@@ -69,20 +69,17 @@ impl Sends {
         let Some(pending) = self.pending.get_mut(key) else {
             return [None, None];
         };
+        if let Pending::Forgotten(bytes) = *pending {
+            self.pending.remove(key);
+            return [None, self.end(bytes)];
+        }
         let done = Pending::Done(Sent {
             result: event.completion.result().map(drop),
             buffer: event.buffer.take(),
         });
         match std::mem::replace(pending, done) {
             Pending::Awaited(waker, bytes) => [Some(waker), self.end(bytes)],
-            Pending::Forgotten(bytes) => {
-                // Its buffer is dropped with the event.
-                if let Pending::Done(sent) = self.pending.remove(key) {
-                    event.buffer = sent.buffer;
-                }
-                [None, self.end(bytes)]
-            }
-            Pending::Done(_) => [None, None],
+            _ => [None, None],
         }
     }
 
@@ -215,11 +212,8 @@ impl<'a> Call<'a> {
     fn forget(&self, key: usize) {
         let mut sends = self.socket.state.sends.lock();
         let leftover = match sends.pending.get_mut(key) {
-            Some(pending @ Pending::Awaited(..)) => {
-                let bytes = match pending {
-                    Pending::Awaited(_, bytes) => *bytes,
-                    _ => 0,
-                };
+            Some(&mut Pending::Awaited(_, bytes)) => {
+                let pending = &mut sends.pending[key];
                 Some(std::mem::replace(pending, Pending::Forgotten(bytes)))
             }
             _ => sends.pending.try_remove(key),
