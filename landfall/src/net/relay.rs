@@ -57,7 +57,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stream::TcpStream;
+use super::family::Family;
+use super::stream::Stream;
 use crate::buffer::Buffer;
 use bulk::LargeBuffers;
 use pair::Pair;
@@ -72,7 +73,7 @@ pub use pipes::PipePool;
 /// after its last byte, and the other direction stays open until its own end.
 ///
 /// Anything but such an end is passed on as a reset, so that the other side does not take what it
-/// got for all there was.
+/// got for all there was. Unix sockets have no reset to send: there it may look like an end.
 #[derive(Clone, Debug, Default)]
 pub struct Relay {
     idle_timeout: Option<Duration>,
@@ -137,7 +138,7 @@ impl Relay {
     /// # Panics
     ///
     /// Polled outside of a runtime, if there is a timeout.
-    pub async fn run(&self, client: TcpStream, server: TcpStream) -> Relayed {
+    pub async fn run<C: Family, S: Family>(&self, client: Stream<C>, server: Stream<S>) -> Relayed {
         self.run_from(Start::default(), client, server).await
     }
 
@@ -147,7 +148,12 @@ impl Relay {
     /// # Panics
     ///
     /// As [`run`](Self::run).
-    pub async fn run_from(&self, start: Start, client: TcpStream, server: TcpStream) -> Relayed {
+    pub async fn run_from<C: Family, S: Family>(
+        &self,
+        start: Start,
+        client: Stream<C>,
+        server: Stream<S>,
+    ) -> Relayed {
         let counters = start.counters.clone();
         let pair = Pair::new(client.into_owned(), server.into_owned());
         let (end, first_end) = pair.relay(self, start).await;
