@@ -5,6 +5,7 @@
 //! readings named.
 
 mod address;
+mod byte_rate;
 mod count;
 mod limit;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod size;
 mod time;
 
 pub use address::port_of;
+pub use byte_rate::{ByteRate, parse_byte_rate};
 pub use count::{counted, grouped, parse_count};
 pub use limit::Limit;
 pub use rate::{Rate, parse_rate};

@@ -27,11 +27,13 @@
 //! To send a file on a connection, see [`TcpStream::send_file`](crate::net::TcpStream::send_file).
 
 mod calls;
+mod directory;
 mod file;
 mod os;
 
 use std::fs::OpenOptions;
 
+pub use directory::{Directory, Entry, SymbolicLinks};
 pub use file::File;
 
 /// Options of the standard library for a file that is to be associated with a port: on Windows with
