@@ -4,6 +4,7 @@
 mod command_line;
 mod demo;
 mod exit;
+mod files;
 mod load;
 mod options;
 mod output;
@@ -32,6 +33,7 @@ Examples:
   landfall demo                            server and client on this machine, one table
   landfall serve 127.0.0.1:7000
   landfall load 127.0.0.1:7000 -c 30k
+  landfall files .                         a directory over HTTP
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 a check failed, 4 a limit of this machine, 130 or 143
 stopped by a signal before the end."
@@ -46,6 +48,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Load(load::LoadArgs),
     Demo(demo::DemoArgs),
+    Files(files::FilesArgs),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Files(args) => files::run(&args),
     };
     result.unwrap_or_else(report_failure).into()
 }

@@ -31,7 +31,10 @@ pub struct FilesArgs {
 
     /// Where to listen, as HOST:PORT; port 0 lets the system choose
     #[arg(
-        long, value_name = "ADDR", default_value = "127.0.0.1:8000", env = "LANDFALL_LISTEN",
+        long,
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8000",
+        env = "LANDFALL_LISTEN",
         value_delimiter = ','
     )]
     pub listen: Vec<String>,

@@ -34,7 +34,9 @@ pub fn parse_range(field: &str, file_length: u64) -> Asked {
     }
     let mut part = None;
     // Empty members of a list are allowed and count for nothing.
-    let ranges = ranges.split(',').map(|range| range.trim_matches([' ', '\t']));
+    let ranges = ranges
+        .split(',')
+        .map(|range| range.trim_matches([' ', '\t']));
     for (count, range) in ranges.filter(|range| !range.is_empty()).enumerate() {
         if count == MOST_RANGES {
             return Asked::Nothing;
@@ -119,9 +121,20 @@ mod tests {
     #[test]
     fn what_is_not_there_or_no_range_is_nothing() {
         for field in [
-            "bytes=1000-", "bytes=1000-1001", "bytes=-0", "bytes=", "bytes=,", "bytes=abc",
-            "bytes=5-2", "bytes=-", "bytes=1-2-3", "bytes=+1-2", "bytes=1 -2", "bytes=0x1-2",
-            "bytes=99999999999999999999-", "bytes=0-1,x",
+            "bytes=1000-",
+            "bytes=1000-1001",
+            "bytes=-0",
+            "bytes=",
+            "bytes=,",
+            "bytes=abc",
+            "bytes=5-2",
+            "bytes=-",
+            "bytes=1-2-3",
+            "bytes=+1-2",
+            "bytes=1 -2",
+            "bytes=0x1-2",
+            "bytes=99999999999999999999-",
+            "bytes=0-1,x",
         ] {
             assert_eq!(parse_range(field, 1_000), Asked::Nothing, "{field}");
         }

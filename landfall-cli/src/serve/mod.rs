@@ -15,9 +15,10 @@ use landfall::net::ListenOptions;
 use landfall::server::{Server, ServerHandle};
 
 pub use args::ServeArgs;
+pub use report::Announcement;
 
 use handler::{Delay, Service};
-use report::{Announcement, ServeReport, Setting};
+use report::{ServeReport, Setting};
 
 use crate::exit::{Exit, Failure};
 use crate::output::{Log, Sink, json_line, write_stdout};
@@ -111,7 +112,8 @@ fn bind(args: &ServeArgs, descriptor_limit: u64) -> Result<Server, Failure> {
     Ok(server.drain_timeout(args.drain_timeout))
 }
 
-fn cannot_listen(address: &str, error: &io::Error, descriptor_limit: u64) -> Failure {
+/// Says why an address cannot be listened on, and what to do.
+pub fn cannot_listen(address: &str, error: &io::Error, descriptor_limit: u64) -> Failure {
     let advice = match error.kind() {
         io::ErrorKind::AddrInUse => {
             "; stop the program that listens there (`ss -ltnp` names it), or choose another port"
@@ -135,7 +137,7 @@ fn cannot_listen(address: &str, error: &io::Error, descriptor_limit: u64) -> Fai
 }
 
 /// Says where the server listens, on standard output, for clients and scripts that wait for it.
-fn announce(announcement: &Announcement, json: bool) -> Result<(), Failure> {
+pub fn announce(announcement: &Announcement, json: bool) -> Result<(), Failure> {
     let text = if json {
         json_line(announcement)?
     } else {
@@ -150,7 +152,7 @@ fn announce(announcement: &Announcement, json: bool) -> Result<(), Failure> {
 }
 
 /// Passes signals on to the server: the first drains it, the second stops it.
-fn obey(
+pub fn obey(
     stop: StopRequest,
     server: ServerHandle,
     timeout: Duration,

@@ -2,6 +2,7 @@
 
 pub mod errno;
 pub mod limits;
+pub mod paths;
 pub mod ports;
 #[cfg_attr(windows, path = "process_windows.rs")]
 pub mod process;

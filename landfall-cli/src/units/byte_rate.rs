@@ -37,7 +37,9 @@ pub fn parse_byte_rate(text: &str) -> Result<ByteRate, String> {
         ));
     };
     match parse_size(size)? {
-        0 => Err(String::from("0/s lets nothing through: it must be at least 1/s")),
+        0 => Err(String::from(
+            "0/s lets nothing through: it must be at least 1/s",
+        )),
         rate => Ok(ByteRate(rate)),
     }
 }
@@ -51,7 +53,12 @@ mod tests {
         let rate = parse_byte_rate("10Mi/s").unwrap();
         assert_eq!(rate.time_of(5 << 20), Duration::from_millis(500));
         assert_eq!(rate.bytes_in(Duration::from_millis(500)), 5 << 20);
-        assert_eq!(parse_byte_rate("500k/s").unwrap().bytes_in(Duration::from_secs(1)), 500_000);
+        assert_eq!(
+            parse_byte_rate("500k/s")
+                .unwrap()
+                .bytes_in(Duration::from_secs(1)),
+            500_000
+        );
         assert_eq!(rate.bytes_in(Duration::ZERO), 1);
         assert_eq!(rate.time_of(u64::MAX).as_secs(), u64::MAX / (10 << 20));
     }

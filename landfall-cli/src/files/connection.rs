@@ -1,0 +1,334 @@
+//! One connection: requests come, answers go in the same order.
+
+use std::io;
+use std::mem::{self, MaybeUninit};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use landfall::runtime::time::timeout;
+use landfall::server::Connection;
+
+use super::access::{Access, first_line};
+use super::pace::Pace;
+use super::range::Span;
+use super::request::{MOST_FIELDS, Request};
+use super::respond::{Answer, FilePart, Site};
+use super::status::Status;
+use crate::system::signals::StopRequest;
+use crate::units::ByteRate;
+
+/// Answers that are kept to go together, in bytes. Behind the last of them, one more file is read.
+const MOST_TOGETHER: usize = 64 * 1024;
+
+/// What is read and thrown away, in bytes, of a client that was refused and goes on sending.
+const MOST_THROWN_AWAY: usize = 256 * 1024;
+/// For how long.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What every connection is treated to.
+#[derive(Debug)]
+pub struct Service {
+    /// What is served.
+    pub site: Site,
+    /// What one connection is sent at most.
+    pub rate: Option<ByteRate>,
+    /// How long a head may take.
+    pub head_timeout: Duration,
+    /// Whether every answer is told.
+    pub tells_answers: bool,
+    /// The wish to stop: answers say that no other request will be taken.
+    pub stop: StopRequest,
+}
+
+/// A connection and what has come on it.
+struct Session {
+    service: Arc<Service>,
+    connection: Connection,
+    pace: Option<Pace>,
+    /// What has come and was not taken yet,
+    input: Vec<u8>,
+    /// from here on.
+    taken: usize,
+    /// How much of the body of the last request is still to come.
+    skipping: u64,
+    /// When the first byte of the request came that is not there as a whole.
+    begun: Option<Instant>,
+    /// Answers that have not gone.
+    out: Vec<u8>,
+    /// What is to be told of them once they have.
+    untold: Vec<Access>,
+}
+
+/// What comes next.
+enum Step {
+    /// More of a request has to come.
+    Receive,
+    /// An answer is among those to go.
+    Answered {
+        /// What it has of a file follows.
+        rest: Option<FilePart>,
+        /// It is the last one.
+        ends: bool,
+    },
+    /// So is the last answer, to what was no request: more of that may come.
+    Refused,
+}
+
+impl Service {
+    /// Serves one connection to its end.
+    pub async fn serve(self: Arc<Self>, connection: Connection) -> io::Result<()> {
+        let mut session = Session {
+            pace: self.rate.map(Pace::new),
+            service: self,
+            connection,
+            input: Vec::new(),
+            taken: 0,
+            skipping: 0,
+            begun: None,
+            out: Vec::new(),
+            untold: Vec::new(),
+        };
+        let result = session.run().await;
+        session.tell();
+        result
+    }
+}
+
+impl Session {
+    async fn run(&mut self) -> io::Result<()> {
+        loop {
+            let step = match self.next() {
+                Ok(step) => step,
+                Err(error) => {
+                    // A file was cut short. What was answered before is as good as ever.
+                    self.flush().await?;
+                    return Err(error);
+                }
+            };
+            match step {
+                Step::Receive => {
+                    self.flush().await?;
+                    if !self.receive().await? {
+                        return Ok(());
+                    }
+                }
+                Step::Answered { rest, ends } => {
+                    if rest.is_some() || ends || self.out.len() >= MOST_TOGETHER {
+                        self.send_out().await?;
+                    }
+                    if let Some(part) = rest {
+                        self.send_file(part).await?;
+                    }
+                    if self.out.is_empty() {
+                        self.tell();
+                    }
+                    if ends {
+                        return self.end().await;
+                    }
+                }
+                Step::Refused => {
+                    self.flush().await?;
+                    return self.linger().await;
+                }
+            }
+        }
+    }
+
+    /// Takes the next request, if it is there, and writes its answer.
+    fn next(&mut self) -> io::Result<Step> {
+        self.skip_body();
+        if self.skipping > 0 || self.taken == self.input.len() {
+            return Ok(Step::Receive);
+        }
+        let service = &self.service;
+        let input = &self.input[self.taken..];
+        let mut room = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+        let request = match Request::read(input, &mut room) {
+            Ok(Some(request)) => request,
+            Ok(None) => return Ok(Step::Receive),
+            Err(status) => return Ok(self.refuse(status)),
+        };
+        let may_go_on = service.stop.drain().is_none();
+        let answer = service
+            .site
+            .answer(&request, may_go_on, &mut self.out)
+            .inspect_err(|error| {
+                let target = request.target.escape_default();
+                service
+                    .site
+                    .log
+                    .note(format_args!("cannot send {target}: {error}"));
+            })?;
+        let (head_length, body_length) = (request.head_length, request.body_length);
+        if service.tells_answers {
+            self.remember(&answer);
+        }
+        self.taken += head_length;
+        self.skipping = body_length;
+        // If there is more, it is of the next request.
+        self.begun = Some(Instant::now());
+        Ok(Step::Answered {
+            rest: answer.rest,
+            ends: !answer.keeps_alive,
+        })
+    }
+
+    /// Passes over what has come of the last request's body.
+    fn skip_body(&mut self) {
+        let come = self.input.len() - self.taken;
+        let skipped = usize::try_from(self.skipping).map_or(come, |skipping| skipping.min(come));
+        self.taken += skipped;
+        self.skipping -= skipped as u64;
+    }
+
+    /// Answers what is no request, or not in time.
+    fn refuse(&mut self, status: Status) -> Step {
+        let answer = self.service.site.refuse(status, &mut self.out);
+        if self.service.tells_answers {
+            self.remember(&answer);
+        }
+        Step::Refused
+    }
+
+    /// Waits for more of a request; whether there is any.
+    async fn receive(&mut self) -> io::Result<bool> {
+        self.input.drain(..self.taken);
+        self.taken = 0;
+        if self.input.is_empty() {
+            // Connections without a request hold no memory.
+            self.input = Vec::new();
+            self.begun = self.begun.filter(|_| self.skipping > 0);
+        }
+        let receive = self.connection.receive();
+        let received = match self.begun {
+            None => receive.await?,
+            Some(begun) => {
+                let left = self.service.head_timeout.saturating_sub(begun.elapsed());
+                match timeout(left, receive).await {
+                    Ok(received) => received?,
+                    Err(_) => return self.give_up().await,
+                }
+            }
+        };
+        let Some(data) = received else {
+            return Ok(false);
+        };
+        self.begun.get_or_insert_with(Instant::now);
+        self.input.extend_from_slice(&data);
+        Ok(true)
+    }
+
+    /// A client took too long over a request.
+    async fn give_up(&mut self) -> io::Result<bool> {
+        if self.skipping == 0 {
+            self.refuse(Status::REQUEST_TIMEOUT);
+        }
+        self.flush().await?;
+        self.linger().await?;
+        Ok(false)
+    }
+
+    /// Sends what has been answered.
+    async fn flush(&mut self) -> io::Result<()> {
+        self.send_out().await?;
+        self.tell();
+        Ok(())
+    }
+
+    async fn send_out(&mut self) -> io::Result<()> {
+        let out = mem::take(&mut self.out);
+        if out.is_empty() {
+            return Ok(());
+        }
+        let Some(pace) = &mut self.pace else {
+            return self.connection.send(out).await;
+        };
+        let mut rest = Bytes::from(out);
+        while !rest.is_empty() {
+            let piece = pace.piece(rest.len() as u64);
+            pace.wait(piece).await;
+            // No longer than the rest.
+            self.connection.send(rest.split_to(piece as usize)).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the part of a file that follows what has gone.
+    async fn send_file(&mut self, part: FilePart) -> io::Result<()> {
+        let FilePart { file, span } = part;
+        let Span { mut offset, length } = span;
+        let end = offset + length;
+        while offset < end {
+            let mut piece = end - offset;
+            if let Some(pace) = &mut self.pace {
+                piece = pace.piece(piece);
+                pace.wait(piece).await;
+            }
+            let sent = self
+                .connection
+                .send_file(file.clone(), offset, piece)
+                .await?;
+            offset += sent;
+            if let Some(last) = self.untold.last_mut() {
+                last.bytes += sent;
+            }
+            if sent < piece {
+                let log = &self.service.site.log;
+                log.note("a file has been cut short while it was sent: its connection ends");
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the connection in order.
+    async fn end(&mut self) -> io::Result<()> {
+        // Of a body that has not come as a whole, more may be on its way.
+        match self.skipping > 0 || self.taken < self.input.len() {
+            true => self.linger().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Ends the connection of a client that may go on sending: closed before all of that has been
+    /// read, it would be reset, and the answer lost with it.
+    async fn linger(&mut self) -> io::Result<()> {
+        let connection = &mut self.connection;
+        let throw_away = async {
+            connection.shutdown(Shutdown::Write).await?;
+            let mut bytes = 0;
+            while bytes < MOST_THROWN_AWAY {
+                match connection.receive().await? {
+                    Some(data) => bytes += data.len(),
+                    None => break,
+                }
+            }
+            Ok::<(), io::Error>(())
+        };
+        // It has had its answer, or does not want it.
+        let _ = timeout(LINGER, throw_away).await;
+        Ok(())
+    }
+
+    /// Keeps what is to be told of an answer until it has gone.
+    fn remember(&mut self, answer: &Answer) {
+        let in_file = answer.rest.as_ref().map_or(0, |part| part.span.length);
+        self.untold.push(Access {
+            peer: self.connection.peer_addr().ok().map(|address| address.ip()),
+            at: SystemTime::now(),
+            line: first_line(&self.input[self.taken..]),
+            status: answer.status,
+            bytes: answer.length - in_file,
+            begun: self.begun,
+        });
+    }
+
+    /// Tells the answers that have gone.
+    fn tell(&mut self) {
+        for access in self.untold.drain(..) {
+            self.service.site.log.detail(access);
+        }
+    }
+}

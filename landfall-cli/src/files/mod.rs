@@ -1,0 +1,192 @@
+//! `landfall files`: the files of a directory over HTTP/1.1.
+
+mod access;
+mod args;
+mod conditional;
+mod connection;
+mod counts;
+mod date;
+mod listing;
+mod pace;
+mod path;
+mod range;
+mod report;
+mod request;
+mod respond;
+mod status;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use landfall::fs::{Directory, SymbolicLinks};
+use landfall::net::ListenOptions;
+use landfall::server::Server;
+
+pub use args::FilesArgs;
+
+use connection::Service;
+use counts::Counts;
+use date::DateText;
+use report::{FilesReport, Setting};
+use respond::Site;
+
+use crate::exit::{Exit, Failure};
+use crate::output::{Log, Sink};
+use crate::serve::{Announcement, announce, cannot_listen, obey};
+use crate::system::limits;
+use crate::system::signals::StopRequest;
+use crate::units::port_of;
+
+/// Descriptors of this process that are neither a connection's nor a file's.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+/// Runs the subcommand.
+pub fn run(args: &FilesArgs) -> Result<Exit, Failure> {
+    let log = Log::start(args.output.messages())?;
+    serve(args, &log).map_err(|failure| {
+        // Said by the log, which may hold standard error for a reader that takes nothing.
+        log.error(&failure);
+        log.finish();
+        Failure::told(failure.exit)
+    })
+}
+
+fn serve(args: &FilesArgs, log: &Log) -> Result<Exit, Failure> {
+    let mut sink = Sink::open(&args.output)?;
+    check_times(args)?;
+    let site = site_of(args, log)?;
+    let stop = StopRequest::listen()?;
+    args.runtime.end_with_parent(&stop)?;
+    let descriptor_limit = limits::raise_descriptor_limit();
+    let runtime = args.runtime.build()?;
+    let sockets = runtime.port().socket_capacity() as u64;
+    let most = most_connections(args, sockets, descriptor_limit)?;
+    let began = Instant::now();
+    let server = bind(args, most, descriptor_limit)?;
+    let setting = Setting {
+        args,
+        announcement: Announcement::new(&server, runtime.port().driver())?,
+        driver_reason: runtime.port().driver_reason().to_owned(),
+        descriptor_limit,
+        began,
+    };
+    obey(
+        stop.clone(),
+        server.handle(),
+        args.drain_timeout,
+        log.clone(),
+    )?;
+    announce(&setting.announcement, args.output.json)?;
+
+    let service = Arc::new(Service {
+        site,
+        rate: args.rate_limit.0,
+        head_timeout: args.timeout,
+        tells_answers: args.output.verbose,
+        stop: stop.clone(),
+    });
+    let serving = service.clone();
+    let served = server
+        .serve_on(&runtime, move |connection| {
+            serving.clone().serve(connection)
+        })
+        .map_err(|error| Failure::of_system("cannot serve", &error))?;
+
+    log.finish();
+    let exit = stop.now().map_or(Exit::Done, Exit::Stopped);
+    sink.write(&FilesReport::new(
+        setting,
+        &served,
+        &service.site.counts,
+        exit,
+    ))?;
+    Ok(exit)
+}
+
+fn check_times(args: &FilesArgs) -> Result<(), Failure> {
+    let is_zero = [
+        ("--timeout", args.timeout.is_zero()),
+        (
+            "--idle-timeout",
+            args.idle_timeout.0.is_some_and(|time| time.is_zero()),
+        ),
+    ];
+    match is_zero.into_iter().find(|(_, is_zero)| *is_zero) {
+        Some((flag, _)) => Err(Failure::usage(format!(
+            "{flag} 0s leaves clients no time at all: give them some, as in 10s"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn site_of(args: &FilesArgs, log: &Log) -> Result<Site, Failure> {
+    let links = match args.follow_symlinks {
+        true => SymbolicLinks::FollowBeneath,
+        false => SymbolicLinks::Refuse,
+    };
+    let directory =
+        Directory::open(&args.directory, links).map_err(|error| cannot_open(args, &error))?;
+    Ok(Site {
+        directory,
+        index: args.index.clone(),
+        lists: !args.no_list,
+        shows_hidden: args.hidden,
+        counts: Counts::default(),
+        log: log.clone(),
+        date: DateText::new(),
+    })
+}
+
+/// A directory that cannot be served is a mistake on the command line, unless a limit is in the way.
+fn cannot_open(args: &FilesArgs, error: &io::Error) -> Failure {
+    let exit = match Exit::of_system(error) {
+        Exit::Failed => Exit::Usage,
+        exit => exit,
+    };
+    let directory = args.directory.display();
+    Failure::new(
+        exit,
+        format!("cannot serve the directory {directory}: {error}"),
+    )
+}
+
+/// How many connections there may be, each of which may have a file open as well.
+fn most_connections(
+    args: &FilesArgs,
+    sockets: u64,
+    descriptor_limit: u64,
+) -> Result<usize, Failure> {
+    let pairs = descriptor_limit.saturating_sub(OTHER_DESCRIPTORS) / 2;
+    let capacity = pairs.min(sockets).max(1);
+    let most = args.max_conns.0.map_or(capacity, u64::from);
+    limits::refuse_if_short(
+        "--max-conns",
+        [limits::check_sockets(most, capacity, descriptor_limit)],
+    )?;
+    Ok(usize::try_from(most).unwrap_or(usize::MAX))
+}
+
+fn bind(args: &FilesArgs, most: usize, descriptor_limit: u64) -> Result<Server, Failure> {
+    let options = ListenOptions::new().nodelay(true);
+    for address in &args.listen {
+        port_of(address).map_err(Failure::usage)?;
+    }
+    let mut addresses = args.listen.iter();
+    let first = addresses
+        .next()
+        .ok_or_else(|| Failure::usage("no address to listen on"))?;
+    let mut server = Server::bind_with(first.as_str(), options)
+        .map_err(|error| cannot_listen(first, &error, descriptor_limit))?;
+    for address in addresses {
+        server = server
+            .and_bind(address.as_str())
+            .map_err(|error| cannot_listen(address, &error, descriptor_limit))?;
+    }
+    if let Some(idle) = args.idle_timeout.0 {
+        server = server.idle_timeout(idle);
+    }
+    Ok(server
+        .max_connections(most)
+        .drain_timeout(args.drain_timeout))
+}
