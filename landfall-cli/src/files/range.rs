@@ -29,7 +29,8 @@ pub fn parse_range(field: &str, file_length: u64) -> Asked {
     let Some((unit, ranges)) = field.split_once('=') else {
         return Asked::Whole;
     };
-    if !unit.trim().eq_ignore_ascii_case("bytes") {
+    // No file is too short to resume: of an empty one, all of it is what is missing.
+    if !unit.trim().eq_ignore_ascii_case("bytes") || file_length == 0 {
         return Asked::Whole;
     }
     let mut part = None;
@@ -139,7 +140,7 @@ mod tests {
             assert_eq!(parse_range(field, 1_000), Asked::Nothing, "{field}");
         }
         for field in ["bytes=0-", "bytes=-1", "bytes=0-0"] {
-            assert_eq!(parse_range(field, 0), Asked::Nothing, "{field} of nothing");
+            assert_eq!(parse_range(field, 0), Asked::Whole, "{field} of nothing");
         }
         let many = format!("bytes={}", "2000-,".repeat(MOST_RANGES + 1));
         assert_eq!(parse_range(&many, 1_000), Asked::Nothing);

@@ -261,6 +261,8 @@ fn package_of(program: &str) -> &str {
     match program {
         "unshare" | "prlimit" => "util-linux",
         "ip" => "iproute2",
+        "aria2c" => "aria2",
+        "mkfifo" => "coreutils",
         other => other,
     }
 }
