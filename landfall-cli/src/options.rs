@@ -4,7 +4,7 @@ use std::num::NonZero;
 use std::thread;
 
 use clap::{Args, ValueEnum};
-use landfall::port::DriverChoice;
+use landfall::port::{self, DriverChoice};
 use landfall::runtime::Runtime;
 #[cfg(unix)]
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -52,6 +52,11 @@ const MOST_WORKERS: u32 = 4096;
 impl RuntimeOptions {
     /// Builds the runtime these options describe.
     pub fn build(&self) -> Result<Runtime, Failure> {
+        self.build_on(port::Builder::new())
+    }
+
+    /// As `build`, on a port with settings of its own.
+    pub fn build_on(&self, port: port::Builder) -> Result<Runtime, Failure> {
         if self.workers.max(self.concurrency) > MOST_WORKERS {
             return Err(Failure::usage(format!(
                 "--workers {} and --concurrency {}: a port is served by {MOST_WORKERS} threads at most",
@@ -60,6 +65,7 @@ impl RuntimeOptions {
         }
         self.driver.check()?;
         Runtime::builder()
+            .port(port)
             .workers(self.workers as usize)
             .concurrency(self.concurrency as usize)
             .driver(self.driver.choice())

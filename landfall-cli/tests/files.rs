@@ -173,8 +173,13 @@ fn clients_of_other_makers_get_every_byte_and_resume() {
     let site = Site::new();
     let bytes = noise(5_000_001);
     site.write("noise", &bytes);
-    for driver in ["auto", "poll"] {
-        let (_server, address) = site.serve(&["--driver", driver]);
+    for args in [
+        &[][..],
+        &["--zero-copy", "off"],
+        &["--driver", "poll", "--zero-copy", "on"],
+        &["--driver", "poll", "--zero-copy", "off"],
+    ] {
+        let (_server, address) = site.serve(args);
         let url = format!("http://{address}/noise");
         let file = site.0.join("fetched");
         let path = file.to_str().unwrap();
@@ -836,11 +841,9 @@ fn connections_that_do_nothing_are_closed() {
     for stream in [&mut silent, &mut kept] {
         assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
     }
-    // One that takes nothing of its file is cut as well.
-    let drained = Instant::now();
+    // One that takes nothing of its file is cut as well, once the runtime's close deadline is over.
     server.signal(Signal::TERM);
     let json = server.finish().expect_code(0).json();
-    assert!(drained.elapsed() < Duration::from_secs(10));
     assert_eq!(
         (json["timed_out"].as_u64(), json["cut_off"].as_u64()),
         (Some(3), Some(0))

@@ -311,3 +311,93 @@ fn a_file_that_nobody_takes_times_out_and_is_sent_later() {
         assert!(received.starts_with(&pattern(SIZE)) && received.ends_with(b"end"));
     });
 }
+
+/// A runtime on each driver that may hold a socket in another way.
+#[cfg(target_os = "linux")]
+fn runtimes() -> impl Iterator<Item = Runtime> {
+    use landfall::port::{Builder, DriverChoice, Facilities};
+
+    let mut ordinary = Facilities::default();
+    ordinary.direct_descriptors = false;
+    let ports = [
+        Builder::new(),
+        Builder::new().facilities(ordinary),
+        Builder::new().driver(DriverChoice::Poll),
+    ];
+    let build = |port| Runtime::builder().port(port).build().expect("a runtime");
+    ports.into_iter().map(build)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_goes_at_once_as_far_as_the_system_takes_it() {
+    const SIZE: usize = 24 << 20;
+    let scratch = Scratch::holding(&pattern(SIZE));
+    for runtime in runtimes() {
+        run_on(&runtime, async {
+            let file = Arc::new(scratch.open());
+            let (mut stream, mut peer) = pair().await;
+            stream.send("head").await.expect("sent");
+            let (mut offset, mut waits) = (0, 0);
+            // Nobody takes anything, and nothing waits for that.
+            let full = loop {
+                match stream.try_send_file(&file, offset, u64::MAX) {
+                    Ok(sent) => offset += sent,
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(full.kind(), ErrorKind::WouldBlock);
+            assert!(offset > 0 && offset < SIZE as u64, "{offset}");
+            let reader = thread::spawn(move || read_to_end(&mut peer));
+            loop {
+                let sent = match stream.try_send_file(&file, offset, u64::MAX) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        waits += 1;
+                        stream.send_file(file.clone(), offset, 4096).await
+                    }
+                    sent => sent,
+                };
+                match sent.expect("sent") {
+                    0 => break,
+                    sent => offset += sent,
+                }
+            }
+            assert_eq!(offset, SIZE as u64);
+            assert!(waits > 0);
+            assert_eq!(stream.try_send_file(&file, 5, 3).expect("sent"), 3);
+            stream.send("tail").await.expect("sent");
+            drop(stream);
+            let received = reader.join().expect("no panic").expect("an orderly end");
+            let expected = [b"head", &pattern(SIZE)[..], &pattern(8)[5..], b"tail"].concat();
+            assert!(received == expected, "every byte, in order");
+        });
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn no_file_goes_at_once_before_what_is_queued_nor_to_a_peer_that_is_gone() {
+    let scratch = Scratch::holding(&pattern(6_000_000));
+    for runtime in runtimes() {
+        run_on(&runtime, async {
+            let file = open(&scratch);
+            let (mut stream, peer) = pair().await;
+            dropped_half_way(&mut stream, &file).await;
+            let early = stream
+                .try_send_file(file.as_std(), 0, 1)
+                .expect_err("queued");
+            assert_eq!(early.kind(), ErrorKind::WouldBlock);
+            reset(peer);
+
+            let (mut stream, peer) = pair().await;
+            reset(peer);
+            wait_until("the reset has come", || {
+                stream.try_send_file(file.as_std(), 0, 1).is_err()
+            });
+            let gone = stream.try_send_file(file.as_std(), 0, 1).expect_err("gone");
+            assert_eq!(gone.kind(), ErrorKind::ConnectionReset);
+            let error = stream.receive().await.expect_err("of both directions");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        });
+    }
+}

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
+use crate::exit::Failure;
 use crate::options::RuntimeOptions;
 use crate::output::OutputArgs;
+use crate::system::sending::{SENDING, Sending};
 use crate::units::{ByteRate, Limit, parse_byte_rate, parse_count, parse_time};
 
 /// Serve the files of a directory over HTTP/1.1.
@@ -65,6 +67,10 @@ pub struct FilesArgs {
     )]
     pub rate_limit: Limit<ByteRate>,
 
+    /// Whether the system sends from files without copying
+    #[arg(long, value_enum, default_value_t = ZeroCopy::Auto, env = "LANDFALL_ZERO_COPY")]
+    pub zero_copy: ZeroCopy,
+
     /// Connections served at any one time, more wait; `none` is half the limit on descriptors
     #[arg(
         long, value_name = "COUNT", default_value = "none",
@@ -79,7 +85,8 @@ pub struct FilesArgs {
     )]
     pub timeout: Duration,
 
-    /// Close a connection without a request, or on which less than a mebibyte goes, for this long
+    /// Close a connection that has no request, or whose client takes nothing of its answer, for this
+    /// long
     #[arg(
         long, value_name = "TIME", default_value = "1m", value_parser = Limit::parser(parse_time),
         env = "LANDFALL_IDLE_TIMEOUT"
@@ -100,6 +107,37 @@ pub struct FilesArgs {
     /// Where the result goes.
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+/// Whether files are copied on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ZeroCopy {
+    /// Not copied where the system can
+    Auto,
+    /// Not copied (Linux: sendfile; Windows: TransmitFile)
+    On,
+    /// Copied (Linux)
+    Off,
+}
+
+impl ZeroCopy {
+    /// Refuses what this system cannot have.
+    pub fn check(self) -> Result<(), Failure> {
+        match (self, SENDING) {
+            (Self::On, Sending::Copies) => Err(Failure::usage(
+                "--zero-copy on: files are copied on this system; leave it to `auto`",
+            )),
+            (Self::Off, Sending::Kernel) => Err(Failure::usage(
+                "--zero-copy off: files are never copied on this system; leave it to `auto`",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the system is asked to send what it takes at once.
+    pub fn sends_at_once(self) -> bool {
+        self != Self::Off && SENDING == Sending::Either
+    }
 }
 
 /// A plain name: the index is looked for in the directory itself.

@@ -1,5 +1,6 @@
 //! One connection: requests come, answers go in the same order.
 
+use std::fs::File;
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::Shutdown;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use futures_lite::future::yield_now;
 use landfall::runtime::time::timeout;
 use landfall::server::Connection;
 
@@ -21,6 +23,9 @@ use crate::units::ByteRate;
 
 /// Answers that are kept to go together, in bytes. Behind the last of them, one more file is read.
 const MOST_TOGETHER: usize = 64 * 1024;
+
+/// Sent to wait until a client takes more, in bytes.
+const TO_WAIT: u64 = 4096;
 
 /// What is read and thrown away, in bytes, of a client that was refused and goes on sending.
 const MOST_THROWN_AWAY: usize = 256 * 1024;
@@ -38,6 +43,8 @@ pub struct Service {
     pub head_timeout: Duration,
     /// Whether every answer is told.
     pub tells_answers: bool,
+    /// Whether files are sent by the system as far as it takes them, without a copy.
+    pub sends_at_once: bool,
     /// The wish to stop: answers say that no other request will be taken.
     pub stop: StopRequest,
 }
@@ -266,10 +273,7 @@ impl Session {
                 piece = pace.piece(piece);
                 pace.wait(piece).await;
             }
-            let sent = self
-                .connection
-                .send_file(file.clone(), offset, piece)
-                .await?;
+            let sent = self.send_piece(&file, offset, piece).await?;
             offset += sent;
             if let Some(last) = self.untold.last_mut() {
                 last.bytes += sent;
@@ -281,6 +285,36 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Sends a piece of a file; fewer bytes if the file ends before.
+    async fn send_piece(&mut self, file: &Arc<File>, offset: u64, length: u64) -> io::Result<u64> {
+        if !self.service.sends_at_once {
+            return self
+                .connection
+                .send_file(file.clone(), offset, length)
+                .await;
+        }
+        let mut sent = 0;
+        while sent < length {
+            let (offset, left) = (offset + sent, length - sent);
+            let more = match self.connection.try_send_file(file, offset, left) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Goes once the client has taken some, and then much more will at once.
+                    let few = left.min(TO_WAIT);
+                    self.connection.send_file(file.clone(), offset, few).await?
+                }
+                more => {
+                    yield_now().await;
+                    more?
+                }
+            };
+            if more == 0 {
+                break;
+            }
+            sent += more;
+        }
+        Ok(sent)
     }
 
     /// Ends the connection in order.

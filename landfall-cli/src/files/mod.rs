@@ -21,6 +21,8 @@ use std::time::Instant;
 
 use landfall::fs::{Directory, SymbolicLinks};
 use landfall::net::ListenOptions;
+use landfall::port::{self, Facilities};
+use landfall::runtime::Runtime;
 use landfall::server::Server;
 
 pub use args::FilesArgs;
@@ -55,11 +57,12 @@ pub fn run(args: &FilesArgs) -> Result<Exit, Failure> {
 fn serve(args: &FilesArgs, log: &Log) -> Result<Exit, Failure> {
     let mut sink = Sink::open(&args.output)?;
     check_times(args)?;
+    args.zero_copy.check()?;
     let site = site_of(args, log)?;
     let stop = StopRequest::listen()?;
     args.runtime.end_with_parent(&stop)?;
     let descriptor_limit = limits::raise_descriptor_limit();
-    let runtime = args.runtime.build()?;
+    let runtime = runtime_of(args)?;
     let sockets = runtime.port().socket_capacity() as u64;
     let most = most_connections(args, sockets, descriptor_limit)?;
     let began = Instant::now();
@@ -84,6 +87,7 @@ fn serve(args: &FilesArgs, log: &Log) -> Result<Exit, Failure> {
         rate: args.rate_limit.0,
         head_timeout: args.timeout,
         tells_answers: args.output.verbose,
+        sends_at_once: args.zero_copy.sends_at_once(),
         stop: stop.clone(),
     });
     let serving = service.clone();
@@ -118,6 +122,15 @@ fn check_times(args: &FilesArgs) -> Result<(), Failure> {
         ))),
         None => Ok(()),
     }
+}
+
+/// Every connection may have a file open, which takes a descriptor: the connection may take one as
+/// well, by which the system sends from the file.
+fn runtime_of(args: &FilesArgs) -> Result<Runtime, Failure> {
+    let mut facilities = Facilities::default();
+    facilities.direct_descriptors &= !args.zero_copy.sends_at_once();
+    args.runtime
+        .build_on(port::Builder::new().facilities(facilities))
 }
 
 fn site_of(args: &FilesArgs, log: &Log) -> Result<Site, Failure> {

@@ -29,8 +29,7 @@ pub fn parse_range(field: &str, file_length: u64) -> Asked {
     let Some((unit, ranges)) = field.split_once('=') else {
         return Asked::Whole;
     };
-    // No file is too short to resume: of an empty one, all of it is what is missing.
-    if !unit.trim().eq_ignore_ascii_case("bytes") || file_length == 0 {
+    if !unit.trim().eq_ignore_ascii_case("bytes") {
         return Asked::Whole;
     }
     let mut part = None;
@@ -44,9 +43,14 @@ pub fn parse_range(field: &str, file_length: u64) -> Asked {
         }
         match parse_one(range, file_length) {
             Err(NoRange) => return Asked::Nothing,
-            Ok(None) => {}
-            Ok(Some(_)) if part.is_some() => return Asked::Whole,
-            Ok(span) => part = span,
+            // From the beginning of an empty file: who resumes with nothing has all of it.
+            Ok(Span {
+                offset: 0,
+                length: 0,
+            }) => return Asked::Whole,
+            Ok(Span { length: 0, .. }) => {}
+            Ok(_) if part.is_some() => return Asked::Whole,
+            Ok(span) => part = Some(span),
         }
     }
     part.map_or(Asked::Nothing, Asked::Part)
@@ -54,15 +58,15 @@ pub fn parse_range(field: &str, file_length: u64) -> Asked {
 
 struct NoRange;
 
-/// Reads `first-last`, `first-` or `-length`. `None`: the file has no byte of it.
-fn parse_one(range: &str, file_length: u64) -> Result<Option<Span>, NoRange> {
+/// Reads `first-last`, `first-` or `-length`. Without length: the file has no byte of it.
+fn parse_one(range: &str, file_length: u64) -> Result<Span, NoRange> {
     let (first, last) = range.split_once('-').ok_or(NoRange)?;
     if first.is_empty() {
         let length = parse_number(last)?.min(file_length);
-        return Ok((length > 0).then_some(Span {
+        return Ok(Span {
             offset: file_length - length,
             length,
-        }));
+        });
     }
     let first = parse_number(first)?;
     let last = match last {
@@ -73,10 +77,10 @@ fn parse_one(range: &str, file_length: u64) -> Result<Option<Span>, NoRange> {
         return Err(NoRange);
     }
     let end = last.saturating_add(1).min(file_length);
-    Ok((first < end).then(|| Span {
+    Ok(Span {
         offset: first,
-        length: end - first,
-    }))
+        length: end.saturating_sub(first),
+    })
 }
 
 /// Digits and nothing else. What is too large to count is larger than any file.
@@ -139,8 +143,13 @@ mod tests {
         ] {
             assert_eq!(parse_range(field, 1_000), Asked::Nothing, "{field}");
         }
-        for field in ["bytes=0-", "bytes=-1", "bytes=0-0"] {
-            assert_eq!(parse_range(field, 0), Asked::Whole, "{field} of nothing");
+        for (field, expected) in [
+            ("bytes=0-", Asked::Whole),
+            ("bytes=-1", Asked::Whole),
+            ("bytes=0-0", Asked::Whole),
+            ("bytes=1-", Asked::Nothing),
+        ] {
+            assert_eq!(parse_range(field, 0), expected, "{field} of nothing");
         }
         let many = format!("bytes={}", "2000-,".repeat(MOST_RANGES + 1));
         assert_eq!(parse_range(&many, 1_000), Asked::Nothing);

@@ -22,10 +22,12 @@ use crate::system::paths::path_of;
 /// The name of this server.
 const SERVER: &str = concat!("landfall/", env!("CARGO_PKG_VERSION"));
 
-/// Files up to this length are read at once and go out with their heads, and so do the first bytes
-/// of longer ones: one segment more, or a wait for one to be acknowledged, costs more than to copy
-/// them.
-pub const AT_ONCE: u64 = 64 * 1024;
+/// Files up to this length are read at once and go out with their heads: one segment more, or a wait
+/// for one to be acknowledged, costs more than to copy them.
+const AT_ONCE: u64 = 64 * 1024;
+/// Of longer ones, so much goes with the head, for the same reason. The rest costs less if it is not
+/// copied.
+const WITH_HEAD: u64 = 16 * 1024;
 
 /// Room for a head, in bytes. Most need less.
 const HEAD: usize = 512;
@@ -229,7 +231,7 @@ impl Reply<'_> {
             Asked::Nothing => return Ok(self.no_such_range(length)),
         };
         let begun = self.out.len();
-        self.out.reserve(HEAD + span.length.min(AT_ONCE) as usize);
+        self.out.reserve(HEAD + with_head(span.length) as usize);
         self.begin(status);
         self.field("Content-Type", format_args!("{}", type_of(name)));
         self.field("Content-Length", format_args!("{}", span.length));
@@ -371,12 +373,20 @@ fn type_of(name: &str) -> &'static str {
     known.unwrap_or("application/octet-stream")
 }
 
+/// How much of a span goes with the head.
+fn with_head(length: u64) -> u64 {
+    match length <= AT_ONCE {
+        true => length,
+        false => WITH_HEAD,
+    }
+}
+
 /// Reads the first bytes of a span behind what `out` has. Returns what is left of it.
 fn append(mut file: &File, span: Span, out: &mut Vec<u8>) -> io::Result<Option<Span>> {
     if span.offset > 0 {
         file.seek(SeekFrom::Start(span.offset))?;
     }
-    let wanted = span.length.min(AT_ONCE);
+    let wanted = with_head(span.length);
     let read = file.take(wanted).read_to_end(out)? as u64;
     if read < wanted {
         return Err(io::Error::new(

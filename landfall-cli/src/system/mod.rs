@@ -6,4 +6,5 @@ pub mod paths;
 pub mod ports;
 #[cfg_attr(windows, path = "process_windows.rs")]
 pub mod process;
+pub mod sending;
 pub mod signals;

@@ -123,6 +123,16 @@ impl Calls {
         self.bytes > 0 || !self.files.is_empty()
     }
 
+    /// Whether something may be sent past the port just now: nothing is queued before it, and no send
+    /// has failed.
+    pub(super) fn check_idle(&self) -> io::Result<()> {
+        match self.broken {
+            Some(code) => Err(io::Error::from_raw_os_error(code)),
+            None if self.unfinished > 0 => Err(io::ErrorKind::WouldBlock.into()),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn is_shut(&self) -> bool {
         self.is_shut
     }

@@ -93,3 +93,48 @@ pub(super) fn choose_port_late(_: &Socket) -> io::Result<()> {
 pub(super) fn choose_port_late(_socket: &Socket) -> io::Result<()> {
     Ok(())
 }
+
+/// Hands the socket what it takes at once of a range of a file (`sendfile`), which may wait for the
+/// disk.
+///
+/// The call knows no flag against waiting for the socket, so the socket's own mode says that for as
+/// long as the call takes.
+#[cfg(target_os = "linux")]
+pub(super) fn send_file_at_once(
+    socket: &std::os::fd::OwnedFd,
+    file: &std::fs::File,
+    offset: u64,
+    length: u64,
+) -> io::Result<u64> {
+    use rustix::fs::{OFlags, fcntl_setfl, sendfile};
+    use rustix::io::Errno;
+
+    fcntl_setfl(socket, OFlags::NONBLOCK)?;
+    let mut position = offset;
+    let end = offset.saturating_add(length);
+    let result = loop {
+        if position == end {
+            break Ok(());
+        }
+        let count = usize::try_from(end - position).unwrap_or(usize::MAX);
+        match sendfile(socket, file, Some(&mut position), count) {
+            // The file ends.
+            Ok(0) => break Ok(()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => break Err(error),
+        }
+    };
+    fcntl_setfl(socket, OFlags::empty())?;
+    match (position - offset, result) {
+        (0, Err(error)) => Err(error.into()),
+        (sent, _) => Ok(sent),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn send_file_at_once<T>(_: &T, _: &std::fs::File, _: u64, _: u64) -> io::Result<u64> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this system sends no file without a chance to wait for the peer",
+    ))
+}

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use super::calls::Call;
+use super::os::{self, BROKEN_PIPE, RESET};
 use super::socket::Socket;
 use crate::clock::now;
 use crate::port::Operation;
@@ -23,6 +24,28 @@ const LEAST: u64 = 1024 * 1024;
 /// timeout that it may as well become a lot slower.
 const MOST: u64 = 8 * LEAST;
 const FAST: u32 = 64;
+
+/// Bytes that one attempt hands to the system at most: others of the worker's tasks wait that long.
+const MOST_AT_ONCE: u64 = 2 * LEAST;
+
+impl Socket {
+    /// Sends what the system takes at once, if nothing is before it.
+    pub(super) fn try_send_file(&self, file: &File, offset: u64, length: u64) -> io::Result<u64> {
+        self.state.calls.lock().check_idle()?;
+        let descriptor = self.handle.descriptor()?;
+        let length = length.min(MOST_AT_ONCE);
+        let sent = os::send_file_at_once(&descriptor, file, offset, length);
+        let sent = sent.map_err(|error| match error.raw_os_error() {
+            Some(RESET | BROKEN_PIPE) => {
+                self.state.set_reset();
+                io::Error::from_raw_os_error(RESET)
+            }
+            _ => error,
+        })?;
+        self.state.sent_past_port(sent as usize);
+        Ok(sent)
+    }
+}
 
 /// What `send_file` of a stream returns.
 pub(super) struct SendFile<'a> {
