@@ -1,14 +1,13 @@
 //! One connection: requests come, answers go in the same order.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::mem::{self, MaybeUninit};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use futures_lite::future::yield_now;
 use landfall::runtime::time::timeout;
 use landfall::server::Connection;
 
@@ -297,22 +296,20 @@ impl Session {
         }
         let mut sent = 0;
         while sent < length {
-            let (offset, left) = (offset + sent, length - sent);
-            let more = match self.connection.try_send_file(file, offset, left) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // Goes once the client has taken some, and then much more will at once.
-                    let few = left.min(TO_WAIT);
-                    self.connection.send_file(file.clone(), offset, few).await?
-                }
-                more => {
-                    yield_now().await;
-                    more?
-                }
+            let more = self
+                .connection
+                .try_send_file(file, offset + sent, length - sent);
+            sent += match more {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                more => more?,
             };
-            if more == 0 {
+            // Goes once the client has taken some, and then much more will at once.
+            let few = read_few(file, offset + sent, length - sent)?;
+            if few.is_empty() {
                 break;
             }
-            sent += more;
+            sent += few.len() as u64;
+            self.connection.send(few).await?;
         }
         Ok(sent)
     }
@@ -365,4 +362,15 @@ impl Session {
             self.service.site.log.detail(access);
         }
     }
+}
+
+/// The next few bytes that are left of a file; none where it ends.
+fn read_few(mut file: &File, offset: u64, left: u64) -> io::Result<Vec<u8>> {
+    let mut few = Vec::new();
+    if left > 0 {
+        file.seek(SeekFrom::Start(offset))?;
+        few.reserve_exact(TO_WAIT as usize);
+        file.take(left.min(TO_WAIT)).read_to_end(&mut few)?;
+    }
+    Ok(few)
 }

@@ -29,7 +29,7 @@ pub fn parse_range(field: &str, file_length: u64) -> Asked {
     let Some((unit, ranges)) = field.split_once('=') else {
         return Asked::Whole;
     };
-    if !unit.trim().eq_ignore_ascii_case("bytes") {
+    if !unit.trim().eq_ignore_ascii_case("bytes") || ranges.trim().is_empty() {
         return Asked::Whole;
     }
     let mut part = None;
@@ -129,7 +129,6 @@ mod tests {
             "bytes=1000-",
             "bytes=1000-1001",
             "bytes=-0",
-            "bytes=",
             "bytes=,",
             "bytes=abc",
             "bytes=5-2",
@@ -157,7 +156,14 @@ mod tests {
 
     #[test]
     fn several_ranges_and_other_units_are_the_whole_file() {
-        for field in ["bytes=0-1,4-5", "bytes=-1,0-", "lines=1-2", "bytes", ""] {
+        for field in [
+            "bytes=0-1,4-5",
+            "bytes=-1,0-",
+            "lines=1-2",
+            "bytes=",
+            "bytes",
+            "",
+        ] {
             assert_eq!(parse_range(field, 1_000), Asked::Whole, "{field}");
         }
         // Only one of these is there.

@@ -210,27 +210,7 @@ impl<F: Family> Stream<F> {
     /// waits for the peer, takes 2 MiB at most, so that other tasks get their turn between two calls,
     /// and may wait for the disk. For the [idle timeout](Self::set_idle_timeout) what goes is traffic.
     ///
-    /// To wait until the system takes more, send the next few kilobytes with `send_file`:
-    ///
-    /// ```no_run
-    /// # use std::{fs::File, io, sync::Arc};
-    /// # async fn send(stream: &mut landfall::net::TcpStream, file: Arc<File>, length: u64) -> io::Result<()> {
-    /// let mut offset = 0;
-    /// while offset < length {
-    ///     let sent = match stream.try_send_file(&file, offset, length - offset) {
-    ///         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-    ///             stream.send_file(file.clone(), offset, 4096.min(length - offset)).await?
-    ///         }
-    ///         sent => sent?,
-    ///     };
-    ///     if sent == 0 {
-    ///         return Err(io::ErrorKind::UnexpectedEof.into());
-    ///     }
-    ///     offset += sent;
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
+    /// To wait until the system takes more, [`send`](Self::send) the next few kilobytes.
     ///
     /// For the length of the call the socket's own mode is `O_NONBLOCK`, which other descriptors of it
     /// show, and afterwards it is not. In a program that does not ignore `SIGPIPE`, as Rust's do, a
