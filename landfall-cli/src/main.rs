@@ -6,6 +6,7 @@ mod demo;
 mod exit;
 mod files;
 mod load;
+mod map;
 mod options;
 mod output;
 mod serve;
@@ -34,6 +35,7 @@ Examples:
   landfall serve 127.0.0.1:7000
   landfall load 127.0.0.1:7000 -c 30k
   landfall files .                         a directory over HTTP
+  landfall map 127.0.0.1:9000=127.0.0.1:7000
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 a check failed, 4 a limit of this machine, 130 or 143
 stopped by a signal before the end."
@@ -49,6 +51,7 @@ enum Command {
     Load(load::LoadArgs),
     Demo(demo::DemoArgs),
     Files(files::FilesArgs),
+    Map(map::MapArgs),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Load(args) => load::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Files(args) => files::run(&args),
+        Command::Map(args) => map::run(&args),
     };
     result.unwrap_or_else(report_failure).into()
 }

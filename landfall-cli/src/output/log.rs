@@ -2,13 +2,16 @@
 
 use std::collections::VecDeque;
 use std::fmt::{self, Display};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::mem;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use super::messages::{Messages, Verbosity};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::units::counted;
 
 /// Lines kept for a reader that is slow; some hundreds of kilobytes.
@@ -35,6 +38,8 @@ struct Shared {
 struct Queue {
     lines: VecDeque<String>,
     left_out: u64,
+    /// Written to from now on, in place of what was before.
+    file: Option<File>,
     /// The thread is writing what it took.
     writing: bool,
 }
@@ -52,6 +57,21 @@ impl Log {
             .spawn(move || shared.write())
             .map_err(|error| Failure::of_system("cannot start a thread", &error))?;
         Ok(log)
+    }
+
+    /// Starts one that is written to a file, after what is there already.
+    pub fn to_file(path: &Path) -> Result<Self, Failure> {
+        let log = Self::start(Messages::new(Verbosity::Normal))?;
+        log.reopen(path)
+            .map_err(|error| cannot_write(path, &error))?;
+        Ok(log)
+    }
+
+    /// Goes on in a file, which may be another one of the same name.
+    pub fn reopen(&self, path: &Path) -> io::Result<()> {
+        let file = OpenOptions::new().append(true).create(true).open(path)?;
+        self.shared.lock().file = Some(file);
+        Ok(())
     }
 
     /// Says why the program ends. There is always room for that.
@@ -115,6 +135,7 @@ impl Shared {
 
     /// Writes as long as the program runs.
     fn write(&self) {
+        let mut place = Place::StandardError;
         loop {
             let mut queue = self.lock();
             queue.writing = false;
@@ -128,15 +149,47 @@ impl Shared {
             queue.writing = true;
             let lines = mem::take(&mut queue.lines);
             let left_out = mem::take(&mut queue.left_out);
-            drop(queue);
-            for line in lines {
-                Messages::line(&line);
+            if let Some(file) = queue.file.take() {
+                place = Place::File(file);
             }
+            drop(queue);
+            place.write(lines);
             if left_out > 0 {
-                Messages::line(&missed(left_out));
+                place.write(VecDeque::from([missed(left_out)]));
             }
         }
     }
+}
+
+/// Where lines go.
+enum Place {
+    StandardError,
+    File(File),
+}
+
+impl Place {
+    fn write(&mut self, mut lines: VecDeque<String>) {
+        match self {
+            Self::StandardError => lines.iter().for_each(|line| Messages::line(line)),
+            Self::File(file) => {
+                // The last one ends in a newline as well.
+                lines.push_back(String::new());
+                let text = Vec::from(lines).join("\n");
+                if let Err(error) = file.write_all(text.as_bytes()) {
+                    Messages::error(format_args!("cannot write to the log: {error}"));
+                }
+            }
+        }
+    }
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    let exit = match Exit::of_system(error) {
+        Exit::Failed => Exit::Usage,
+        exit => exit,
+    };
+    let path = path.display();
+    Failure::new(exit, format!("cannot write to --log {path}: {error}"))
 }
 
 fn missed(left_out: u64) -> String {

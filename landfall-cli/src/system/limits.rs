@@ -72,6 +72,17 @@ pub fn check_sockets(needed: u64, capacity: u64, limit: u64) -> Option<Shortage>
     })
 }
 
+/// Compares a number of descriptors with the limit on them.
+pub fn check_descriptors(needed: u64, limit: u64) -> Option<Shortage> {
+    (needed > limit).then(|| Shortage {
+        resource: "descriptors",
+        needed: grouped(needed),
+        available: grouped(limit),
+        reason: String::new(),
+        remedy: String::from("raise the hard limit (`ulimit -Hn`), or listen on fewer ports"),
+    })
+}
+
 /// How the capacity of a port follows from the limit on descriptors.
 fn whence(capacity: u64, limit: u64) -> String {
     let limit_text = grouped(limit);

@@ -1,14 +1,15 @@
-//! SIGINT and SIGTERM: the first asks the run to drain, the second stops it now.
+//! SIGINT and SIGTERM: the first asks the run to drain, the second stops it now. SIGHUP: what is
+//! configured is to be read again.
 
 use std::io;
 use std::process;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::thread;
 
 use event_listener::Event;
 #[cfg(unix)]
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 #[cfg(unix)]
 use signal_hook::iterator::Signals;
 
@@ -131,6 +132,62 @@ impl StopRequest {
     }
 }
 
+/// The wish to have the configuration read again. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct ReloadRequest {
+    shared: Arc<Reloads>,
+}
+
+#[derive(Debug, Default)]
+struct Reloads {
+    asked: AtomicU64,
+    answered: AtomicU64,
+    changed: Event,
+}
+
+impl ReloadRequest {
+    /// Starts to listen for SIGHUP, on a thread of its own.
+    #[cfg(unix)]
+    pub fn listen() -> Result<Self, Failure> {
+        let request = Self::default();
+        let listener = request.clone();
+        let listen = || -> io::Result<()> {
+            let mut signals = Signals::new([SIGHUP])?;
+            let forward = move || signals.forever().for_each(|_| listener.ask());
+            thread::Builder::new()
+                .name(String::from("reload"))
+                .spawn(forward)?;
+            Ok(())
+        };
+        listen().map_err(|error| Failure::of_system("cannot listen for signals", &error))?;
+        Ok(request)
+    }
+
+    /// There is no such signal: nobody ever asks.
+    #[cfg(windows)]
+    pub fn listen() -> Result<Self, Failure> {
+        Ok(Self::default())
+    }
+
+    #[cfg(any(unix, test))]
+    fn ask(&self) {
+        self.shared.asked.fetch_add(1, Ordering::AcqRel);
+        self.shared.changed.notify(usize::MAX);
+    }
+
+    /// Waits until it is asked for. What is asked for several times meanwhile is answered by one.
+    pub async fn wait(&self) {
+        loop {
+            let change = self.shared.changed.listen();
+            let asked = self.shared.asked.load(Ordering::Acquire);
+            if self.shared.answered.swap(asked, Ordering::AcqRel) != asked {
+                return;
+            }
+            change.await;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,5 +215,19 @@ mod tests {
         request.receive(SIGINT);
         request.receive(SIGINT);
         assert_eq!(waiter.join().unwrap(), SIGINT);
+    }
+
+    #[test]
+    fn a_reload_is_asked_for_before_or_while_somebody_waits() {
+        let request = ReloadRequest::default();
+        request.ask();
+        request.ask();
+        futures_lite::future::block_on(request.wait());
+        let waiter = thread::spawn({
+            let request = request.clone();
+            move || futures_lite::future::block_on(request.wait())
+        });
+        request.ask();
+        waiter.join().unwrap();
     }
 }

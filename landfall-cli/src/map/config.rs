@@ -1,0 +1,320 @@
+//! The rules from the command line and from the file of `--config`.
+//!
+//! ```toml
+//! balance = "least-connections"        # for all rules of the file
+//!
+//! [[map]]
+//! name = "web"
+//! listen = "0.0.0.0:80"
+//! targets = ["10.0.0.1:8080*3", "10.0.0.2:8080"]
+//! idle-timeout = "1m"                  # for this one
+//! ```
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use ipnet::IpNet;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use toml::{Table, Value};
+
+use super::access::parse_network;
+use super::args::{MapArgs, SendProxy, Settings};
+use super::balance::Balance;
+use super::mapping::Rule;
+use super::rule::{RuleText, expand, parse_rule};
+use crate::units::{Limit, parse_count, parse_time};
+
+/// All rules there are, checked as far as that goes without the network.
+pub fn rules(args: &MapArgs) -> Result<Vec<Rule>, String> {
+    let mut rules = Vec::new();
+    for text in &args.rules {
+        let texts = parse_rule(text)?;
+        rules.extend(texts.into_iter().map(|text| Rule {
+            name: text.listen.clone(),
+            text,
+            settings: args.settings.clone(),
+        }));
+    }
+    if let Some(path) = &args.config.0 {
+        rules.extend(read_file(path, &args.settings)?);
+    }
+    if rules.is_empty() {
+        return Err(String::from(
+            "no rule: write LISTEN=TARGET, as in 127.0.0.1:9000=127.0.0.1:7000, or name a file of \
+             rules with --config",
+        ));
+    }
+    rules.iter().try_for_each(Rule::check)?;
+    Ok(rules)
+}
+
+fn read_file(path: &Path, settings: &Settings) -> Result<Vec<Rule>, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("cannot read --config {shown}: {error}"))?;
+    parse_file(&text, settings).map_err(|problem| format!("{shown}: {problem}"))
+}
+
+fn parse_file(text: &str, settings: &Settings) -> Result<Vec<Rule>, String> {
+    let mut table: Table = text
+        .parse()
+        .map_err(|error: toml::de::Error| error.to_string())?;
+    let maps = match table.remove("map") {
+        Some(Value::Array(maps)) => maps,
+        Some(_) => {
+            return Err(String::from(
+                "rules are written as [[map]], in two brackets",
+            ));
+        }
+        None => Vec::new(),
+    };
+    let settings = overridden(settings, table)?;
+    let mut rules = Vec::new();
+    for (number, map) in (1..).zip(maps) {
+        let read = parse_map(map, &settings).map_err(|problem| {
+            // Of several lines, the first says what, and the others where.
+            format!("rule {number}: {}", problem.trim_end().replace('\n', " "))
+        })?;
+        rules.extend(read);
+    }
+    Ok(rules)
+}
+
+/// What a rule of the file has beside settings.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Head {
+    name: Option<String>,
+    listen: String,
+    targets: Vec<String>,
+}
+
+fn parse_map(map: Value, settings: &Settings) -> Result<Vec<Rule>, String> {
+    let Value::Table(mut rest) = map else {
+        return Err(String::from("a rule is a table"));
+    };
+    let mut head = Table::new();
+    for key in ["name", "listen", "targets"] {
+        if let Some(value) = rest.remove(key) {
+            head.insert(key.to_owned(), value);
+        }
+    }
+    let head: Head = head.try_into().map_err(|error| error.to_string())?;
+    let settings = overridden(settings, rest)?;
+    let texts = expand(&head.listen, &head.targets)?;
+    let is_one = texts.len() == 1;
+    let rule = |text: RuleText| Rule {
+        name: match &head.name {
+            Some(name) if is_one => name.clone(),
+            // One rule of many: its port tells it from the others.
+            Some(name) => format!("{name}@{}", text.listen),
+            None => text.listen.clone(),
+        },
+        text,
+        settings: settings.clone(),
+    };
+    Ok(texts.into_iter().map(rule).collect())
+}
+
+fn overridden(settings: &Settings, table: Table) -> Result<Settings, String> {
+    let overrides: Overrides = table.try_into().map_err(|error| error.to_string())?;
+    Ok(overrides.over(settings.clone()))
+}
+
+/// Settings that the file has.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct Overrides {
+    udp: Option<bool>,
+    balance: Option<Balance>,
+    #[serde(deserialize_with = "time")]
+    connect_timeout: Option<Duration>,
+    #[serde(deserialize_with = "time_limit")]
+    idle_timeout: Option<Limit<Duration>>,
+    #[serde(deserialize_with = "time_limit")]
+    half_close_timeout: Option<Limit<Duration>>,
+    #[serde(deserialize_with = "count_limit")]
+    max_conns_per_source: Option<Limit<u32>>,
+    #[serde(deserialize_with = "networks")]
+    allow: Option<Vec<IpNet>>,
+    #[serde(deserialize_with = "networks")]
+    deny: Option<Vec<IpNet>>,
+    #[serde(deserialize_with = "version")]
+    send_proxy: Option<SendProxy>,
+    accept_proxy: Option<bool>,
+    #[serde(deserialize_with = "networks")]
+    proxy_from: Option<Vec<IpNet>>,
+    #[serde(deserialize_with = "time")]
+    proxy_timeout: Option<Duration>,
+    #[serde(deserialize_with = "count")]
+    max_fails: Option<u32>,
+    #[serde(deserialize_with = "time")]
+    fail_timeout: Option<Duration>,
+    check: Option<bool>,
+    #[serde(deserialize_with = "time")]
+    check_interval: Option<Duration>,
+    #[serde(deserialize_with = "count")]
+    check_rise: Option<u32>,
+    #[serde(deserialize_with = "count")]
+    check_fall: Option<u32>,
+    #[serde(deserialize_with = "time_limit")]
+    resolve_every: Option<Limit<Duration>>,
+}
+
+impl Overrides {
+    fn over(self, base: Settings) -> Settings {
+        Settings {
+            udp: self.udp.unwrap_or(base.udp),
+            balance: self.balance.unwrap_or(base.balance),
+            connect_timeout: self.connect_timeout.unwrap_or(base.connect_timeout),
+            idle_timeout: self.idle_timeout.unwrap_or(base.idle_timeout),
+            half_close_timeout: self.half_close_timeout.unwrap_or(base.half_close_timeout),
+            max_conns_per_source: self
+                .max_conns_per_source
+                .unwrap_or(base.max_conns_per_source),
+            allow: self.allow.unwrap_or(base.allow),
+            deny: self.deny.unwrap_or(base.deny),
+            send_proxy: self.send_proxy.unwrap_or(base.send_proxy),
+            accept_proxy: self.accept_proxy.unwrap_or(base.accept_proxy),
+            proxy_from: self.proxy_from.unwrap_or(base.proxy_from),
+            proxy_timeout: self.proxy_timeout.unwrap_or(base.proxy_timeout),
+            max_fails: self.max_fails.unwrap_or(base.max_fails),
+            fail_timeout: self.fail_timeout.unwrap_or(base.fail_timeout),
+            check: self.check.unwrap_or(base.check),
+            check_interval: self.check_interval.unwrap_or(base.check_interval),
+            check_rise: self.check_rise.unwrap_or(base.check_rise),
+            check_fall: self.check_fall.unwrap_or(base.check_fall),
+            resolve_every: self.resolve_every.unwrap_or(base.resolve_every),
+        }
+    }
+}
+
+/// A value written as a text or as a number, such as `"30k"` and `30000`.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a text or a number")]
+enum Word {
+    Text(String),
+    Number(i64),
+}
+
+impl fmt::Display for Word {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Number(number) => number.fmt(f),
+        }
+    }
+}
+
+/// Reads a value as the command line does.
+fn word<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, D::Error> {
+    let word = Word::deserialize(deserializer)?;
+    read(&word.to_string()).map(Some).map_err(D::Error::custom)
+}
+
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    word(deserializer, parse_time)
+}
+
+fn time_limit<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Limit<Duration>>, D::Error> {
+    word(deserializer, Limit::parser(parse_time))
+}
+
+fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    word(deserializer, parse_count)
+}
+
+fn count_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Limit<u32>>, D::Error> {
+    word(deserializer, Limit::parser(parse_count))
+}
+
+fn version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SendProxy>, D::Error> {
+    word(deserializer, |text| {
+        SendProxy::from_str(text, false)
+            .map_err(|_| format!("`{text}` is no version: write 1, 2 or \"none\""))
+    })
+}
+
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<IpNet>>, D::Error> {
+    Vec::<String>::deserialize(deserializer)?
+        .iter()
+        .map(|text| parse_network(text))
+        .collect::<Result<_, _>>()
+        .map(Some)
+        .map_err(D::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::map::test_settings;
+
+    fn parse(text: &str) -> Result<Vec<Rule>, String> {
+        parse_file(text, &test_settings())
+    }
+
+    #[test]
+    fn a_rule_wins_over_the_file_and_the_file_over_flags() {
+        let rules = parse(
+            r#"
+            balance = "least-connections"
+            idle-timeout = "1m"
+            max-conns-per-source = 30
+            [[map]]
+            name = "web"
+            listen = "127.0.0.1:80"
+            targets = ["127.0.0.1:8080*3", "127.0.0.1:8081"]
+            idle-timeout = "none"
+            allow = ["10.0.0.0/8", "127.0.0.1"]
+            send-proxy = 2
+            [[map]]
+            listen = "127.0.0.1:90-91"
+            targets = ["127.0.0.1:9090"]
+            "#,
+        )
+        .unwrap();
+        let names: Vec<_> = rules.iter().map(|rule| rule.name.as_str()).collect();
+        assert_eq!(names, ["web", "127.0.0.1:90", "127.0.0.1:91"]);
+        let web = &rules[0].settings;
+        assert_eq!(web.idle_timeout, Limit(None));
+        assert_eq!(web.balance, Balance::LeastConnections);
+        assert_eq!(web.send_proxy, SendProxy::Two);
+        assert_eq!(web.allow.len(), 2);
+        assert_eq!(rules[0].text.targets[0].weight, 3);
+        let other = &rules[2].settings;
+        assert_eq!(other.idle_timeout, Limit(Some(Duration::from_secs(60))));
+        assert_eq!(other.max_conns_per_source, Limit(Some(30)));
+        assert_eq!(other.connect_timeout, test_settings().connect_timeout);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let rule = |line: &str| {
+            format!("[[map]]\nlisten = \"127.0.0.1:80\"\ntargets = [\"127.0.0.1:8080\"]\n{line}")
+        };
+        let wrong = [
+            (String::from("map = 3"), "[[map]]"),
+            (String::from("[[map]]\ntargets = []"), "listen"),
+            (String::from("[[map]\n"), "1"),
+            (rule("idle-timeout = 5"), "5s for seconds"),
+            (rule("idle-timeuot = \"5s\""), "idle-timeuot"),
+            (rule("send-proxy = 3"), "no version"),
+            (rule("allow = [\"10\"]"), "no network"),
+            (rule("max-fails = 0"), "at least 1"),
+            (rule("targets = []"), "targets"),
+            (rule("balance = \"fair\""), "fair"),
+        ];
+        for (text, reason) in wrong {
+            let refusal = parse(&text).unwrap_err();
+            assert!(refusal.contains(reason), "{text}: {refusal}");
+        }
+    }
+}

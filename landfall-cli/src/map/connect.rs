@@ -1,0 +1,140 @@
+//! The way from a client to a target: one after the other, until one lets itself be connected to.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use landfall::net::{ConnectOptions, TcpStream};
+
+use super::control::Control;
+use super::health::Change;
+use super::log::state;
+use super::mapping::Mapping;
+use super::targets::{OpenGuard, Target};
+use crate::system::errno;
+
+/// A target that has been connected to.
+#[derive(Debug)]
+pub struct Connected {
+    /// The connection.
+    pub stream: TcpStream,
+    /// The target.
+    pub target: Arc<Target>,
+    /// Counts the connection among its own.
+    pub open: OpenGuard,
+    /// Targets tried before.
+    pub retries: usize,
+}
+
+/// No target has been connected to.
+#[derive(Debug)]
+pub struct Failure {
+    /// The last one that was tried.
+    pub target: Option<Arc<Target>>,
+    /// How many were tried before that.
+    pub retries: usize,
+    /// How the connection ends.
+    pub state: &'static str,
+}
+
+/// Tries every target once, within the rule's time. What is left of it is shared among those left,
+/// so that one that is silent does not take it all.
+pub async fn connect(
+    control: &Control,
+    mapping: &Mapping,
+    client: IpAddr,
+) -> Result<Connected, Failure> {
+    let settings = mapping.settings();
+    let deadline = Instant::now() + settings.connect_timeout;
+    let mut tried = Vec::new();
+    let mut failure = Failure {
+        target: None,
+        retries: 0,
+        state: state::NO_TARGET,
+    };
+    while let Some((index, target)) = mapping.targets.pick(client, &tried) {
+        let left = mapping.targets.count() - tried.len();
+        let time = deadline.saturating_duration_since(Instant::now()) / left.max(1) as u32;
+        failure.retries = tried.len();
+        failure.target = Some(Arc::clone(target));
+        tried.push(index);
+        // Counted from now on, for those that choose by it.
+        let open = target.counters.open();
+        let error = match connect_to(control, &target.addresses(), time).await {
+            Ok(stream) => {
+                tell(
+                    control,
+                    mapping,
+                    target,
+                    target.connected(),
+                    "a client got through",
+                );
+                return Ok(Connected {
+                    stream,
+                    target: Arc::clone(target),
+                    open,
+                    retries: failure.retries,
+                });
+            }
+            Err(error) => error,
+        };
+        failure.state = match error.kind() {
+            _ if errno::code(&error).is_some_and(errno::is_local_limit) => {
+                // Not the target's fault, and no other one would fare better.
+                control
+                    .messages
+                    .note(format_args!("no connection to {}: {error}", target.name));
+                failure.state = state::NO_RESOURCE;
+                return Err(failure);
+            }
+            io::ErrorKind::TimedOut => state::CONNECT_TIMEOUT,
+            _ => state::NO_TARGET,
+        };
+        tell(control, mapping, target, target.failed(settings), &error);
+    }
+    Err(failure)
+}
+
+/// Connects to the first of the addresses that takes the connection.
+pub async fn connect_to(
+    control: &Control,
+    addresses: &[SocketAddr],
+    time: Duration,
+) -> io::Result<TcpStream> {
+    let options = ConnectOptions::new().nodelay(true).timeout(time);
+    let stream = options.connect(addresses).await?;
+    match can_meet_itself(control, addresses) && has_met_itself(&stream) {
+        // Nobody listens there.
+        true => Err(io::Error::from_raw_os_error(errno::CONNREFUSED)),
+        false => Ok(stream),
+    }
+}
+
+/// A connect to a port of this machine at which nobody listens may be given that very port, and so
+/// be connected to itself.
+fn can_meet_itself(control: &Control, addresses: &[SocketAddr]) -> bool {
+    addresses
+        .iter()
+        .any(|address| address.ip().is_loopback() && control.local_ports.contains(&address.port()))
+}
+
+fn has_met_itself(stream: &TcpStream) -> bool {
+    matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(peer)) if own == peer)
+}
+
+/// Says that a target has changed.
+pub fn tell(
+    control: &Control,
+    mapping: &Mapping,
+    target: &Target,
+    change: Option<Change>,
+    reason: impl std::fmt::Display,
+) {
+    if let Some(change) = change {
+        let (rule, target) = (&mapping.rule.name, &target.name);
+        control
+            .messages
+            .note(format_args!("target {rule}/{target} {change}: {reason}"));
+    }
+}

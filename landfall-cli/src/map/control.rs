@@ -1,0 +1,145 @@
+//! What all connections of the mapper share.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use async_lock::Semaphore;
+use event_listener::Event;
+use landfall::runtime::{self, JoinHandle};
+use parking_lot::Mutex;
+
+use super::targets::Counters;
+use crate::output::Log;
+
+/// Happens once, and is waited for.
+#[derive(Debug, Default)]
+pub struct Flag {
+    is_set: AtomicBool,
+    changed: Event,
+}
+
+impl Flag {
+    /// It has happened.
+    pub fn set(&self) {
+        self.is_set.store(true, Ordering::Release);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// Waits until it has.
+    pub async fn wait(&self) {
+        loop {
+            let change = self.changed.listen();
+            if self.is_set.load(Ordering::Acquire) {
+                return;
+            }
+            change.await;
+        }
+    }
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub struct Control {
+    /// What goes on.
+    pub messages: Log,
+    /// One line for each connection.
+    pub log: Log,
+    /// Everything together, rules of before a reload as well.
+    pub total: Arc<Counters>,
+    /// Room for connections.
+    pub room: Arc<Semaphore>,
+    /// The ports that this machine gives to connections.
+    pub local_ports: RangeInclusive<u16>,
+    /// Accepts that failed.
+    pub accept_errors: AtomicU64,
+    tasks: Mutex<Tasks>,
+    fewer: Event,
+}
+
+#[derive(Debug, Default)]
+struct Tasks {
+    last: u64,
+    /// How many have not ended.
+    running: u64,
+    handles: HashMap<u64, JoinHandle<()>>,
+}
+
+impl Control {
+    /// With nothing that has happened.
+    pub fn new(messages: Log, log: Log, room: usize, local_ports: RangeInclusive<u16>) -> Self {
+        Self {
+            messages,
+            log,
+            total: Arc::default(),
+            room: Arc::new(Semaphore::new(room)),
+            local_ports,
+            accept_errors: AtomicU64::new(0),
+            tasks: Mutex::default(),
+            fewer: Event::new(),
+        }
+    }
+
+    /// Runs a connection's task, which is counted until its end. `task` is given what ends it.
+    pub fn run<F>(self: &Arc<Self>, task: impl FnOnce(TaskGuard) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        // Locked until the handle is there: a task that is fast waits with its end for that.
+        let mut tasks = self.tasks.lock();
+        tasks.last += 1;
+        tasks.running += 1;
+        let number = tasks.last;
+        let guard = TaskGuard {
+            control: Arc::clone(self),
+            number,
+        };
+        let handle = runtime::spawn(task(guard));
+        tasks.handles.insert(number, handle);
+    }
+
+    /// How many connections there are.
+    pub fn running(&self) -> u64 {
+        self.tasks.lock().running
+    }
+
+    /// Waits until there are none.
+    pub async fn ended(&self) {
+        loop {
+            let change = self.fewer.listen();
+            if self.running() == 0 {
+                return;
+            }
+            change.await;
+        }
+    }
+
+    /// Ends all connections where they are. Returns how many.
+    pub fn cut(&self) -> u64 {
+        let handles = std::mem::take(&mut self.tasks.lock().handles);
+        let cut = handles.len() as u64;
+        // With the lock open, which their ends take.
+        handles.into_values().for_each(|mut handle| handle.abort());
+        cut
+    }
+}
+
+/// Counts a task as long as it lives.
+#[derive(Debug)]
+pub struct TaskGuard {
+    control: Arc<Control>,
+    number: u64,
+}
+
+impl Drop for TaskGuard {
+    fn drop(&mut self) {
+        let handle = {
+            let mut tasks = self.control.tasks.lock();
+            tasks.running -= 1;
+            tasks.handles.remove(&self.number)
+        };
+        drop(handle);
+        self.control.fewer.notify(usize::MAX);
+    }
+}

@@ -1,0 +1,296 @@
+//! `landfall map`: a port mapper.
+
+mod access;
+mod args;
+mod balance;
+mod config;
+mod connect;
+mod control;
+mod front;
+mod health;
+mod log;
+mod mapping;
+mod proxy;
+mod report;
+mod rule;
+mod session;
+mod targets;
+mod watch;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures_lite::future::or;
+use landfall::runtime::Runtime;
+use landfall::runtime::time::timeout;
+
+pub use args::MapArgs;
+
+use control::Control;
+use front::Front;
+use mapping::{Mapping, Rule};
+use report::{Announcement, Course, MapReport, Setting};
+
+use crate::exit::{Exit, Failure};
+use crate::output::{Log, Sink, json_line, write_stdout};
+use crate::system::ports::LocalPorts;
+use crate::system::signals::{ReloadRequest, StopRequest};
+use crate::system::{errno, limits};
+use crate::units::{counted, show_time};
+
+/// How long connections that were cut have to end.
+const CUT_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Descriptors that are neither a connection's nor a listener's: the standard streams, files, the
+/// port's own, sockets on their way to the port.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+/// Runs the subcommand.
+pub fn run(args: &MapArgs) -> Result<Exit, Failure> {
+    let messages = Log::start(args.output.messages())?;
+    map(args, &messages).map_err(|failure| {
+        // Said by the log, which may hold standard error for a reader that takes nothing.
+        messages.error(&failure);
+        messages.finish();
+        Failure::told(failure.exit)
+    })
+}
+
+fn map(args: &MapArgs, messages: &Log) -> Result<Exit, Failure> {
+    let rules = config::rules(args).map_err(Failure::usage)?;
+    if args.check_config {
+        return check(rules);
+    }
+    let mut sink = Sink::open(&args.output)?;
+    let log = match args.log.as_os_str() == "-" {
+        true => messages.clone(),
+        false => Log::to_file(&args.log)?,
+    };
+    let stop = StopRequest::listen()?;
+    let reload = ReloadRequest::listen()?;
+    args.runtime.end_with_parent(&stop)?;
+    let descriptor_limit = limits::raise_descriptor_limit();
+    let runtime = args.runtime.build()?;
+    let room = room_for(args, rules.len() as u64, &runtime, descriptor_limit)?;
+    let local_ports = LocalPorts::read()?.range().clone();
+    let control = Arc::new(Control::new(messages.clone(), log, room, local_ports));
+    let setting = Setting {
+        args,
+        driver: [
+            runtime.port().driver().to_owned(),
+            runtime.port().driver_reason().to_owned(),
+        ],
+        descriptor_limit,
+        began: Instant::now(),
+    };
+    let mut mapper = Mapper {
+        args,
+        front: Front::new(Arc::clone(&control)),
+        control,
+        descriptor_limit,
+        course: Course::default(),
+    };
+    runtime.block_on(mapper.serve(rules, &stop, &reload, &setting.driver[0]))?;
+
+    let exit = stop.now().map_or(Exit::Done, Exit::Stopped);
+    mapper.control.log.finish();
+    messages.finish();
+    sink.write(&MapReport::new(setting, &mapper.front, mapper.course, exit))?;
+    Ok(exit)
+}
+
+/// Says of rules that they are right; what is wrong has been said.
+fn check(rules: Vec<Rule>) -> Result<Exit, Failure> {
+    let count = rules.len() as u64;
+    for rule in rules {
+        Mapping::new(rule, None).map_err(Failure::usage)?;
+    }
+    let text = format!("{}: no mistake found\n", counted(count, "rule"));
+    write_stdout(&text)
+        .map_err(|error| Failure::of_system("cannot write to standard output", &error))?;
+    Ok(Exit::Done)
+}
+
+/// How many connections there can be, each with two sockets. Refuses if that is less than what is
+/// asked for.
+fn room_for(
+    args: &MapArgs,
+    listeners: u64,
+    runtime: &Runtime,
+    descriptor_limit: u64,
+) -> Result<usize, Failure> {
+    let sockets = runtime.port().socket_capacity() as u64;
+    let asked = args.max_conns.0.map(u64::from);
+    let needed = asked.unwrap_or(1).saturating_mul(2) + listeners;
+    limits::refuse_if_short(
+        &format!("mapping {}", counted(listeners, "port")),
+        [
+            limits::check_descriptors(listeners + OTHER_DESCRIPTORS, descriptor_limit),
+            limits::check_sockets(needed, sockets, descriptor_limit),
+        ],
+    )?;
+    let most = asked.unwrap_or((sockets - listeners) / 2);
+    Ok(usize::try_from(most).unwrap_or(usize::MAX))
+}
+
+/// A mapper that runs.
+struct Mapper<'a> {
+    args: &'a MapArgs,
+    front: Front,
+    control: Arc<Control>,
+    descriptor_limit: u64,
+    course: Course,
+}
+
+/// What a mapper waits for.
+enum Wish {
+    Drain,
+    Reload,
+}
+
+impl Mapper<'_> {
+    /// Maps until it is to end, and drains.
+    async fn serve(
+        &mut self,
+        rules: Vec<Rule>,
+        stop: &StopRequest,
+        reload: &ReloadRequest,
+        driver: &str,
+    ) -> Result<(), Failure> {
+        self.apply(rules)?;
+        self.announce(driver)?;
+        loop {
+            let drain = async {
+                stop.wait_for_drain().await;
+                Wish::Drain
+            };
+            let reload = async {
+                reload.wait().await;
+                Wish::Reload
+            };
+            match or(drain, reload).await {
+                Wish::Drain => break,
+                Wish::Reload => self.reload(),
+            }
+        }
+        self.front.close();
+        self.drain(stop).await;
+        self.course.accept_errors = self.control.accept_errors.load(Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn apply(&mut self, rules: Vec<Rule>) -> Result<(), Failure> {
+        let limit = self.descriptor_limit;
+        self.front
+            .apply(rules, |address, error| cannot_listen(address, error, limit))
+    }
+
+    /// Reads the rules again. If anything is wrong with them, those in force stay.
+    fn reload(&mut self) {
+        let messages = &self.control.messages;
+        if let Err(error) = reopen(&self.args.log, &self.control.log) {
+            messages.error(error);
+        }
+        let applied = config::rules(self.args)
+            .map_err(Failure::usage)
+            .and_then(|rules| self.apply(rules));
+        let messages = &self.control.messages;
+        match applied {
+            Ok(()) => {
+                self.course.reloads[0] += 1;
+                let rules = counted(self.front.doors().len() as u64, "rule");
+                messages.note(format_args!("reloaded: {rules} in force"));
+            }
+            Err(failure) => {
+                self.course.reloads[1] += 1;
+                let reason = failure.to_string().replace('\n', " ");
+                messages.error(format_args!("not reloaded, the old rules stay: {reason}"));
+            }
+        }
+    }
+
+    /// Says where it listens, on standard output, for clients and scripts that wait for it.
+    fn announce(&self, driver: &str) -> Result<(), Failure> {
+        let listening = self.front.doors().iter().map(|door| match door.is_udp() {
+            true => format!("{}/udp", door.address),
+            false => door.address.to_string(),
+        });
+        let announcement = Announcement {
+            listening: listening.collect(),
+            driver: driver.to_owned(),
+        };
+        let text = match self.args.output.json {
+            true => json_line(&announcement)?,
+            false => announcement
+                .listening
+                .iter()
+                .map(|address| format!("listening on {address}\n"))
+                .collect(),
+        };
+        write_stdout(&text)
+            .map_err(|error| Failure::of_system("cannot write to standard output", &error))
+    }
+
+    /// Waits for connections to end, and cuts those that do not.
+    async fn drain(&mut self, stop: &StopRequest) {
+        let control = &self.control;
+        let time = self.args.drain_timeout;
+        match control.running() {
+            0 => control.messages.note("no connection is open: ending"),
+            running => control.messages.note(format_args!(
+                "letting {} finish, for {} at most; again to stop now",
+                counted(running, "connection"),
+                show_time(time)
+            )),
+        }
+        let stopped = async {
+            stop.wait_for_now().await;
+        };
+        let _ = timeout(time, or(control.ended(), stopped)).await;
+        self.course.cut_off = control.cut();
+        let _ = timeout(CUT_PATIENCE, control.ended()).await;
+    }
+}
+
+fn reopen(path: &Path, log: &Log) -> Result<(), String> {
+    if path.as_os_str() == "-" {
+        return Ok(());
+    }
+    log.reopen(path)
+        .map_err(|error| format!("cannot open --log {} again: {error}", path.display()))
+}
+
+fn cannot_listen(address: &str, error: &io::Error, descriptor_limit: u64) -> Failure {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; stop the program that listens there (`ss -lntup` names it), or choose another port"
+        }
+        io::ErrorKind::AddrNotAvailable => "; it is not an address of this machine",
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need a privilege, choose a higher one"
+        }
+        _ if errno::is_out_of_descriptors(error) => {
+            &format!(" (the limit is {descriptor_limit}; raise the hard limit, `ulimit -Hn`)")
+        }
+        _ => "",
+    };
+    let message = format!("cannot listen on {address}: {error}{advice}");
+    let exit = match error.kind() {
+        // Here it is the address that is wrong, and no port that is missing.
+        io::ErrorKind::AddrNotAvailable => Exit::Failed,
+        _ => Exit::of_system(error),
+    };
+    Failure::new(exit, message)
+}
+
+/// What the flags say by default.
+#[cfg(test)]
+fn test_settings() -> args::Settings {
+    use clap::{Args, FromArgMatches};
+    let command = args::Settings::augment_args(clap::Command::new("map"));
+    let matches = command.get_matches_from(["map"]);
+    args::Settings::from_arg_matches(&matches).expect("every flag has its default")
+}

@@ -1,0 +1,207 @@
+//! One client's connection, from its coming to its line in the log.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use async_lock::SemaphoreGuardArc;
+use landfall::buffer::Buffer;
+use landfall::net::TcpStream;
+use landfall::net::relay::{Relay, RelayCounters, Start};
+
+use super::access::{SourceGuard, any_contains};
+use super::connect::{Connected, connect};
+use super::control::{Control, TaskGuard};
+use super::log::{Line, state, state_of};
+use super::mapping::Mapping;
+use super::proxy::{Ends, read_header, with_header};
+use super::targets::{OpenGuard, Target};
+
+/// A client's connection. Wherever it ends, it leaves its line in the log.
+#[derive(Debug)]
+pub struct Session {
+    control: Arc<Control>,
+    mapping: Arc<Mapping>,
+    peer: SocketAddr,
+    ends: Ends,
+    came: SystemTime,
+    began: Instant,
+    target: Option<Arc<Target>>,
+    connecting: Option<Duration>,
+    retries: usize,
+    passed: Arc<RelayCounters>,
+    state: &'static str,
+    source: Option<SourceGuard>,
+    /// Of the process and the rule.
+    _open: [OpenGuard; 2],
+    open_target: Option<OpenGuard>,
+    room: Option<SemaphoreGuardArc>,
+    task: Option<TaskGuard>,
+}
+
+impl Session {
+    /// Begins with a client that has connected, unless it is refused, which costs nothing else.
+    pub fn admit(control: &Arc<Control>, mapping: Arc<Mapping>, peer: SocketAddr) -> Option<Self> {
+        let mut session = Self {
+            _open: [control.total.open(), mapping.counters.open()],
+            control: Arc::clone(control),
+            mapping,
+            peer,
+            ends: Ends {
+                client: peer,
+                destination: None,
+            },
+            came: SystemTime::now(),
+            began: Instant::now(),
+            target: None,
+            connecting: None,
+            retries: 0,
+            passed: Arc::default(),
+            state: state::KILLED_CONNECTING,
+            source: None,
+            open_target: None,
+            room: None,
+            task: None,
+        };
+        let settings = session.mapping.settings();
+        let is_admitted = match settings.accept_proxy {
+            // Whom it speaks for is seen later.
+            true => any_contains(&settings.proxy_from, peer.ip()),
+            false => session.enter(peer.ip()),
+        };
+        if !is_admitted {
+            session.refuse();
+            return None;
+        }
+        Some(session)
+    }
+
+    /// Applies what the rule says of clients.
+    fn enter(&mut self, client: IpAddr) -> bool {
+        let most = self.mapping.settings().max_conns_per_source.0;
+        if self.mapping.access.permits(client) {
+            self.source = self.mapping.sources.enter(client, most);
+        }
+        self.source.is_some()
+    }
+
+    fn refuse(&mut self) {
+        self.state = state::REFUSED;
+        self.mapping.counters.refused();
+        self.control.total.refused();
+    }
+
+    /// Serves the client, and has it counted as long as that takes.
+    pub async fn serve(mut self, client: TcpStream, room: SemaphoreGuardArc, task: TaskGuard) {
+        self.room = Some(room);
+        self.task = Some(task);
+        let Some((client, first)) = self.identify(client).await else {
+            return;
+        };
+        let Some(server) = self.connect().await else {
+            return;
+        };
+        self.relay(client, first, server).await;
+    }
+
+    /// Reads who the client is, if a proxy is to say so.
+    async fn identify(&mut self, client: TcpStream) -> Option<(TcpStream, Buffer)> {
+        if !self.mapping.settings().accept_proxy {
+            return Some((client, Buffer::default()));
+        }
+        match read_header(client, self.peer, self.mapping.settings()).await {
+            Ok(announced) => {
+                self.ends = announced.ends;
+                if !self.enter(self.ends.client.ip()) {
+                    self.refuse();
+                    return None;
+                }
+                Some((announced.stream, announced.first))
+            }
+            Err(state) => {
+                self.refuse();
+                self.state = state;
+                None
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Option<TcpStream> {
+        let client = self.ends.client.ip();
+        let began = Instant::now();
+        match connect(&self.control, &self.mapping, client).await {
+            Ok(connected) => {
+                let Connected {
+                    stream,
+                    target,
+                    open,
+                    retries,
+                } = connected;
+                self.connecting = Some(began.elapsed());
+                self.target = Some(target);
+                self.open_target = Some(open);
+                self.retries = retries;
+                Some(stream)
+            }
+            Err(failure) => {
+                self.target = failure.target;
+                self.retries = failure.retries;
+                self.state = failure.state;
+                None
+            }
+        }
+    }
+
+    async fn relay(&mut self, client: TcpStream, first: Buffer, server: TcpStream) {
+        self.state = state::KILLED;
+        let settings = self.mapping.settings();
+        let Ok(to_server) = with_header(settings.send_proxy, self.ends, &client, first) else {
+            // It has no address any more.
+            self.state = state::CLIENT_CUT;
+            return;
+        };
+        let relay = Relay::new()
+            .idle_timeout(settings.idle_timeout.0)
+            .half_close_timeout(settings.half_close_timeout.0);
+        let start = Start {
+            to_server,
+            counters: Arc::clone(&self.passed),
+            ..Start::default()
+        };
+        let relayed = relay.run_from(start, client, server).await;
+        self.state = state_of(&relayed);
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let (to_server, to_client) = (self.passed.to_server(), self.passed.to_client());
+        let target = self.target.as_deref();
+        for counters in [&self.control.total, &self.mapping.counters]
+            .into_iter()
+            .chain(target.map(|target| &target.counters))
+        {
+            counters.passed(to_server, to_client);
+        }
+        drop(self.open_target.take());
+        let rule = self.mapping.counters.read().active;
+        let line = Line {
+            client: self.ends.client,
+            came: self.came,
+            rule: &self.mapping.rule.name,
+            target: target.map(|target| target.name.as_str()),
+            connecting: self.connecting,
+            total: self.began.elapsed(),
+            bytes: to_client,
+            state: self.state,
+            open: [
+                self.control.total.read().active,
+                rule,
+                rule.saturating_sub(1),
+                target.map_or(0, |target| target.counters.read().active),
+            ],
+            retries: self.retries,
+        };
+        self.control.log.note(line);
+    }
+}
