@@ -99,6 +99,30 @@ impl Failure {
         }
     }
 
+    /// The system does not let an address be listened on.
+    pub fn cannot_listen(address: &str, error: &io::Error, descriptor_limit: u64) -> Self {
+        let advice = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "; stop the program that listens there (`ss -lntup` names it), or choose another port"
+            }
+            io::ErrorKind::AddrNotAvailable => "; it is not an address of this machine",
+            io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 need a privilege, choose a higher one"
+            }
+            _ if errno::is_out_of_descriptors(error) => {
+                &format!(" (the limit is {descriptor_limit}; raise the hard limit, `ulimit -Hn`)")
+            }
+            _ => "",
+        };
+        let message = format!("cannot listen on {address}: {error}{advice}");
+        let exit = match error.kind() {
+            // Here it is the address that is wrong, and no port that is missing.
+            io::ErrorKind::AddrNotAvailable => Exit::Failed,
+            _ => Exit::of_system(error),
+        };
+        Self::new(exit, message)
+    }
+
     /// Something has gone wrong, and the reader has been told: a process of ours has said so on
     /// standard error.
     pub fn told(exit: Exit) -> Self {

@@ -114,6 +114,20 @@ pub struct Settings {
     )]
     pub half_close_timeout: Limit<Duration>,
 
+    /// End a session of UDP in which no datagram has come or gone for this long
+    #[arg(
+        long, value_name = "TIME", default_value = "60s", value_parser = parse_time,
+        env = "LANDFALL_UDP_TIMEOUT", help_heading = "UDP"
+    )]
+    pub udp_timeout: Duration,
+
+    /// Sessions of a UDP rule at any one time; further clients are not served
+    #[arg(
+        long, value_name = "COUNT", default_value = "10k", value_parser = parse_count,
+        env = "LANDFALL_UDP_SESSIONS", help_heading = "UDP"
+    )]
+    pub udp_sessions: u32,
+
     /// Connections that one source address may have; more are refused
     #[arg(
         long, value_name = "COUNT", default_value = "none",

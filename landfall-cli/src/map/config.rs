@@ -136,6 +136,10 @@ struct Overrides {
     idle_timeout: Option<Limit<Duration>>,
     #[serde(deserialize_with = "time_limit")]
     half_close_timeout: Option<Limit<Duration>>,
+    #[serde(deserialize_with = "time")]
+    udp_timeout: Option<Duration>,
+    #[serde(deserialize_with = "count")]
+    udp_sessions: Option<u32>,
     #[serde(deserialize_with = "count_limit")]
     max_conns_per_source: Option<Limit<u32>>,
     #[serde(deserialize_with = "networks")]
@@ -172,6 +176,8 @@ impl Overrides {
             connect_timeout: self.connect_timeout.unwrap_or(base.connect_timeout),
             idle_timeout: self.idle_timeout.unwrap_or(base.idle_timeout),
             half_close_timeout: self.half_close_timeout.unwrap_or(base.half_close_timeout),
+            udp_timeout: self.udp_timeout.unwrap_or(base.udp_timeout),
+            udp_sessions: self.udp_sessions.unwrap_or(base.udp_sessions),
             max_conns_per_source: self
                 .max_conns_per_source
                 .unwrap_or(base.max_conns_per_source),

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use landfall::net::{ConnectOptions, TcpStream};
 
 use super::control::Control;
-use super::health::Change;
 use super::log::state;
 use super::mapping::Mapping;
 use super::targets::{OpenGuard, Target};
@@ -63,13 +62,8 @@ pub async fn connect(
         let open = target.counters.open();
         let error = match connect_to(control, &target.addresses(), time).await {
             Ok(stream) => {
-                tell(
-                    control,
-                    mapping,
-                    target,
-                    target.connected(),
-                    "a client got through",
-                );
+                let change = target.connected();
+                control.tell(mapping, target, change, "a client got through");
                 return Ok(Connected {
                     stream,
                     target: Arc::clone(target),
@@ -91,7 +85,7 @@ pub async fn connect(
             io::ErrorKind::TimedOut => state::CONNECT_TIMEOUT,
             _ => state::NO_TARGET,
         };
-        tell(control, mapping, target, target.failed(settings), &error);
+        control.failed(mapping, target, &error);
     }
     Err(failure)
 }
@@ -121,20 +115,4 @@ fn can_meet_itself(control: &Control, addresses: &[SocketAddr]) -> bool {
 
 fn has_met_itself(stream: &TcpStream) -> bool {
     matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(peer)) if own == peer)
-}
-
-/// Says that a target has changed.
-pub fn tell(
-    control: &Control,
-    mapping: &Mapping,
-    target: &Target,
-    change: Option<Change>,
-    reason: impl std::fmt::Display,
-) {
-    if let Some(change) = change {
-        let (rule, target) = (&mapping.rule.name, &target.name);
-        control
-            .messages
-            .note(format_args!("target {rule}/{target} {change}: {reason}"));
-    }
 }

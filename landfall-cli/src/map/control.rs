@@ -1,6 +1,7 @@
 //! What all connections of the mapper share.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +11,9 @@ use event_listener::Event;
 use landfall::runtime::{self, JoinHandle};
 use parking_lot::Mutex;
 
-use super::targets::Counters;
+use super::health::Change;
+use super::mapping::Mapping;
+use super::targets::{Counters, Target};
 use crate::output::Log;
 
 /// Happens once, and is waited for.
@@ -27,11 +30,16 @@ impl Flag {
         self.changed.notify(usize::MAX);
     }
 
+    /// Whether it has.
+    pub fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::Acquire)
+    }
+
     /// Waits until it has.
     pub async fn wait(&self) {
         loop {
             let change = self.changed.listen();
-            if self.is_set.load(Ordering::Acquire) {
+            if self.is_set() {
                 return;
             }
             change.await;
@@ -97,6 +105,29 @@ impl Control {
         };
         let handle = runtime::spawn(task(guard));
         tasks.handles.insert(number, handle);
+    }
+
+    /// A client has not got through to a target.
+    pub fn failed(&self, mapping: &Mapping, target: &Target, reason: impl Display) {
+        for counters in [&self.total, &mapping.counters, &target.counters] {
+            counters.connect_failed();
+        }
+        self.tell(mapping, target, target.failed(mapping.settings()), reason);
+    }
+
+    /// Says that a target has changed, if it has.
+    pub fn tell(
+        &self,
+        mapping: &Mapping,
+        target: &Target,
+        change: Option<Change>,
+        reason: impl Display,
+    ) {
+        if let Some(change) = change {
+            let (rule, target) = (&mapping.rule.name, &target.name);
+            self.messages
+                .note(format_args!("target {rule}/{target} {change}: {reason}"));
+        }
     }
 
     /// How many connections there are.

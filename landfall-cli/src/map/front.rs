@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_lite::future::or;
-use landfall::net::{ListenOptions, TcpListener, TcpStream};
+use landfall::net::{ListenOptions, TcpListener, TcpStream, UdpSocket};
 use landfall::runtime;
 use landfall::runtime::time::sleep;
 use parking_lot::Mutex;
@@ -16,6 +16,7 @@ use super::control::{Control, Flag};
 use super::mapping::{Mapping, Rule};
 use super::session::Session;
 use super::targets::Counts;
+use super::udp::UdpDoor;
 use super::watch::watch;
 use crate::exit::Failure;
 
@@ -50,6 +51,21 @@ impl Door {
         self.mapping().settings().udp
     }
 
+    /// Whether it takes nobody in any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.is_set()
+    }
+
+    /// Waits until it takes nobody in any more.
+    pub async fn closed(&self) {
+        self.closed.wait().await;
+    }
+
+    fn close(&self) {
+        self.mapping.lock().retire();
+        self.closed.set();
+    }
+
     /// Whether a rule is for this door.
     fn fits(&self, rule: &Rule) -> bool {
         let own = &self.mapping().rule;
@@ -57,9 +73,15 @@ impl Door {
     }
 }
 
+/// What a door is.
+enum Socket {
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+}
+
 /// A door that is not open yet, or another rule for one that is.
 enum Step {
-    Open(TcpListener, Arc<Door>),
+    Open(Socket, Arc<Door>),
     Change(Arc<Door>, Arc<Mapping>),
 }
 
@@ -105,10 +127,18 @@ impl Front {
 
     fn take(&self, step: Step) -> Arc<Door> {
         match step {
-            Step::Open(listener, door) => {
+            Step::Open(socket, door) => {
                 watch(&self.control, &door.mapping());
-                let accepting = accept_all(Arc::clone(&self.control), Arc::clone(&door), listener);
-                drop(runtime::spawn(accepting));
+                let (control, own) = (Arc::clone(&self.control), Arc::clone(&door));
+                match socket {
+                    Socket::Tcp(listener) => {
+                        drop(runtime::spawn(accept_all(control, own, listener)));
+                    }
+                    Socket::Udp(socket) => {
+                        let udp = UdpDoor::new(control, own, socket);
+                        drop(runtime::spawn(udp.serve()));
+                    }
+                }
                 door
             }
             Step::Change(door, mapping) => {
@@ -140,32 +170,29 @@ fn open(
     explain: impl Fn(&str, &io::Error) -> Failure,
 ) -> Result<Step, Failure> {
     let address = mapping.rule.text.listen.clone();
-    let bind = || {
-        let options = ListenOptions::new().nodelay(true);
-        let listener = TcpListener::bind_with(address.as_str(), options)?;
-        let address = listener.local_addr()?;
-        Ok((listener, address))
-    };
-    let (listener, address) = bind().map_err(|error| explain(&address, &error))?;
+    let is_udp = mapping.settings().udp;
+    let (socket, local) = bind(&address, is_udp).map_err(|error| explain(&address, &error))?;
     let door = Door {
-        address,
+        address: local,
         mapping: Mutex::new(mapping),
         closed: Flag::default(),
     };
-    Ok(Step::Open(listener, Arc::new(door)))
+    Ok(Step::Open(socket, Arc::new(door)))
 }
 
-impl Door {
-    fn close(&self) {
-        self.mapping.lock().retire();
-        self.closed.set();
+fn bind(address: &str, is_udp: bool) -> io::Result<(Socket, SocketAddr)> {
+    if is_udp {
+        let socket = UdpSocket::bind(address)?;
+        let local = socket.local_addr()?;
+        return Ok((Socket::Udp(socket), local));
     }
+    let options = ListenOptions::new().nodelay(true);
+    let listener = TcpListener::bind_with(address, options)?;
+    let local = listener.local_addr()?;
+    Ok((Socket::Tcp(listener), local))
 }
 
 async fn accept_all(control: Arc<Control>, door: Arc<Door>, listener: TcpListener) {
-    let closed = async {
-        door.closed.wait().await;
-    };
     let accepting = async {
         loop {
             match listener.accept().await {
@@ -177,7 +204,7 @@ async fn accept_all(control: Arc<Control>, door: Arc<Door>, listener: TcpListene
             }
         }
     };
-    or(closed, accepting).await;
+    or(door.closed(), accepting).await;
 }
 
 /// Lets a client in once there is room, unless it is refused.

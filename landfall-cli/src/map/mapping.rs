@@ -1,9 +1,10 @@
 //! A rule that is in force.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::access::{AccessList, Sources};
+use super::access::{AccessList, SourceGuard, Sources};
 use super::args::{SendProxy, Settings};
 use super::rule::RuleText;
 use super::targets::{Counters, Targets};
@@ -28,6 +29,12 @@ impl Rule {
         let problem = match () {
             () if settings.udp && has_proxy => {
                 "the PROXY protocol is for TCP here: leave out --udp, or the protocol"
+            }
+            () if settings.udp && settings.check => {
+                "--check connects, which is for TCP: leave out --udp, or the checks"
+            }
+            () if settings.udp_timeout.is_zero() => {
+                "--udp-timeout 0s leaves clients no time at all: give them some, as in 60s"
             }
             () if settings.accept_proxy && settings.proxy_from.is_empty() => {
                 "--accept-proxy believes proxies in --proxy-from only: name their networks"
@@ -55,10 +62,9 @@ impl Rule {
 pub struct Mapping {
     /// What was asked for.
     pub rule: Rule,
-    /// Who may connect.
-    pub access: AccessList,
+    access: AccessList,
     /// Connections of each source.
-    pub sources: Sources,
+    sources: Sources,
     /// Where to.
     pub targets: Targets,
     /// What all of it has done.
@@ -93,6 +99,15 @@ impl Mapping {
     /// What it is like.
     pub fn settings(&self) -> &Settings {
         &self.rule.settings
+    }
+
+    /// Lets a client in, if it may connect and has not too many connections.
+    pub fn admit(&self, client: IpAddr) -> Option<SourceGuard> {
+        let most = self.settings().max_conns_per_source.0;
+        match self.access.permits(client) {
+            true => self.sources.enter(client, most),
+            false => None,
+        }
     }
 
     /// Another one has taken its place. Its connections go on.

@@ -15,9 +15,9 @@ mod report;
 mod rule;
 mod session;
 mod targets;
+mod udp;
 mod watch;
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,9 +36,9 @@ use report::{Announcement, Course, MapReport, Setting};
 
 use crate::exit::{Exit, Failure};
 use crate::output::{Log, Sink, json_line, write_stdout};
+use crate::system::limits;
 use crate::system::ports::LocalPorts;
 use crate::system::signals::{ReloadRequest, StopRequest};
-use crate::system::{errno, limits};
 use crate::units::{counted, show_time};
 
 /// How long connections that were cut have to end.
@@ -184,8 +184,9 @@ impl Mapper<'_> {
 
     fn apply(&mut self, rules: Vec<Rule>) -> Result<(), Failure> {
         let limit = self.descriptor_limit;
-        self.front
-            .apply(rules, |address, error| cannot_listen(address, error, limit))
+        self.front.apply(rules, |address, error| {
+            Failure::cannot_listen(address, error, limit)
+        })
     }
 
     /// Reads the rules again. If anything is wrong with them, those in force stay.
@@ -261,29 +262,6 @@ fn reopen(path: &Path, log: &Log) -> Result<(), String> {
     }
     log.reopen(path)
         .map_err(|error| format!("cannot open --log {} again: {error}", path.display()))
-}
-
-fn cannot_listen(address: &str, error: &io::Error, descriptor_limit: u64) -> Failure {
-    let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "; stop the program that listens there (`ss -lntup` names it), or choose another port"
-        }
-        io::ErrorKind::AddrNotAvailable => "; it is not an address of this machine",
-        io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need a privilege, choose a higher one"
-        }
-        _ if errno::is_out_of_descriptors(error) => {
-            &format!(" (the limit is {descriptor_limit}; raise the hard limit, `ulimit -Hn`)")
-        }
-        _ => "",
-    };
-    let message = format!("cannot listen on {address}: {error}{advice}");
-    let exit = match error.kind() {
-        // Here it is the address that is wrong, and no port that is missing.
-        io::ErrorKind::AddrNotAvailable => Exit::Failed,
-        _ => Exit::of_system(error),
-    };
-    Failure::new(exit, message)
 }
 
 /// What the flags say by default.

@@ -1,5 +1,6 @@
 //! One client's connection, from its coming to its line in the log.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,6 +11,7 @@ use landfall::net::TcpStream;
 use landfall::net::relay::{Relay, RelayCounters, Start};
 
 use super::access::{SourceGuard, any_contains};
+use super::args::Settings;
 use super::connect::{Connected, connect};
 use super::control::{Control, TaskGuard};
 use super::log::{Line, state, state_of};
@@ -29,7 +31,8 @@ pub struct Session {
     target: Option<Arc<Target>>,
     connecting: Option<Duration>,
     retries: usize,
-    passed: Arc<RelayCounters>,
+    relayed: Arc<RelayCounters>,
+    datagrams: [u64; 2],
     state: &'static str,
     source: Option<SourceGuard>,
     /// Of the process and the rule.
@@ -40,9 +43,11 @@ pub struct Session {
 }
 
 impl Session {
-    /// Begins with a client that has connected, unless it is refused, which costs nothing else.
-    pub fn admit(control: &Arc<Control>, mapping: Arc<Mapping>, peer: SocketAddr) -> Option<Self> {
-        let mut session = Self {
+    /// Begins with a client that has come.
+    pub fn begin(control: &Arc<Control>, mapping: Arc<Mapping>, peer: SocketAddr) -> Self {
+        control.total.came();
+        mapping.counters.came();
+        Self {
             _open: [control.total.open(), mapping.counters.open()],
             control: Arc::clone(control),
             mapping,
@@ -56,13 +61,19 @@ impl Session {
             target: None,
             connecting: None,
             retries: 0,
-            passed: Arc::default(),
+            relayed: Arc::default(),
+            datagrams: [0, 0],
             state: state::KILLED_CONNECTING,
             source: None,
             open_target: None,
             room: None,
             task: None,
-        };
+        }
+    }
+
+    /// Begins with a client that has connected, unless it is refused, which costs nothing else.
+    pub fn admit(control: &Arc<Control>, mapping: Arc<Mapping>, peer: SocketAddr) -> Option<Self> {
+        let mut session = Self::begin(control, mapping, peer);
         let settings = session.mapping.settings();
         let is_admitted = match settings.accept_proxy {
             // Whom it speaks for is seen later.
@@ -78,10 +89,7 @@ impl Session {
 
     /// Applies what the rule says of clients.
     fn enter(&mut self, client: IpAddr) -> bool {
-        let most = self.mapping.settings().max_conns_per_source.0;
-        if self.mapping.access.permits(client) {
-            self.source = self.mapping.sources.enter(client, most);
-        }
+        self.source = self.mapping.admit(client);
         self.source.is_some()
     }
 
@@ -89,6 +97,41 @@ impl Session {
         self.state = state::REFUSED;
         self.mapping.counters.refused();
         self.control.total.refused();
+    }
+
+    /// What the rule is like.
+    pub fn settings(&self) -> &Settings {
+        self.mapping.settings()
+    }
+
+    /// The client's datagrams go to a target.
+    pub fn reach(&mut self, target: Arc<Target>, source: Option<SourceGuard>) {
+        target.counters.came();
+        self.open_target = Some(target.counters.open());
+        self.target = Some(target);
+        self.connecting = Some(Duration::ZERO);
+        self.source = source;
+        self.state = state::KILLED;
+    }
+
+    /// Is one of those that the end of the mapper waits for.
+    pub fn count(&mut self, task: TaskGuard) {
+        self.task = Some(task);
+    }
+
+    /// How it ends.
+    pub fn end(&mut self, state: &'static str) {
+        self.state = state;
+    }
+
+    /// The target is not there.
+    pub fn server_failed(&self, target: &Target, reason: &io::Error) {
+        self.control.failed(&self.mapping, target, reason);
+    }
+
+    /// Bytes of datagrams that have gone to the target, and to the client.
+    pub fn passed_datagrams(&mut self, to_server: u64, to_client: u64) {
+        self.datagrams = [to_server, to_client];
     }
 
     /// Serves the client, and has it counted as long as that takes.
@@ -137,6 +180,7 @@ impl Session {
                     open,
                     retries,
                 } = connected;
+                target.counters.came();
                 self.connecting = Some(began.elapsed());
                 self.target = Some(target);
                 self.open_target = Some(open);
@@ -165,7 +209,7 @@ impl Session {
             .half_close_timeout(settings.half_close_timeout.0);
         let start = Start {
             to_server,
-            counters: Arc::clone(&self.passed),
+            counters: Arc::clone(&self.relayed),
             ..Start::default()
         };
         let relayed = relay.run_from(start, client, server).await;
@@ -175,7 +219,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let (to_server, to_client) = (self.passed.to_server(), self.passed.to_client());
+        let to_server = self.relayed.to_server() + self.datagrams[0];
+        let to_client = self.relayed.to_client() + self.datagrams[1];
         let target = self.target.as_deref();
         for counters in [&self.control.total, &self.mapping.counters]
             .into_iter()

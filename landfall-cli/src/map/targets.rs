@@ -53,11 +53,15 @@ pub struct Counts {
 }
 
 impl Counters {
-    /// Counts a connection, which is open as long as the guard lives.
+    /// Counts a connection among those that are open, as long as the guard lives.
     pub fn open(self: &Arc<Self>) -> OpenGuard {
         self.active.fetch_add(1, Ordering::Relaxed);
-        self.connections.fetch_add(1, Ordering::Relaxed);
         OpenGuard(Arc::clone(self))
+    }
+
+    /// Counts a connection among all there were.
+    pub fn came(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a client that was not let in.
@@ -71,7 +75,8 @@ impl Counters {
         self.to_client.fetch_add(to_client, Ordering::Relaxed);
     }
 
-    fn connect_failed(&self) {
+    /// Counts a connect that failed.
+    pub fn connect_failed(&self) {
         self.failed_connects.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -133,7 +138,6 @@ impl Target {
 
     /// A client's connect has failed.
     pub fn failed(&self, settings: &Settings) -> Option<Change> {
-        self.counters.connect_failed();
         self.health.lock().failed(Instant::now(), settings)
     }
 
@@ -300,6 +304,8 @@ mod tests {
         let counters = Arc::new(Counters::default());
         let guard = counters.open();
         drop(counters.open());
+        counters.came();
+        counters.came();
         counters.passed(3, 4);
         let counts = counters.read();
         assert_eq!((counts.active, counts.connections), (1, 2));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use landfall::runtime;
 use landfall::runtime::time::sleep;
 
-use super::connect::{connect_to, tell};
+use super::connect::connect_to;
 use super::control::Control;
 use super::mapping::Mapping;
 use super::targets::Target;
@@ -20,7 +20,7 @@ pub fn watch(control: &Arc<Control>, mapping: &Arc<Mapping>) {
     }
     for target in mapping.targets.iter() {
         let with = || (Arc::clone(control), Arc::clone(mapping), Arc::clone(target));
-        if settings.check && !settings.udp {
+        if settings.check {
             let (control, mapping, target) = with();
             drop(runtime::spawn(check(control, mapping, target)));
         }
@@ -39,14 +39,8 @@ async fn check(control: Arc<Control>, mapping: Arc<Mapping>, target: Arc<Target>
         let checked = connect_to(&control, &target.addresses(), time).await;
         let change = target.checked(checked.is_ok(), settings);
         match checked {
-            Ok(_) => tell(
-                &control,
-                &mapping,
-                &target,
-                change,
-                "it can be connected to",
-            ),
-            Err(error) => tell(&control, &mapping, &target, change, error),
+            Ok(_) => control.tell(&mapping, &target, change, "it can be connected to"),
+            Err(error) => control.tell(&mapping, &target, change, error),
         }
         sleep(settings.check_interval).await;
     }

@@ -4,7 +4,6 @@ mod args;
 mod handler;
 mod report;
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread;
@@ -22,8 +21,8 @@ use report::{ServeReport, Setting};
 
 use crate::exit::{Exit, Failure};
 use crate::output::{Log, Sink, json_line, write_stdout};
+use crate::system::limits;
 use crate::system::signals::StopRequest;
-use crate::system::{errno, limits};
 use crate::units::{counted, port_of, show_time};
 
 /// Runs the subcommand.
@@ -97,11 +96,11 @@ fn bind(args: &ServeArgs, descriptor_limit: u64) -> Result<Server, Failure> {
         .next()
         .ok_or_else(|| Failure::usage("no address to listen on"))?;
     let mut server = Server::bind_with(first.as_str(), options)
-        .map_err(|error| cannot_listen(first, &error, descriptor_limit))?;
+        .map_err(|error| Failure::cannot_listen(first, &error, descriptor_limit))?;
     for address in addresses {
         server = server
             .and_bind(address.as_str())
-            .map_err(|error| cannot_listen(address, &error, descriptor_limit))?;
+            .map_err(|error| Failure::cannot_listen(address, &error, descriptor_limit))?;
     }
     if let Some(most) = args.max_conns.0 {
         server = server.max_connections(most as usize);
@@ -110,30 +109,6 @@ fn bind(args: &ServeArgs, descriptor_limit: u64) -> Result<Server, Failure> {
         server = server.idle_timeout(idle);
     }
     Ok(server.drain_timeout(args.drain_timeout))
-}
-
-/// Says why an address cannot be listened on, and what to do.
-pub fn cannot_listen(address: &str, error: &io::Error, descriptor_limit: u64) -> Failure {
-    let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "; stop the program that listens there (`ss -ltnp` names it), or choose another port"
-        }
-        io::ErrorKind::AddrNotAvailable => "; it is not an address of this machine",
-        io::ErrorKind::PermissionDenied => {
-            "; ports below 1024 need a privilege, choose a higher one"
-        }
-        _ if errno::is_out_of_descriptors(error) => {
-            &format!(" (the limit is {descriptor_limit}; raise the hard limit, `ulimit -Hn`)")
-        }
-        _ => "",
-    };
-    let message = format!("cannot listen on {address}: {error}{advice}");
-    let exit = match error.kind() {
-        // Here it is the address that is wrong, and no port that is missing.
-        io::ErrorKind::AddrNotAvailable => Exit::Failed,
-        _ => Exit::of_system(error),
-    };
-    Failure::new(exit, message)
 }
 
 /// Says where the server listens, on standard output, for clients and scripts that wait for it.
