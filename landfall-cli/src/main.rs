@@ -9,6 +9,7 @@ mod load;
 mod map;
 mod options;
 mod output;
+mod scan;
 mod serve;
 mod system;
 mod units;
@@ -36,6 +37,7 @@ Examples:
   landfall load 127.0.0.1:7000 -c 30k
   landfall files .                         a directory over HTTP
   landfall map 127.0.0.1:9000=127.0.0.1:7000
+  landfall scan localhost -p -
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 a check failed, 4 a limit of this machine, 130 or 143
 stopped by a signal before the end."
@@ -52,10 +54,11 @@ enum Command {
     Demo(demo::DemoArgs),
     Files(files::FilesArgs),
     Map(map::MapArgs),
+    Scan(scan::ScanArgs),
 }
 
 fn main() -> ExitCode {
-    let words: Vec<_> = std::env::args_os().collect();
+    let words = scan::spell_out(std::env::args_os().collect());
     let cli: Cli = match command_line::read(&words) {
         Ok(cli) => cli,
         // Also the help and the version, for which the code is 0.
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Files(args) => files::run(&args),
         Command::Map(args) => map::run(&args),
+        Command::Scan(args) => scan::run(&args),
     };
     result.unwrap_or_else(report_failure).into()
 }

@@ -181,6 +181,7 @@ pub fn processors() -> u32 {
     })
 }
 
-fn default_workers() -> u32 {
+/// How many workers a port has: two per processor.
+pub fn default_workers() -> u32 {
     processors().saturating_mul(2)
 }

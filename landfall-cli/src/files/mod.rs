@@ -35,7 +35,7 @@ use respond::Site;
 
 use crate::exit::{Exit, Failure};
 use crate::output::{Log, Sink};
-use crate::serve::{Announcement, announce, cannot_listen, obey};
+use crate::serve::{Announcement, announce, obey};
 use crate::system::limits;
 use crate::system::signals::StopRequest;
 use crate::units::port_of;
@@ -190,11 +190,11 @@ fn bind(args: &FilesArgs, most: usize, descriptor_limit: u64) -> Result<Server, 
         .next()
         .ok_or_else(|| Failure::usage("no address to listen on"))?;
     let mut server = Server::bind_with(first.as_str(), options)
-        .map_err(|error| cannot_listen(first, &error, descriptor_limit))?;
+        .map_err(|error| Failure::cannot_listen(first, &error, descriptor_limit))?;
     for address in addresses {
         server = server
             .and_bind(address.as_str())
-            .map_err(|error| cannot_listen(address, &error, descriptor_limit))?;
+            .map_err(|error| Failure::cannot_listen(address, &error, descriptor_limit))?;
     }
     if let Some(idle) = args.idle_timeout.0 {
         server = server.idle_timeout(idle);

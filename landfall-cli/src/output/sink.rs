@@ -76,7 +76,7 @@ impl Sink {
         let file = if path.as_os_str() == "-" {
             None
         } else {
-            Some(File::create(&path).map_err(|error| cannot_create(&path, &error))?)
+            Some(File::create(&path).map_err(|error| cannot_create("-o", &path, &error))?)
         };
         Ok(Self {
             json: args.json,
@@ -113,7 +113,7 @@ impl Sink {
 }
 
 /// A file that cannot be is a mistake on the command line, unless a limit is in the way.
-fn cannot_create(path: &Path, error: &io::Error) -> Failure {
+pub fn cannot_create(flag: &str, path: &Path, error: &io::Error) -> Failure {
     let exit = match Exit::of_system(error) {
         Exit::Failed => Exit::Usage,
         exit => exit,
@@ -124,7 +124,10 @@ fn cannot_create(path: &Path, error: &io::Error) -> Failure {
         _ => "",
     };
     let path = path.display();
-    Failure::new(exit, format!("cannot create -o {path}: {error}{advice}"))
+    Failure::new(
+        exit,
+        format!("cannot create {flag} {path}: {error}{advice}"),
+    )
 }
 
 /// An object on a line of its own.

@@ -63,9 +63,11 @@ mod codes {
     pub const TIMEDOUT: i32 = 10_060;
 }
 
-pub use codes::{ADDRNOTAVAIL, CONNREFUSED};
+pub use codes::{
+    ACCESS, ADDRNOTAVAIL, CONNREFUSED, CONNRESET, HOSTDOWN, HOSTUNREACH, NETUNREACH, PERM,
+};
 #[cfg(test)]
-pub use codes::{CONNRESET, MFILE};
+pub use codes::{MFILE, NOBUFS};
 
 /// The errors a TCP client can meet; anything else is shown by its number.
 const NAMES: &[(i32, &str)] = &[

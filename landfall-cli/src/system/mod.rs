@@ -7,4 +7,5 @@ pub mod ports;
 #[cfg_attr(windows, path = "process_windows.rs")]
 pub mod process;
 pub mod sending;
+pub mod services;
 pub mod signals;

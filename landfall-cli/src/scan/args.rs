@@ -1,0 +1,264 @@
+//! The flags of `landfall scan`.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::options::{Driver, RuntimeOptions, default_workers, processors};
+use crate::output::OutputArgs;
+use crate::units::{Limit, Rate, parse_count, parse_rate, parse_time};
+
+/// How long a connect may take. Windows asks a refusing host twice more, half a second apart,
+/// before it believes it (`TcpMaxConnectRetransmissions`), so a closed port takes two seconds there.
+const DEFAULT_TIMEOUT: &str = if cfg!(windows) { "3s" } else { "1s" };
+
+/// Find out which TCP ports are open, by connecting to them.
+///
+/// Targets and ports are written as for nmap. The order follows from a seed; how many connects are
+/// under way at once is found by trying, within the limits of this process. Where this machine
+/// itself fails (no descriptor, no local port, no memory) a port is never called closed: it is tried
+/// again, and called unresolved if that does not help.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  landfall scan localhost -p -                 all ports of this machine
+  landfall scan 10.0.0.0/24 10.0.1-3.1,5 -p 22,80,8000-8100,http* --reason
+  landfall scan -iL hosts.txt --exclude 10.0.0.1 -oX scan.xml -oG scan.gnmap
+
+nmap's -iL, -oX, -oG and -oN are understood; -oJ and -oC are ours. A file named `-` is standard
+output. A host is not asked whether it is up before its ports are tried.
+
+States: open (syn-ack), closed (conn-refused), filtered (no-response, host-unreach, net-unreach,
+admin-prohibited), unresolved (this machine failed; the reason is its error).
+
+Exit codes: 0 done, also with nothing open, 1 failed, 2 usage, 4 a limit of this machine left ports
+unresolved, 130 or 143 stopped by a second signal.")]
+pub struct ScanArgs {
+    /// Names, addresses, 10.0.0.0/24, 10.0.0-3.1,5, ::1, 2001:db8::/120
+    #[arg(value_name = "TARGET", env = "LANDFALL_TARGETS", value_delimiter = ' ')]
+    pub targets: Vec<String>,
+
+    /// Targets from a file, `-` for standard input (-iL FILE); # begins a comment
+    #[arg(long, value_name = "FILE", env = "LANDFALL_INPUT")]
+    pub input: Vec<PathBuf>,
+
+    /// Targets to leave out
+    #[arg(
+        long,
+        value_name = "TARGET",
+        value_delimiter = ',',
+        env = "LANDFALL_EXCLUDE"
+    )]
+    pub exclude: Vec<String>,
+
+    /// Targets to leave out, from a file
+    #[arg(long, value_name = "FILE", env = "LANDFALL_EXCLUDE_FILE")]
+    pub exclude_file: Vec<PathBuf>,
+
+    /// Take the IPv6 address of a name that has both
+    #[arg(short = '6', long, env = "LANDFALL_IPV6")]
+    pub ipv6: bool,
+
+    /// Ports: 22,80,8000-8100, `-` for all, names and patterns (http*) of the system's list, and
+    /// `top` for the list of --top
+    #[arg(
+        short,
+        long,
+        value_name = "PORTS",
+        default_value = "1-1024,top",
+        env = "LANDFALL_PORTS",
+        allow_hyphen_values = true
+    )]
+    pub ports: String,
+
+    /// Only the first N ports of our list of common services, in place of -p
+    #[arg(
+        long, value_name = "N", default_value = "none", value_parser = Limit::parser(parse_count),
+        env = "LANDFALL_TOP", conflicts_with = "ports"
+    )]
+    pub top: Limit<u32>,
+
+    /// Ports to leave out
+    #[arg(
+        long,
+        value_name = "PORTS",
+        value_delimiter = ',',
+        env = "LANDFALL_EXCLUDE_PORTS",
+        allow_hyphen_values = true
+    )]
+    pub exclude_ports: Vec<String>,
+
+    /// Connects under way at once, at most; none: as many as the limits of this process allow
+    #[arg(
+        long, value_name = "COUNT", default_value = "none",
+        value_parser = Limit::parser(parse_count), env = "LANDFALL_SCAN_CONCURRENCY"
+    )]
+    pub concurrency: Limit<u32>,
+
+    /// Connects begun at most at this rate
+    #[arg(
+        long, value_name = "COUNT/s", default_value = "none",
+        value_parser = Limit::parser(parse_rate), env = "LANDFALL_SCAN_RATE"
+    )]
+    pub rate: Limit<Rate>,
+
+    /// Longest wait for one connect
+    #[arg(
+        long, value_name = "TIME", default_value = DEFAULT_TIMEOUT, value_parser = parse_time,
+        env = "LANDFALL_TIMEOUT"
+    )]
+    pub timeout: Duration,
+
+    /// How often to try again where nothing answers
+    #[arg(
+        long, value_name = "COUNT", default_value = "1",
+        value_parser = clap::value_parser!(u32).range(0..=100), env = "LANDFALL_RETRIES"
+    )]
+    pub retries: u32,
+
+    /// The number that the order of the probes follows from; none: another one every time
+    #[arg(
+        long, value_name = "NUMBER", default_value = "none",
+        value_parser = Limit::parser(parse_seed), env = "LANDFALL_SEED"
+    )]
+    pub seed: Limit<u64>,
+
+    /// List every port, not only those that are open or unresolved
+    #[arg(long, env = "LANDFALL_ALL_STATES")]
+    pub all_states: bool,
+
+    /// Show why each listed port is said to be in its state
+    #[arg(long, env = "LANDFALL_REASON")]
+    pub reason: bool,
+
+    /// Receive the first bytes that an open port sends unasked: 256 at most, for --banner-time
+    #[arg(long, env = "LANDFALL_BANNER")]
+    pub banner: bool,
+
+    /// Longest wait for a banner
+    #[arg(
+        long, value_name = "TIME", default_value = "2s", value_parser = parse_time,
+        env = "LANDFALL_BANNER_TIME"
+    )]
+    pub banner_time: Duration,
+
+    /// Also write the XML of nmap to FILE (-oX FILE)
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LANDFALL_XML",
+        help_heading = "Output"
+    )]
+    pub xml: Vec<PathBuf>,
+
+    /// Also write the greppable form of nmap to FILE (-oG FILE)
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LANDFALL_GREPPABLE",
+        help_heading = "Output"
+    )]
+    pub greppable: Vec<PathBuf>,
+
+    /// Also write the JSON object of --json to FILE (-oJ FILE)
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LANDFALL_JSON_FILE",
+        help_heading = "Output"
+    )]
+    pub json_file: Vec<PathBuf>,
+
+    /// Also write a line of CSV for each listed port to FILE (-oC FILE)
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LANDFALL_CSV",
+        help_heading = "Output"
+    )]
+    pub csv: Vec<PathBuf>,
+
+    /// What drives the port
+    #[arg(
+        long, value_enum, default_value_t = Driver::Auto, env = crate::options::DRIVER_VARIABLE,
+        help_heading = "Port"
+    )]
+    pub driver: Driver,
+
+    /// Threads that take completions; the default is two per processor
+    #[arg(
+        long, value_name = "N", default_value_t = default_workers(), value_parser = parse_count,
+        env = "LANDFALL_WORKERS", help_heading = "Port"
+    )]
+    pub workers: u32,
+
+    /// Where the result goes.
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+impl ScanArgs {
+    /// How the port is set up. `--concurrency` counts connects here, so one worker per processor
+    /// runs at a time.
+    pub fn runtime(&self) -> RuntimeOptions {
+        RuntimeOptions {
+            driver: self.driver,
+            workers: self.workers,
+            concurrency: processors(),
+            end_with_parent: false,
+        }
+    }
+}
+
+fn parse_seed(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "`{text}` is not a seed: write a whole number from 0 to {}",
+            u64::MAX
+        )
+    })
+}
+
+/// nmap's flags of two letters, which a parser of the usual kind takes for one letter and its value.
+const TWO_LETTERS: [(&str, &str); 6] = [
+    ("-iL", "--input"),
+    ("-oX", "--xml"),
+    ("-oG", "--greppable"),
+    ("-oJ", "--json-file"),
+    ("-oC", "--csv"),
+    ("-oN", "--output"),
+];
+
+/// Spells nmap's flags of two letters out, on the command line of a scan.
+pub fn spell_out(words: Vec<OsString>) -> Vec<OsString> {
+    if words.get(1).is_none_or(|word| word != "scan") {
+        return words;
+    }
+    let spell = |word: OsString| {
+        let known = TWO_LETTERS
+            .iter()
+            .find(|(short, _)| word == OsStr::new(short));
+        known.map_or(word, |(_, long)| OsString::from(long))
+    };
+    words.into_iter().map(spell).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_two_letters_are_spelt_out_for_a_scan_only() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(
+            spell_out(words("landfall scan -iL hosts -oX - -o out")),
+            words("landfall scan --input hosts --xml - -o out")
+        );
+        assert_eq!(
+            spell_out(words("landfall load -oX")),
+            words("landfall load -oX")
+        );
+    }
+}

@@ -1,0 +1,200 @@
+//! One port: connects until it is known what it is.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use landfall::net::{ConnectOptions, TcpStream};
+use landfall::runtime::time::{sleep, sleep_until, timeout};
+
+use super::verdict::{State, Verdict};
+use super::window::Window;
+use crate::units::Rate;
+
+/// How often a connect is tried again that failed here, and how long is waited before the first
+/// time; each wait is twice as long as the one before, so the last is 2.56 s and all are 5 s.
+const LOCAL_RETRIES: u32 = 10;
+const FIRST_WAIT: Duration = Duration::from_millis(5);
+
+/// How much of a banner is kept, in bytes.
+pub const BANNER_BYTES: usize = 256;
+
+/// How ports are probed.
+#[derive(Debug)]
+pub struct Prober {
+    /// How many connects are under way.
+    pub window: Window,
+    options: ConnectOptions,
+    retries: u32,
+    rate: Option<Rate>,
+    banner_time: Option<Duration>,
+    began: Instant,
+    /// Connects begun, or waiting for their turn.
+    connects: AtomicU64,
+    /// Connects that failed for a limit of this machine.
+    local_failures: AtomicU64,
+    is_stopped: AtomicBool,
+}
+
+/// What is known of a port in the end.
+#[derive(Debug)]
+pub struct Finding {
+    /// Its state and the reason.
+    pub verdict: Verdict,
+    /// What it sent unasked; empty if that was not waited for.
+    pub banner: Vec<u8>,
+}
+
+impl From<Verdict> for Finding {
+    fn from(verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            banner: Vec::new(),
+        }
+    }
+}
+
+impl Prober {
+    /// A prober that connects within this window.
+    pub fn new(window: Window, timeout: Duration, retries: u32) -> Self {
+        Self {
+            window,
+            options: ConnectOptions::new().timeout(timeout),
+            retries,
+            rate: None,
+            banner_time: None,
+            began: Instant::now(),
+            connects: AtomicU64::new(0),
+            local_failures: AtomicU64::new(0),
+            is_stopped: AtomicBool::new(false),
+        }
+    }
+
+    /// Connects are begun at most at this rate.
+    pub fn rate(mut self, rate: Option<Rate>) -> Self {
+        self.rate = rate;
+        self
+    }
+
+    /// Open ports are given so long to say something.
+    pub fn banner_time(mut self, time: Option<Duration>) -> Self {
+        self.banner_time = time;
+        self
+    }
+
+    /// Nothing new begins.
+    pub fn stop(&self) {
+        self.is_stopped.store(true, Relaxed);
+    }
+
+    /// Whether nothing new is to begin.
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Relaxed)
+    }
+
+    /// How many connects were begun.
+    pub fn connects(&self) -> u64 {
+        self.connects.load(Relaxed)
+    }
+
+    /// How many of them failed for a limit of this machine.
+    pub fn local_failures(&self) -> u64 {
+        self.local_failures.load(Relaxed)
+    }
+
+    /// Finds out what a port is.
+    pub async fn probe(&self, address: SocketAddr) -> Finding {
+        let mut unanswered = 0;
+        let mut local_failures = 0;
+        // Kept, so that the next connect has to come from another port.
+        let mut to_itself: Option<TcpStream> = None;
+        loop {
+            self.wait_for_turn().await;
+            let began = Instant::now();
+            let verdict = match self.options.connect(address).await {
+                Ok(stream) if is_to_itself(&stream, address) => {
+                    if to_itself.replace(stream).is_none() {
+                        continue;
+                    }
+                    Verdict::SelfConnect
+                }
+                Ok(stream) => {
+                    self.note_answer(unanswered, began);
+                    return self.open(stream).await;
+                }
+                Err(error) => Verdict::of_error(&error),
+            };
+            if verdict == Verdict::NoResponse && unanswered < self.retries {
+                unanswered += 1;
+            } else if verdict.is_local_limit() {
+                self.local_failures.fetch_add(1, Relaxed);
+                self.window.shrink(began);
+                if to_itself.is_some() {
+                    // There is no other port. But then this one was free, so nobody listens there.
+                    return Verdict::SelfConnect.into();
+                }
+                if local_failures == LOCAL_RETRIES {
+                    return verdict.into();
+                }
+                sleep(FIRST_WAIT * (1 << local_failures)).await;
+                local_failures += 1;
+            } else {
+                if verdict.state() == State::Closed {
+                    self.note_answer(unanswered, began);
+                }
+                return verdict.into();
+            }
+        }
+    }
+
+    /// An answer to a second try says that the first was lost.
+    fn note_answer(&self, unanswered: u32, began: Instant) {
+        if unanswered > 0 {
+            self.window.shrink(began);
+        }
+    }
+
+    async fn wait_for_turn(&self) {
+        let turn = self.connects.fetch_add(1, Relaxed);
+        if let Some(rate) = self.rate {
+            sleep_until(self.began + rate.offset_of(turn)).await;
+        }
+    }
+
+    /// Takes what an open port says, if that is wanted, and closes the connection. One that nothing
+    /// was received from is reset, so that its port does not linger in `TIME_WAIT`; who was listened
+    /// to gets an orderly end.
+    async fn open(&self, mut stream: TcpStream) -> Finding {
+        let Some(time) = self.banner_time else {
+            // A failure leaves an orderly end, which does as well.
+            let _ = stream.set_linger(Some(Duration::ZERO)).await;
+            return Verdict::SynAck.into();
+        };
+        let mut banner = Vec::new();
+        // Neither silence nor an early end is a failure.
+        let _ = timeout(time, receive_banner(&mut stream, &mut banner)).await;
+        Finding {
+            verdict: Verdict::SynAck,
+            banner,
+        }
+    }
+}
+
+/// Whether a connection is one to its own port: the system picked the very port that was to be
+/// connected to, and two ends that begin at once are a connection.
+fn is_to_itself(stream: &TcpStream, address: SocketAddr) -> bool {
+    stream.local_addr().is_ok_and(|local| local == address)
+}
+
+/// Receives up to the end of a line, or as much as is kept.
+async fn receive_banner(stream: &mut TcpStream, banner: &mut Vec<u8>) -> io::Result<()> {
+    while banner.len() < BANNER_BYTES && !banner.ends_with(b"\n") {
+        let Some(data) = stream.receive().await? else {
+            break;
+        };
+        let room = BANNER_BYTES - banner.len();
+        banner.extend_from_slice(&data[..data.len().min(room)]);
+    }
+    Ok(())
+}

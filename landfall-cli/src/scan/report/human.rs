@@ -1,0 +1,117 @@
+//! For people: a table for each host.
+
+use std::io::{self, Write};
+
+use super::{Form, HostReport, Setting, Summary};
+use crate::output::{render, table_of_text};
+use crate::units::{counted, grouped};
+
+/// Tables.
+#[derive(Debug, Default)]
+pub struct Human {
+    /// Hosts of a block that gave no answer.
+    silent: u64,
+}
+
+impl Form for Human {
+    fn begin(&mut self, _: &mut dyn Write, _: &Setting) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn host(&mut self, to: &mut dyn Write, setting: &Setting, host: &HostReport) -> io::Result<()> {
+        if !host.is_worth_telling() {
+            self.silent += 1;
+            return Ok(());
+        }
+        writeln!(to, "{}: {}", title(host), in_short(host))?;
+        if !host.listed.is_empty() {
+            to.write_all(table(setting, host).as_bytes())?;
+        }
+        writeln!(to)
+    }
+
+    fn end(&mut self, to: &mut dyn Write, setting: &Setting, summary: &Summary) -> io::Result<()> {
+        if self.silent > 0 {
+            writeln!(
+                to,
+                "{} gave no answer\n",
+                counted(self.silent, "other host")
+            )?;
+        }
+        let interrupted = match summary.interrupted {
+            true => format!(
+                ", interrupted with {} left",
+                counted(summary.counts.not_scanned, "port")
+            ),
+            false => String::new(),
+        };
+        writeln!(
+            to,
+            "{} of {} scanned in {:.2} s, {} under way at most, seed {}{interrupted}",
+            counted(setting.ports_per_host.into(), "port"),
+            counted(summary.hosts_scanned, "host"),
+            summary.elapsed_seconds,
+            counted(summary.peak_concurrency.into(), "connect"),
+            setting.seed,
+        )?;
+        to.flush()
+    }
+}
+
+fn title(host: &HostReport) -> String {
+    let address = host.host.address;
+    match &host.host.name {
+        Some(name) => format!("{address} ({name})"),
+        None => address.to_string(),
+    }
+}
+
+/// `3 open, 65,532 closed (conn-refused)`.
+fn in_short(host: &HostReport) -> String {
+    let counts = &host.counts;
+    let states = [
+        ("open", counts.open),
+        ("closed", counts.closed),
+        ("filtered", counts.filtered),
+        ("unresolved", counts.unresolved),
+        ("not scanned", counts.not_scanned),
+    ];
+    let parts = states.into_iter().filter_map(|(state, count)| {
+        let reasons: Vec<_> = host
+            .unlisted
+            .iter()
+            .filter(|unlisted| unlisted.verdict.state().name() == state)
+            .map(|unlisted| unlisted.verdict.reason())
+            .collect();
+        let reasons = match reasons.is_empty() {
+            true => String::new(),
+            false => format!(" ({})", reasons.join(", ")),
+        };
+        (count > 0 || state == "open").then(|| format!("{} {state}{reasons}", grouped(count)))
+    });
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+fn table(setting: &Setting, host: &HostReport) -> String {
+    // Of an unresolved port the reason is all there is.
+    let shows_reasons = setting.shows_reasons || host.counts.unresolved > 0;
+    let mut head = vec!["port", "state", "service"];
+    head.extend(shows_reasons.then_some("reason"));
+    head.extend(setting.has_banners.then_some("banner"));
+    let mut table = table_of_text(&head);
+    for port in &host.listed {
+        let mut row = vec![
+            format!("{}/tcp", port.port),
+            port.state.name().to_owned(),
+            port.service.clone().unwrap_or_default(),
+        ];
+        row.extend(shows_reasons.then(|| port.reason.clone()));
+        row.extend(
+            setting
+                .has_banners
+                .then(|| port.banner.clone().unwrap_or_default()),
+        );
+        table.add_row(row);
+    }
+    render(&mut table)
+}
