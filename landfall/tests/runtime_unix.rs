@@ -308,6 +308,8 @@ fn a_stream_goes_back_to_the_standard_library_with_what_had_arrived() {
         assert_eq!(bytes(stream.receive().await), b"one");
         peer.write_all(b"two").expect("write");
         let (mut ours, received) = stream.into_std().await.expect("a descriptor");
+        let mode = socket2::SockRef::from(&ours).nonblocking();
+        assert!(!mode.expect("it is open"), "a read of it waits");
         let mut text: Vec<u8> = received.iter().flat_map(|data| data.to_vec()).collect();
         peer.write_all(b"three").expect("write");
         drop(peer);
