@@ -72,6 +72,8 @@ pub use pipes::PipePool;
 /// takes little slows the one that sends it down. When a side ends its sending, that is passed on
 /// after its last byte, and the other direction stays open until its own end.
 ///
+/// Small pieces go at once (`TCP_NODELAY`), as their sender has decided already when to send them.
+///
 /// Anything but such an end is passed on as a reset, so that the other side does not take what it
 /// got for all there was. Unix sockets have no reset to send: there it may look like an end.
 #[derive(Clone, Debug, Default)]

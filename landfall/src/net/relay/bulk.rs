@@ -118,7 +118,7 @@ impl Bulk {
     }
 }
 
-/// Bytes of a large buffer: with twice as many a byte costs no less.
+/// Bytes of a large buffer: between 64 KiB and 256 KiB a byte costs much the same.
 const SIZE: usize = 128 * 1024;
 
 /// Large buffers that there may be, for all relays of one [`Relay`](super::Relay) and its clones; what

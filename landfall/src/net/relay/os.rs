@@ -34,7 +34,7 @@ mod linux {
     use crate::net::os::RESET;
     use crate::net::socket::Socket;
 
-    /// Bytes that a pipe is to hold. The system's own 64 KiB cost a third more processor time per byte,
+    /// Bytes that a pipe is to hold. The system's own 64 KiB cost half as much processor time again per byte,
     /// and more than this it grants to the superuser only (`docs/decisions/0006-relaying.md`).
     const CAPACITY: usize = 1024 * 1024;
 

@@ -8,6 +8,7 @@ use super::direction::{Direction, Failure};
 use super::quiet::Quiet;
 use super::{Relay, RelayCounters, RelayEnd, Side, Start};
 use crate::net::socket::{Owned, Socket};
+use crate::port::{Operation, SocketOption};
 use crate::runtime;
 use crate::runtime::time::timeout;
 
@@ -46,6 +47,11 @@ impl Pair {
     }
 
     async fn pass_on(&self, relay: &Relay, start: Start) -> (RelayEnd, Option<Side>) {
+        for side in [Side::Client, Side::Server] {
+            // Refused, it costs some time, and nothing else.
+            let at_once = Operation::SetOption(SocketOption::NoDelay(true));
+            self.socket(side).begin_unawaited(at_once);
+        }
         let to_server = self.direction(relay, Side::Client, &start.counters);
         let to_client = self.direction(relay, Side::Server, &start.counters);
         let both = Both {
