@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use landfall::net::relay::ZeroCopy;
+use serde::Deserialize;
 
 use super::access::parse_network;
 use super::balance::Balance;
@@ -113,6 +115,10 @@ pub struct Settings {
         env = "LANDFALL_HALF_CLOSE_TIMEOUT"
     )]
     pub half_close_timeout: Limit<Duration>,
+
+    /// Whether bytes go from one socket to the other inside the kernel (Linux)
+    #[arg(long, value_enum, default_value = "auto", env = "LANDFALL_ZERO_COPY")]
+    pub zero_copy: Splicing,
 
     /// End a session of UDP in which no datagram has come or gone for this long
     #[arg(
@@ -232,6 +238,29 @@ impl Settings {
         match self.udp {
             true => "udp",
             false => "tcp",
+        }
+    }
+}
+
+/// Whether bytes go from one socket to the other inside the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Splicing {
+    /// Where there is much to move and a pipe to be had
+    Auto,
+    /// From the first byte; connections for which that cannot be are ended
+    On,
+    /// Never
+    Off,
+}
+
+impl Splicing {
+    /// The library's word for it.
+    pub fn for_relay(self) -> ZeroCopy {
+        match self {
+            Self::Auto => ZeroCopy::Auto,
+            Self::On => ZeroCopy::On,
+            Self::Off => ZeroCopy::Off,
         }
     }
 }

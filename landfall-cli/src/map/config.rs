@@ -21,7 +21,7 @@ use serde::{Deserialize, Deserializer};
 use toml::{Table, Value};
 
 use super::access::parse_network;
-use super::args::{MapArgs, SendProxy, Settings};
+use super::args::{MapArgs, SendProxy, Settings, Splicing};
 use super::balance::Balance;
 use super::mapping::Rule;
 use super::rule::{RuleText, expand, parse_rule};
@@ -136,6 +136,7 @@ struct Overrides {
     idle_timeout: Option<Limit<Duration>>,
     #[serde(deserialize_with = "time_limit")]
     half_close_timeout: Option<Limit<Duration>>,
+    zero_copy: Option<Splicing>,
     #[serde(deserialize_with = "time")]
     udp_timeout: Option<Duration>,
     #[serde(deserialize_with = "count")]
@@ -176,6 +177,7 @@ impl Overrides {
             connect_timeout: self.connect_timeout.unwrap_or(base.connect_timeout),
             idle_timeout: self.idle_timeout.unwrap_or(base.idle_timeout),
             half_close_timeout: self.half_close_timeout.unwrap_or(base.half_close_timeout),
+            zero_copy: self.zero_copy.unwrap_or(base.zero_copy),
             udp_timeout: self.udp_timeout.unwrap_or(base.udp_timeout),
             udp_sessions: self.udp_sessions.unwrap_or(base.udp_sessions),
             max_conns_per_source: self

@@ -116,3 +116,29 @@ fn can_meet_itself(control: &Control, addresses: &[SocketAddr]) -> bool {
 fn has_met_itself(stream: &TcpStream) -> bool {
     matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(peer)) if own == peer)
 }
+
+#[cfg(test)]
+mod tests {
+    use landfall::Runtime;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_to_itself_is_told_from_others() {
+        let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let (own, listener) = (
+            socket().unwrap(),
+            std::net::TcpListener::bind("127.0.0.1:0"),
+        );
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        own.bind(&any.into()).unwrap();
+        // Bound, and connected to where it is bound: what a connect may come to by chance.
+        own.connect(&own.local_addr().unwrap()).unwrap();
+        let address = listener.as_ref().unwrap().local_addr().unwrap();
+        let other = std::net::TcpStream::connect(address).unwrap();
+        Runtime::new().unwrap().block_on(async {
+            assert!(has_met_itself(&TcpStream::from_std(own.into()).unwrap()));
+            assert!(!has_met_itself(&TcpStream::from_std(other).unwrap()));
+        });
+    }
+}

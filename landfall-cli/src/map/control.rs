@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_lock::Semaphore;
 use event_listener::Event;
+use landfall::net::relay::Relay;
 use landfall::runtime::{self, JoinHandle};
 use parking_lot::Mutex;
 
@@ -60,6 +61,10 @@ pub struct Control {
     pub room: Arc<Semaphore>,
     /// The ports that this machine gives to connections.
     pub local_ports: RangeInclusive<u16>,
+    /// What relays have in common: pipes and large buffers.
+    pub relay: Relay,
+    /// Bytes that have gone from one socket to the other inside the kernel.
+    pub zero_copied: AtomicU64,
     /// Accepts that failed.
     pub accept_errors: AtomicU64,
     tasks: Mutex<Tasks>,
@@ -71,7 +76,8 @@ struct Tasks {
     last: u64,
     /// How many have not ended.
     running: u64,
-    handles: HashMap<u64, JoinHandle<()>>,
+    /// Theirs, as soon as they are known.
+    handles: HashMap<u64, Option<JoinHandle<()>>>,
 }
 
 impl Control {
@@ -83,6 +89,8 @@ impl Control {
             total: Arc::default(),
             room: Arc::new(Semaphore::new(room)),
             local_ports,
+            relay: Relay::new(),
+            zero_copied: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
             tasks: Mutex::default(),
             fewer: Event::new(),
@@ -94,17 +102,23 @@ impl Control {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        // Locked until the handle is there: a task that is fast waits with its end for that.
-        let mut tasks = self.tasks.lock();
-        tasks.last += 1;
-        tasks.running += 1;
-        let number = tasks.last;
+        let number = {
+            let mut tasks = self.tasks.lock();
+            tasks.last += 1;
+            tasks.running += 1;
+            let number = tasks.last;
+            tasks.handles.insert(number, None);
+            number
+        };
         let guard = TaskGuard {
             control: Arc::clone(self),
             number,
         };
+        // With the lock open, which the task's end takes: it may be over before this returns.
         let handle = runtime::spawn(task(guard));
-        tasks.handles.insert(number, handle);
+        if let Some(place) = self.tasks.lock().handles.get_mut(&number) {
+            *place = Some(handle);
+        }
     }
 
     /// A client has not got through to a target.
@@ -150,8 +164,9 @@ impl Control {
     pub fn cut(&self) -> u64 {
         let handles = std::mem::take(&mut self.tasks.lock().handles);
         let cut = handles.len() as u64;
-        // With the lock open, which their ends take.
-        handles.into_values().for_each(|mut handle| handle.abort());
+        for mut handle in handles.into_values().flatten() {
+            handle.abort();
+        }
         cut
     }
 }

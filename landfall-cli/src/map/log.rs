@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use landfall::net::relay::{RelayEnd, Relayed, Side};
+use landfall::net::relay::{RelayEnd, Side};
 
 /// How a connection ended: the first letter says who ended it, the second what it was doing.
 pub mod state {
@@ -19,7 +19,8 @@ pub mod state {
     /// No target let itself be connected to; in time.
     pub const NO_TARGET: &str = "SC";
     pub const CONNECT_TIMEOUT: &str = "sC";
-    /// This machine had no descriptor, port or memory left for the connection to a target.
+    /// This machine had no descriptor, port or memory left for the connection to a target, or no
+    /// zero copy where that was asked for.
     pub const NO_RESOURCE: &str = "RC";
     /// The mapper ended before the connection did, at once or at the end of `--drain-timeout`.
     pub const KILLED_CONNECTING: &str = "KC";
@@ -33,9 +34,9 @@ pub mod state {
     pub const SERVER_SILENT: &str = "sD";
 }
 
-/// The letters for the end of a relay.
-pub fn state_of(relayed: &Relayed) -> &'static str {
-    match (&relayed.end, relayed.first_end) {
+/// The letters for the end of a relay, and for the side that has ended its sending first.
+pub fn state_of(end: &RelayEnd, first_end: Option<Side>) -> &'static str {
+    match (end, first_end) {
         (RelayEnd::Finished, _) => state::DONE,
         (RelayEnd::Failed { side, .. }, first) => match (side, first) {
             (Side::Client, Some(Side::Server)) => state::CLIENT_CUT_AT_THE_END,
@@ -46,6 +47,7 @@ pub fn state_of(relayed: &Relayed) -> &'static str {
         (RelayEnd::HalfCloseTimeout { open: Side::Client } | RelayEnd::Idle, _) => {
             state::CLIENT_SILENT
         }
+        (RelayEnd::NoZeroCopy { .. }, _) => state::NO_RESOURCE,
         // The library may come to know more ends.
         (_, _) => state::KILLED,
     }
@@ -131,6 +133,41 @@ impl fmt::Display for Stamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn failed(side: Side) -> RelayEnd {
+        RelayEnd::Failed {
+            side,
+            receiving: true,
+            error: std::io::ErrorKind::ConnectionReset.into(),
+        }
+    }
+
+    #[test]
+    fn every_end_has_its_letters() {
+        let (client, server) = (Side::Client, Side::Server);
+        let ends = [
+            (RelayEnd::Finished, Some(client), "--"),
+            (failed(client), None, "CD"),
+            (failed(client), Some(client), "CD"),
+            (failed(client), Some(server), "CL"),
+            (failed(server), None, "SD"),
+            (failed(server), Some(client), "SD"),
+            (RelayEnd::Idle, None, "cD"),
+            (
+                RelayEnd::HalfCloseTimeout { open: server },
+                Some(client),
+                "sD",
+            ),
+            (
+                RelayEnd::HalfCloseTimeout { open: client },
+                Some(server),
+                "cD",
+            ),
+        ];
+        for (end, first, letters) in ends {
+            assert_eq!(state_of(&end, first), letters, "{end:?}, {first:?}");
+        }
+    }
 
     fn line() -> Line<'static> {
         Line {

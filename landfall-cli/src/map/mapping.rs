@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::access::{AccessList, SourceGuard, Sources};
-use super::args::{SendProxy, Settings};
+use super::args::{SendProxy, Settings, Splicing};
 use super::rule::RuleText;
 use super::targets::{Counters, Targets};
+use crate::system::HAS_ZERO_COPY;
 
 /// A rule as it is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,9 @@ impl Rule {
             }
             () if settings.udp && settings.check => {
                 "--check connects, which is for TCP: leave out --udp, or the checks"
+            }
+            () if settings.zero_copy == Splicing::On && !HAS_ZERO_COPY => {
+                "--zero-copy on cannot be had on this system: leave it to `auto`"
             }
             () if settings.udp_timeout.is_zero() => {
                 "--udp-timeout 0s leaves clients no time at all: give them some, as in 60s"

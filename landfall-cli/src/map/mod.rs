@@ -75,7 +75,8 @@ fn map(args: &MapArgs, messages: &Log) -> Result<Exit, Failure> {
     let descriptor_limit = limits::raise_descriptor_limit();
     let runtime = args.runtime.build()?;
     let room = room_for(args, rules.len() as u64, &runtime, descriptor_limit)?;
-    let local_ports = LocalPorts::read()?.range().clone();
+    // Where the system does not tell, it may be any.
+    let local_ports = LocalPorts::read().map_or(1..=u16::MAX, |ports| ports.range().clone());
     let control = Arc::new(Control::new(messages.clone(), log, room, local_ports));
     let setting = Setting {
         args,
@@ -178,6 +179,7 @@ impl Mapper<'_> {
         }
         self.front.close();
         self.drain(stop).await;
+        self.course.zero_copied = self.control.zero_copied.load(Ordering::Relaxed);
         self.course.accept_errors = self.control.accept_errors.load(Ordering::Relaxed);
         Ok(())
     }

@@ -41,6 +41,8 @@ pub struct MapReport {
     /// What all rules together have done, those of before a reload as well.
     #[serde(flatten)]
     pub total: Figures,
+    /// How many of the bytes went by zero copy.
+    pub zero_copied_bytes: u64,
     /// Connections cut off at the end of `--drain-timeout`, or by a second signal.
     pub cut_off: u64,
     /// Accepts that failed, for want of descriptors or memory as a rule.
@@ -124,6 +126,8 @@ pub struct Setting<'a> {
 pub struct Course {
     /// Reloads that took place, and those that did not.
     pub reloads: [u64; 2],
+    /// Bytes that went by zero copy.
+    pub zero_copied: u64,
     /// Connections cut off.
     pub cut_off: u64,
     /// Accepts that failed.
@@ -181,6 +185,7 @@ impl MapReport {
             workers: args.runtime.workers,
             concurrency: args.runtime.concurrency,
             total: front.total().into(),
+            zero_copied_bytes: course.zero_copied,
             cut_off: course.cut_off,
             accept_errors: course.accept_errors,
             reloads,
@@ -229,6 +234,9 @@ impl Report for MapReport {
         let bytes = |count| format!("{} bytes", grouped(count));
         row("to targets", bytes(self.total.to_server_bytes));
         row("to clients", bytes(self.total.to_client_bytes));
+        if self.zero_copied_bytes > 0 {
+            row("by zero copy", bytes(self.zero_copied_bytes));
+        }
         for rule in self.rules.iter().take(MOST_SHOWN) {
             row(&format!("{} ({})", rule.name, rule.protocol), rule.shown());
         }

@@ -3,12 +3,13 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_lock::SemaphoreGuardArc;
 use landfall::buffer::Buffer;
 use landfall::net::TcpStream;
-use landfall::net::relay::{Relay, RelayCounters, Start};
+use landfall::net::relay::{RelayCounters, Start};
 
 use super::access::{SourceGuard, any_contains};
 use super::args::Settings;
@@ -204,7 +205,11 @@ impl Session {
             self.state = state::CLIENT_CUT;
             return;
         };
-        let relay = Relay::new()
+        let relay = self
+            .control
+            .relay
+            .clone()
+            .zero_copy(settings.zero_copy.for_relay())
             .idle_timeout(settings.idle_timeout.0)
             .half_close_timeout(settings.half_close_timeout.0);
         let start = Start {
@@ -213,7 +218,7 @@ impl Session {
             ..Start::default()
         };
         let relayed = relay.run_from(start, client, server).await;
-        self.state = state_of(&relayed);
+        self.state = state_of(&relayed.end, relayed.first_end);
     }
 }
 
@@ -221,6 +226,9 @@ impl Drop for Session {
     fn drop(&mut self) {
         let to_server = self.relayed.to_server() + self.datagrams[0];
         let to_client = self.relayed.to_client() + self.datagrams[1];
+        self.control
+            .zero_copied
+            .fetch_add(self.relayed.spliced(), Ordering::Relaxed);
         let target = self.target.as_deref();
         for counters in [&self.control.total, &self.mapping.counters]
             .into_iter()
