@@ -158,7 +158,9 @@ fn hashing(mut stream: TcpStream) {
 /// Sends bytes, ends its sending, and waits for the hash: many times.
 fn half_close(mode: &str, megabytes: usize, times: usize) {
     let (mapper, address) = map(&[&rule(&[&target(hashing)]), "--zero-copy", mode]);
-    let bytes: Vec<u8> = (0..megabytes << 20).map(|n| (n * 31 >> 7) as u8).collect();
+    let bytes: Vec<u8> = (0..megabytes << 20)
+        .map(|n| ((n * 31) >> 7) as u8)
+        .collect();
     for time in 0..times {
         let mut stream = connect(&address);
         stream.write_all(&bytes).unwrap();

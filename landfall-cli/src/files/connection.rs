@@ -1,7 +1,7 @@
 //! One connection: requests come, answers go in the same order.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -22,9 +22,6 @@ use crate::units::ByteRate;
 
 /// Answers that are kept to go together, in bytes. Behind the last of them, one more file is read.
 const MOST_TOGETHER: usize = 64 * 1024;
-
-/// Sent to wait until a client takes more, in bytes.
-const TO_WAIT: u64 = 4096;
 
 /// What is read and thrown away, in bytes, of a client that was refused and goes on sending.
 const MOST_THROWN_AWAY: usize = 256 * 1024;
@@ -299,17 +296,16 @@ impl Session {
             let more = self
                 .connection
                 .try_send_file(file, offset + sent, length - sent);
-            sent += match more {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                more => more?,
-            };
-            // Goes once the client has taken some, and then much more will at once.
-            let few = read_few(file, offset + sent, length - sent)?;
-            if few.is_empty() {
-                break;
+            match more {
+                Ok(0) => break,
+                Ok(more) => sent += more,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
             }
-            sent += few.len() as u64;
-            self.connection.send(few).await?;
+            if sent < length {
+                // It waits for a slow client, and lets others have their turn before a quick one.
+                self.connection.writable().await?;
+            }
         }
         Ok(sent)
     }
@@ -362,15 +358,4 @@ impl Session {
             self.service.site.log.detail(access);
         }
     }
-}
-
-/// The next few bytes that are left of a file; none where it ends.
-fn read_few(mut file: &File, offset: u64, left: u64) -> io::Result<Vec<u8>> {
-    let mut few = Vec::new();
-    if left > 0 {
-        file.seek(SeekFrom::Start(offset))?;
-        few.reserve_exact(TO_WAIT as usize);
-        file.take(left.min(TO_WAIT)).read_to_end(&mut few)?;
-    }
-    Ok(few)
 }

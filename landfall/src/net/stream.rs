@@ -210,7 +210,20 @@ impl<F: Family> Stream<F> {
     /// waits for the peer, takes 2 MiB at most, so that other tasks get their turn between two calls,
     /// and may wait for the disk. For the [idle timeout](Self::set_idle_timeout) what goes is traffic.
     ///
-    /// To wait until the system takes more, [`send`](Self::send) the next few kilobytes.
+    /// ```no_run
+    /// # use std::{fs::File, io};
+    /// # async fn send(stream: &mut landfall::net::TcpStream, file: &File, length: u64) -> io::Result<()> {
+    /// let mut offset = 0;
+    /// while offset < length {
+    ///     match stream.try_send_file(file, offset, length - offset) {
+    ///         Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+    ///         Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+    ///         sent => offset += sent?,
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// For the length of the call the socket's own mode is `O_NONBLOCK`, which other descriptors of it
     /// show, and afterwards it is not. In a program that does not ignore `SIGPIPE`, as Rust's do, a
@@ -230,6 +243,16 @@ impl<F: Family> Stream<F> {
         length: u64,
     ) -> io::Result<u64> {
         self.socket.try_send_file(file, offset, length)
+    }
+
+    /// Waits until the system takes more to send, after all that has been given to send. For what goes
+    /// [past the port](Self::try_send_file); `send` waits by itself.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send); [`Unsupported`](io::ErrorKind::Unsupported) on Windows.
+    pub fn writable(&mut self) -> impl Future<Output = io::Result<()>> + Send + '_ {
+        SendAll(self.socket.call(Operation::WaitWritable))
     }
 
     /// Shuts one or both directions down, after what has been given to send. The peer then
