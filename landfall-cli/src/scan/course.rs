@@ -114,9 +114,8 @@ impl Scan {
             future::or(round.run(&self.prober), obey).await;
             self.report(&round, setting, services, outputs, &mut outcome)?;
         }
-        let course = self.course.lock();
         outcome.interrupted = stop.drain().is_some();
-        outcome.counts.not_scanned = course.total - course.settled;
+        outcome.counts.not_scanned = self.course.lock().total - outcome.counts.scanned();
         Ok(outcome)
     }
 

@@ -6,6 +6,8 @@ mod hosts;
 mod order;
 mod ports;
 mod probe;
+#[cfg(test)]
+mod properties;
 mod report;
 mod round;
 mod targets;

@@ -17,6 +17,10 @@ use crate::units::Rate;
 const LOCAL_RETRIES: u32 = 10;
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 
+/// By how much the end of a timeout may come late, in parts of it. Later than that, this process was
+/// kept from running, and an answer may have been there in time without being seen.
+const LATE: u32 = 4;
+
 /// How much of a banner is kept, in bytes.
 pub const BANNER_BYTES: usize = 256;
 
@@ -26,6 +30,7 @@ pub struct Prober {
     /// How many connects are under way.
     pub window: Window,
     options: ConnectOptions,
+    timeout: Duration,
     retries: u32,
     rate: Option<Rate>,
     banner_time: Option<Duration>,
@@ -42,14 +47,17 @@ pub struct Prober {
 pub struct Finding {
     /// Its state and the reason.
     pub verdict: Verdict,
+    /// How long the answer took, if there was one.
+    pub answered_in: Option<Duration>,
     /// What it sent unasked; empty if that was not waited for.
     pub banner: Vec<u8>,
 }
 
-impl From<Verdict> for Finding {
-    fn from(verdict: Verdict) -> Self {
+impl Finding {
+    fn new(verdict: Verdict, answered_in: Option<Duration>) -> Self {
         Self {
             verdict,
+            answered_in,
             banner: Vec::new(),
         }
     }
@@ -61,6 +69,7 @@ impl Prober {
         Self {
             window,
             options: ConnectOptions::new().timeout(timeout),
+            timeout,
             retries,
             rate: None,
             banner_time: None,
@@ -112,8 +121,11 @@ impl Prober {
         loop {
             self.wait_for_turn().await;
             let began = Instant::now();
-            let verdict = match self.options.connect(address).await {
+            let connected = self.options.connect(address).await;
+            let took = began.elapsed();
+            let verdict = match connected {
                 Ok(stream) if is_to_itself(&stream, address) => {
+                    let stream = Self::to_be_reset(stream).await;
                     if to_itself.replace(stream).is_none() {
                         continue;
                     }
@@ -121,29 +133,28 @@ impl Prober {
                 }
                 Ok(stream) => {
                     self.note_answer(unanswered, began);
-                    return self.open(stream).await;
+                    return self.open(stream, took).await;
                 }
                 Err(error) => Verdict::of_error(&error),
             };
-            if verdict == Verdict::NoResponse && unanswered < self.retries {
-                unanswered += 1;
-            } else if verdict.is_local_limit() {
+            let was_late =
+                verdict == Verdict::NoResponse && took > self.timeout + self.timeout / LATE;
+            if (was_late || verdict.is_local_limit()) && to_itself.is_some() {
+                // There is no other port. But then this one was free, so nobody listens there.
+                return Finding::new(Verdict::SelfConnect, None);
+            }
+            if (was_late || verdict.is_local_limit()) && local_failures < LOCAL_RETRIES {
                 self.local_failures.fetch_add(1, Relaxed);
                 self.window.shrink(began);
-                if to_itself.is_some() {
-                    // There is no other port. But then this one was free, so nobody listens there.
-                    return Verdict::SelfConnect.into();
-                }
-                if local_failures == LOCAL_RETRIES {
-                    return verdict.into();
-                }
                 sleep(FIRST_WAIT * (1 << local_failures)).await;
                 local_failures += 1;
+            } else if verdict == Verdict::NoResponse && unanswered < self.retries {
+                unanswered += 1;
+            } else if verdict.state() == State::Closed {
+                self.note_answer(unanswered, began);
+                return Finding::new(verdict, Some(took));
             } else {
-                if verdict.state() == State::Closed {
-                    self.note_answer(unanswered, began);
-                }
-                return verdict.into();
+                return Finding::new(verdict, None);
             }
         }
     }
@@ -162,20 +173,26 @@ impl Prober {
         }
     }
 
-    /// Takes what an open port says, if that is wanted, and closes the connection. One that nothing
-    /// was received from is reset, so that its port does not linger in `TIME_WAIT`; who was listened
-    /// to gets an orderly end.
-    async fn open(&self, mut stream: TcpStream) -> Finding {
+    /// Has a connection reset when it is dropped, so that its port does not linger in `TIME_WAIT`. A
+    /// failure leaves an orderly end, which does as well.
+    async fn to_be_reset(mut stream: TcpStream) -> TcpStream {
+        let _ = stream.set_linger(Some(Duration::ZERO)).await;
+        stream
+    }
+
+    /// Takes what an open port says, if that is wanted, and closes the connection: with a reset if
+    /// nothing was to be received; who was listened to gets an orderly end.
+    async fn open(&self, mut stream: TcpStream, took: Duration) -> Finding {
         let Some(time) = self.banner_time else {
-            // A failure leaves an orderly end, which does as well.
-            let _ = stream.set_linger(Some(Duration::ZERO)).await;
-            return Verdict::SynAck.into();
+            drop(Self::to_be_reset(stream).await);
+            return Finding::new(Verdict::SynAck, Some(took));
         };
         let mut banner = Vec::new();
         // Neither silence nor an early end is a failure.
         let _ = timeout(time, receive_banner(&mut stream, &mut banner)).await;
         Finding {
             verdict: Verdict::SynAck,
+            answered_in: Some(took),
             banner,
         }
     }

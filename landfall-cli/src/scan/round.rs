@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::time::Duration;
 
 use event_listener::Event;
 use landfall::runtime::spawn;
@@ -16,7 +17,7 @@ use super::hosts::Host;
 use super::order::Order;
 use super::probe::{BANNER_BYTES, Finding, Prober};
 use super::verdict::{State, Verdict};
-use super::window::Course;
+use super::window::{Course, Pace};
 
 /// How many ports of hosts one round has at most; never less than one host. Two mebibytes.
 const MOST_PAIRS: u64 = 1 << 20;
@@ -43,6 +44,8 @@ pub struct Round {
     given: AtomicU64,
     /// The code of what is known, 0 for nothing yet, of each port of each host in turn.
     verdicts: Vec<AtomicU16>,
+    /// How long the fastest answer of each host took, in nanoseconds.
+    fastest: Vec<AtomicU64>,
     banners: Mutex<BTreeMap<u64, Vec<u8>>>,
     settled: AtomicU64,
     open: AtomicU64,
@@ -64,6 +67,7 @@ impl Round {
     pub fn new(hosts: Vec<Host>, ports: Arc<[u16]>, seed: u64) -> Self {
         let pairs = hosts.len() as u64 * ports.len() as u64;
         Self {
+            fastest: hosts.iter().map(|_| AtomicU64::new(u64::MAX)).collect(),
             hosts,
             ports,
             order: Order::new(pairs, seed),
@@ -144,8 +148,9 @@ impl Round {
                 return;
             };
             let finding = prober.probe(self.address(pair)).await;
+            let pace = finding.answered_in.map(|took| self.pace(pair, took));
             self.record(pair, finding);
-            match prober.window.settled() {
+            match prober.window.settled(pace) {
                 Course::GoOn => {}
                 Course::GoOnWithAnother if self.has_more() => {
                     self.begin_another(prober);
@@ -165,6 +170,16 @@ impl Round {
         let ports = self.ports.len();
         let (host, port) = (pair as usize / ports, pair as usize % ports);
         SocketAddr::new(self.hosts[host].address, self.ports[port])
+    }
+
+    fn pace(&self, pair: u64, took: Duration) -> Pace {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let host = pair as usize / self.ports.len();
+        let before = self.fastest[host].fetch_min(nanos, Ordering::Relaxed);
+        Pace {
+            took,
+            fastest: Duration::from_nanos(before.min(nanos)),
+        }
     }
 
     fn record(&self, pair: u64, finding: Finding) {

@@ -144,6 +144,11 @@ impl Counts {
         } += 1;
     }
 
+    /// How many there are that were tried.
+    pub fn scanned(&self) -> u64 {
+        self.open + self.closed + self.filtered + self.unresolved
+    }
+
     /// Adds those of another host.
     pub fn add_all(&mut self, other: &Self) {
         self.open += other.open;

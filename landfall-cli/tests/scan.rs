@@ -1,0 +1,476 @@
+//! `landfall scan`: the ports that are open and no others, whatever this machine runs out of.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use support::{Running, landfall, run};
+
+/// A directory of its own for a test's files, removed when dropped.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("scan-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("UTF-8").to_owned()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs a shell script in a network of its own, where nobody else listens.
+fn in_own_network(script: &str) -> Running {
+    let mut command = Command::new("unshare");
+    command.args([
+        "--map-root-user",
+        "--net",
+        "sh",
+        "-ec",
+        &format!("ip link set lo up\n{script}"),
+    ]);
+    command.env("LANDFALL", env!("CARGO_BIN_EXE_landfall"));
+    Running::start(command)
+}
+
+/// Forty servers of our own network, on ports all over the range, and what follows them there.
+fn beside_forty_servers(script: &str) -> Running {
+    in_own_network(&format!(
+        "listening=$(mktemp)
+        set -- $(for i in $(seq 1 40); do echo 127.0.0.1:$((i * 1600)); done)
+        \"$LANDFALL\" serve \"$@\" --discard -q >$listening &
+        server=$!
+        trap 'kill $server; wait $server || true; rm $listening' EXIT
+        until [ \"$(wc -l <$listening)\" = 40 ]; do sleep 0.02; done
+        {script}"
+    ))
+}
+
+fn forty() -> BTreeSet<u64> {
+    (1..=40).map(|i| i * 1600).collect()
+}
+
+fn open_ports(scan: &Value) -> BTreeSet<u64> {
+    let ports = scan["hosts"][0]["ports"].as_array().expect("a list");
+    ports
+        .iter()
+        .inspect(|port| assert_eq!(port["state"], "open", "{scan}"))
+        .map(|port| port["port"].as_u64().expect("a number"))
+        .collect()
+}
+
+/// Asserts that so many scans, each a line of JSON, all found the forty and nothing else.
+#[track_caller]
+fn expect_forty(stdout: &str, times: usize) {
+    let scans: Vec<Value> = stdout
+        .lines()
+        .filter(|line| line.starts_with("{\"command\":\"scan\""))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(scans.len(), times, "{stdout}");
+    for scan in scans {
+        assert_eq!(open_ports(&scan), forty(), "{scan}");
+        assert_eq!(
+            (&scan["closed"], &scan["filtered"], &scan["unresolved"]),
+            (&65_495.into(), &0.into(), &0.into()),
+            "{scan}"
+        );
+        assert_eq!(scan["exit_code"], 0);
+    }
+}
+
+#[test]
+fn forty_servers_are_found_among_all_ports_every_time() {
+    let script = "for i in 1 2 3; do \"$LANDFALL\" scan 127.0.0.1 -p - --json -q; done";
+    let outcome = beside_forty_servers(script).finish().expect_code(0);
+    expect_forty(&outcome.stdout, 3);
+}
+
+#[test]
+fn with_few_descriptors_the_same_is_found() {
+    for driver in ["auto", "poll"] {
+        let script = format!(
+            "ulimit -n 64; for i in 1 2; do
+                \"$LANDFALL\" scan 127.0.0.1 -p - --driver {driver} --json -q; done"
+        );
+        let outcome = beside_forty_servers(&script).finish().expect_code(0);
+        expect_forty(&outcome.stdout, 2);
+    }
+}
+
+#[test]
+fn nmap_finds_the_same_and_its_tools_take_our_xml() {
+    let directory = Directory::new("nmap");
+    let [ours, theirs, copy] = ["ours", "theirs", "copy"].map(|name| directory.file(name));
+    let script = format!(
+        "\"$LANDFALL\" scan 127.0.0.1 -p - -oX {ours}.xml -oG {ours}.gnmap -q >/dev/null
+        nmap -n -sT -p- -oX {theirs}.xml -oG {theirs}.gnmap 127.0.0.1 >/dev/null
+        ndiff {ours}.xml {theirs}.xml || test $? = 1
+        sed 's/scanner=\"landfall\"/scanner=\"nmap\"/' {ours}.xml >{copy}.xml
+        xmllint --noout --dtdvalid /usr/share/nmap/nmap.dtd {copy}.xml"
+    );
+    beside_forty_servers(&script).finish().expect_code(0);
+    let ports = |path: &str| {
+        let text = fs::read_to_string(format!("{path}.gnmap")).unwrap();
+        let line = text
+            .lines()
+            .find(|line| line.contains("Ports:"))
+            .unwrap()
+            .to_owned();
+        // Names of services come from another list.
+        let states = |ports: &str| -> Vec<String> {
+            ports
+                .split(", ")
+                .map(|port| port.splitn(5, '/').take(4).collect::<Vec<_>>().join("/"))
+                .collect()
+        };
+        let fields: Vec<_> = line.split('\t').map(str::to_owned).collect();
+        (states(&fields[1]), fields[0].clone(), fields[2..].to_vec())
+    };
+    let (ours, theirs) = (ports(&ours), ports(&theirs));
+    assert_eq!(ours, theirs);
+    assert_eq!(ours.0.len(), 40);
+}
+
+#[test]
+fn a_silent_network_an_unreachable_and_a_forbidden_one_are_told_apart() {
+    // Nothing answers behind a dummy interface, and nothing asks for addresses there.
+    let script = "ip link add silent type dummy
+        ip link set silent up
+        ip address add 10.8.0.1/24 dev silent
+        ip route add unreachable 10.9.0.0/24
+        ip route add prohibit 10.10.0.0/24
+        exec \"$LANDFALL\" scan 10.8.0.2 10.9.0.1 10.10.0.1 10.11.0.1 127.0.0.1 -p 22,80 \
+            --all-states --timeout 200ms --json";
+    let json = in_own_network(script).finish().expect_code(0).json();
+    let reasons: Vec<_> = json["hosts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|host| host["ports"].as_array().unwrap())
+        .map(|port| {
+            (
+                port["state"].as_str().unwrap(),
+                port["reason"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    let expected = [
+        ("filtered", "no-response"),
+        ("filtered", "host-unreach"),
+        ("filtered", "admin-prohibited"),
+        ("filtered", "net-unreach"),
+        ("closed", "conn-refused"),
+    ];
+    assert_eq!(reasons, expected.map(|pair| [pair; 2]).concat(), "{json}");
+    // The silent host was asked twice for each port.
+    assert_eq!(json["connects"], 12);
+}
+
+#[test]
+fn a_port_is_never_called_closed_for_want_of_a_local_port() {
+    // The only port that connects can come from is taken.
+    let script = "\"$LANDFALL\" serve 0.0.0.0:40000 -q >/dev/null &
+        trap \"kill $!; wait\" EXIT
+        echo 40000 40000 >/proc/sys/net/ipv4/ip_local_port_range
+        until grep -q :9C40 /proc/net/tcp; do sleep 0.02; done
+        \"$LANDFALL\" scan 127.0.0.1 -p 80,81 --json";
+    let outcome = in_own_network(script)
+        .finish()
+        .expect_code(4)
+        .expect_message(&["2 ports unresolved", "EADDRNOTAVAIL", "--concurrency"]);
+    let json = outcome.json();
+    assert_eq!(
+        (&json["unresolved"], &json["closed"]),
+        (&2.into(), &0.into())
+    );
+    assert_eq!(
+        json["hosts"][0]["ports"][0]["reason"], "EADDRNOTAVAIL",
+        "{json}"
+    );
+}
+
+#[test]
+fn a_connection_to_itself_is_not_an_open_port() {
+    // Nobody listens, and what is scanned are all the ports the system can pick for our end.
+    for range in ["40000 40001", "40000 40000"] {
+        let script = format!(
+            "echo {range} >/proc/sys/net/ipv4/ip_local_port_range
+            for i in 1 2 3 4 5; do
+                \"$LANDFALL\" scan 127.0.0.1 -p 40000,40001 --json -q --seed $i
+            done"
+        );
+        let outcome = in_own_network(&script).finish().expect_code(0);
+        for line in outcome.stdout.lines() {
+            let scan: Value = serde_json::from_str(line).unwrap();
+            assert_eq!(
+                (&scan["closed"], &scan["open"]),
+                (&2.into(), &0.into()),
+                "{scan}"
+            );
+        }
+    }
+}
+
+/// A server that says this to each that comes, on a port of the system's choice.
+fn talker(words: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.unwrap().write_all(words);
+        }
+    });
+    port
+}
+
+#[test]
+fn a_banner_is_shown_with_what_is_not_text_escaped() {
+    let (polite, rude) = (talker(b"220 hello <&>\r\n"), talker(b"\x1b[2J\x00"));
+    let ports = format!("{polite},{rude}");
+    let scan = |form: &str| {
+        let banner = ["scan", "127.0.0.1", "-p", &ports, "--banner", "-q"];
+        run(&[&banner[..], &[form, "-"]].concat())
+            .expect_code(0)
+            .stdout
+    };
+    let xml = scan("-oX");
+    assert!(
+        xml.contains(r#"<script id="banner" output="220 hello &lt;&amp;&gt;\r\n"/>"#),
+        "{xml}"
+    );
+    assert!(xml.contains(r#"output="\x1b[2J\x00""#), "{xml}");
+    let csv = scan("-oC");
+    let line = format!(r"127.0.0.1,,{polite},tcp,open,syn-ack,,220 hello <&>\r\n");
+    assert!(csv.lines().any(|other| other == line), "{csv}");
+}
+
+#[test]
+fn a_silent_port_costs_a_banner_scan_its_time_and_no_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    let banner = ["--banner", "--banner-time", "100ms", "--json"];
+    let outcome = run(&[&["scan", "127.0.0.1", "-p", &port], &banner[..]].concat());
+    let json = outcome.expect_code(0).json();
+    assert_eq!(json["hosts"][0]["ports"][0]["state"], "open", "{json}");
+    assert!(json["elapsed_seconds"].as_f64().unwrap() >= 0.1, "{json}");
+}
+
+#[test]
+fn an_open_port_is_reset_and_no_port_lingers() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    run(&["scan", "127.0.0.1", "-p", &port, "--json"]).expect_code(0);
+    let (mut stream, _) = listener.accept().unwrap();
+    let error = std::io::Read::read(&mut stream, &mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn targets_and_ports_are_found_wherever_they_are_given() {
+    let directory = Directory::new("targets");
+    let (list, leave_out) = (directory.file("list"), directory.file("leave-out"));
+    fs::write(&list, "127.0.1.0/29 # eight\n\n127.0.2-3.1,7\n").unwrap();
+    fs::write(&leave_out, "127.0.1.4/30").unwrap();
+    let mut command = landfall(&[
+        "scan",
+        "-iL",
+        &list,
+        "--exclude-file",
+        &leave_out,
+        "--exclude",
+        "127.0.1.0,127.0.3.7",
+        "-p",
+        "7-9,discard",
+        "--exclude-ports",
+        "8",
+        "--all-states",
+        "--json",
+    ]);
+    command.env("LANDFALL_TARGETS", "::1 localhost 127.0.0.1");
+    let json = Running::start(command).finish().expect_code(0).json();
+    let addresses: Vec<_> = json["hosts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|host| host["address"].as_str().unwrap())
+        .collect();
+    let expected = [
+        "::1",
+        "127.0.0.1",
+        "127.0.1.1",
+        "127.0.1.2",
+        "127.0.1.3",
+        "127.0.2.1",
+        "127.0.2.7",
+        "127.0.3.1",
+    ];
+    assert_eq!(addresses, expected);
+    assert_eq!(
+        (&json["ports"], &json["hosts"][1]["name"]),
+        (&"7,9".into(), &"localhost".into())
+    );
+    assert_eq!(json["hosts"][0]["ports"][1]["service"], "discard");
+}
+
+#[test]
+fn a_rate_is_kept() {
+    let outcome = run(&[
+        "scan",
+        "127.0.0.1",
+        "-p",
+        "1-50",
+        "--rate",
+        "100/s",
+        "--json",
+    ])
+    .expect_code(0);
+    let elapsed = outcome.json()["elapsed_seconds"].as_f64().unwrap();
+    assert!(elapsed >= 0.49, "{elapsed}");
+}
+
+#[test]
+fn a_signal_ends_it_with_what_is_known() {
+    let script = "ip link add silent type dummy
+        ip link set silent up
+        ip address add 10.8.0.1/16 dev silent
+        exec \"$LANDFALL\" scan 127.0.0.1 10.8.1.0/28 -p 1-1000 --timeout 1m --seed 1 --json";
+    let mut scan = in_own_network(script);
+    scan.stderr_after("scanning: ");
+    scan.signal(Signal::INT);
+    let outcome = scan.finish().expect_code(0);
+    let json = outcome.json();
+    assert_eq!(json["interrupted"], true);
+    let [closed, left] = ["closed", "not_scanned"].map(|key| json[key].as_u64().unwrap());
+    assert!(closed > 0 && closed + left == 17_000, "{json}");
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_a_reason() {
+    let missing = "/nowhere/list";
+    let wrong: &[(&[&str], &str)] = &[
+        (&["scan"], "name a target"),
+        (&["scan", "127.0.0.1", "-p", "U:53"], "connect scan"),
+        (&["scan", "127.0.0.1", "-p", "0"], "port 0"),
+        (
+            &["scan", "127.0.0.1", "-p", "80", "--exclude-ports", "-"],
+            "no port is left",
+        ),
+        (&["scan", "127.0.0.1", "--top", "10000"], "--top 10000"),
+        (
+            &["scan", "127.0.0.1", "--timeout", "5"],
+            "5ms for milliseconds",
+        ),
+        (&["scan", "127.0.0.1", "--timeout", "0s"], "no time at all"),
+        (&["scan", "127.0.0.1/8/8"], "prefix length"),
+        (&["scan", "10.0.0.300"], "0 to 255"),
+        (&["scan", "::/1"], "at least 96"),
+        (&["scan", "-iL", missing], missing),
+        (
+            &["scan", "127.0.0.1", "-oX", "/nowhere/scan.xml"],
+            "cannot create -oX",
+        ),
+        (&["scan", "127.0.0.1", "-oX", "-", "-oG", "-"], "one form"),
+        (&["scan", "127.0.0.1", "--json", "-oG", "-"], "one form"),
+    ];
+    for (args, message) in wrong {
+        run(args).expect_code(2).expect_message(&[message]);
+    }
+    run(&["scan", "name.invalid"])
+        .expect_code(1)
+        .expect_message(&["name.invalid"]);
+}
+
+#[test]
+fn nothing_open_is_no_failure() {
+    let port = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().port()
+    };
+    let outcome = run(&["scan", "127.0.0.1", "-p", &port.to_string()]).expect_code(0);
+    assert!(
+        outcome.stdout.contains("0 open, 1 closed (conn-refused)"),
+        "{outcome:?}"
+    );
+    assert!(TcpStream::connect(("127.0.0.1", port)).is_err());
+}
+
+/// The programs that are compared, each with the shell command that leaves its open ports in a file.
+const SCANNERS: [(&str, &str); 4] = [
+    (
+        "landfall",
+        "\"$LANDFALL\" scan 127.0.0.1 -p - -q -oC - | cut -d, -f3 | grep -v port",
+    ),
+    (
+        "landfall, ulimit -n 64",
+        "(ulimit -n 64; \"$LANDFALL\" scan 127.0.0.1 -p - -q -oC -) | cut -d, -f3 | grep -v port",
+    ),
+    (
+        "nmap",
+        "nmap -n -sT -p- -oG - 127.0.0.1 | tr ', ' '\\n\\n' | grep /open/ | sed 's|.*:||; s|/.*||'",
+    ),
+    (
+        "rustscan",
+        "rustscan -a 127.0.0.1 -r 1-65535 -g --no-banner | tr -dc '0-9,[' | sed 's/.*\\[//' | tr , '\\n'",
+    ),
+];
+
+/// Only with a release build, by hand, and with nothing else to do for the machine:
+/// `cargo test --release -p landfall-cli --test scan -- --ignored --nocapture`.
+#[test]
+#[ignore = "compares wall times, which takes a quiet machine and some minutes"]
+fn twenty_times_of_twenty_the_same_is_found_and_sooner_than_by_others() {
+    let is_there = |program: &str| {
+        let look = format!("command -v {program}");
+        let status = Command::new("sh").args(["-c", &look]).status();
+        program.starts_with("landfall") || status.is_ok_and(|status| status.success())
+    };
+    let scanners: Vec<_> = SCANNERS.iter().filter(|(name, _)| is_there(name)).collect();
+    let mut times: Vec<Vec<u64>> = vec![Vec::new(); scanners.len()];
+    for round in 0..20 {
+        // Forwards and backwards in turn.
+        let mut order: Vec<_> = (0..scanners.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for place in order {
+            let (name, command) = scanners[place];
+            let script = format!(
+                "began=$(date +%s%N); ports=$({command} | sort -n); ended=$(date +%s%N)
+                echo took $(((ended - began) / 1000)); echo $ports"
+            );
+            let outcome = beside_forty_servers(&script).finish().expect_code(0);
+            let (took, ports) = outcome.stdout.trim().split_once('\n').expect("two lines");
+            let expected: Vec<_> = forty().iter().map(u64::to_string).collect();
+            assert_eq!(ports, expected.join(" "), "{name}, round {round}");
+            times[place].push(took.trim_start_matches("took ").parse().unwrap());
+        }
+    }
+    println!("wall time in ms of 20 scans of 65,535 ports: least, median, most");
+    for ((name, _), times) in scanners.iter().zip(&mut times) {
+        times.sort_unstable();
+        let [least, median, most] = [times[0], times[10], times[19]].map(|time| time / 1000);
+        println!("{name:24} {least:6} {median:6} {most:6}");
+    }
+    let median = |place: usize| times[place][10];
+    for other in 2..scanners.len() {
+        assert!(median(0) < median(other), "{} is faster", scanners[other].0);
+    }
+}
