@@ -3,10 +3,11 @@
 mod runtime_support;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream as StdStream};
+use std::net::{Shutdown, TcpListener as StdListener, TcpStream as StdStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use landfall::Server;
 use landfall::net::TcpStream;
 use landfall::net::relay::{PipePool, Relay, RelayEnd, Relayed, Side, Start, ZeroCopy};
 use landfall::runtime::{JoinHandle, Runtime};
@@ -471,4 +472,70 @@ fn counters_can_be_looked_at_meanwhile() {
     });
     drop((joined.client, joined.server));
     assert_finished(&end(&runtime, joined.relaying));
+}
+
+/// Whatever the server does, an end is passed on only where the client has made one.
+#[test]
+fn a_server_that_drains_makes_no_end_of_what_is_relayed() {
+    let target = StdListener::bind("127.0.0.1:0").expect("a free port");
+    let address = target.local_addr().expect("an address");
+    let server = Server::bind("127.0.0.1:0").expect("a free port");
+    let handle = server.handle();
+    let serving = thread::spawn(move || {
+        server.serve(move |client| async move {
+            let upstream = TcpStream::connect(address).await?;
+            Relay::new().run(client.into_stream(), upstream).await;
+            Ok(())
+        })
+    });
+    let mut client = StdStream::connect(handle.local_addr()).expect("connect");
+    let (mut upstream, _) = target.accept().expect("accept");
+    client.write_all(b"one").expect("send");
+    upstream.read_exact(&mut [0; 3]).expect("receive");
+    handle.drain();
+    wait_until("it accepts no more", || {
+        StdStream::connect(handle.local_addr()).is_err()
+    });
+    let moment = Some(Duration::from_millis(100));
+    upstream.set_read_timeout(moment).expect("an option");
+    let early = read(&mut upstream, &mut [0]).expect_err("nothing has ended");
+    assert_eq!(early.kind(), ErrorKind::WouldBlock);
+    client.write_all(b"two").expect("send");
+    client.shutdown(Shutdown::Write).expect("shutdown");
+    upstream.set_read_timeout(None).expect("an option");
+    let mut rest = String::new();
+    upstream.read_to_string(&mut rest).expect("an orderly end");
+    assert_eq!(rest, "two");
+    drop((client, upstream));
+    let report = serving.join().expect("no panic").expect("served");
+    assert_eq!(report.cut_off, 0);
+}
+
+/// A Unix socket can be shut down though what was sent before had failed.
+#[cfg(unix)]
+#[test]
+fn a_send_that_fails_last_is_told() {
+    use landfall::net::UnixStream;
+    use std::os::unix::net::UnixStream as StdUnixStream;
+
+    let (client, mut near) = StdUnixStream::pair().expect("a pair");
+    let (server, far) = StdUnixStream::pair().expect("a pair");
+    drop(far);
+    near.write_all(b"last words").expect("send");
+    near.shutdown(Shutdown::Write).expect("shutdown");
+    let runtime = Runtime::new().expect("a runtime");
+    let relayed = runtime.block_on(async {
+        let client = UnixStream::from_std(client).expect("associates");
+        let server = UnixStream::from_std(server).expect("associates");
+        Relay::new().run(client, server).await
+    });
+    let failed = matches!(
+        relayed.end,
+        RelayEnd::Failed {
+            side: Side::Server,
+            receiving: false,
+            ..
+        }
+    );
+    assert!(failed, "{relayed:?}");
 }

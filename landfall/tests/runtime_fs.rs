@@ -395,6 +395,14 @@ fn no_file_goes_at_once_before_what_is_queued_nor_to_a_peer_that_is_gone() {
             assert_eq!(gone.kind(), ErrorKind::ConnectionReset);
             let error = stream.receive().await.expect_err("of both directions");
             assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+
+            let (mut stream, peer) = pair().await;
+            stream.shutdown(Shutdown::Write).await.expect("shutdown");
+            let shut = stream.try_send_file(file.as_std(), 0, 1).expect_err("shut");
+            assert_eq!(shut.kind(), ErrorKind::BrokenPipe);
+            drop(peer);
+            let end = stream.receive().await.expect("that was no reset");
+            assert!(end.is_none());
         });
     }
 }

@@ -44,7 +44,11 @@ mod system {
             let fd = rustix::fs::open(&path, flags, Mode::empty())?;
             let by_system = open_by_system(fd.as_fd(), Path::new("."), SymbolicLinks::Refuse);
             Ok(Root {
-                by_system: by_system.is_ok(),
+                by_system: match by_system {
+                    Ok(_) => true,
+                    Err(error) if is_missing(&error) => false,
+                    Err(error) => return Err(error),
+                },
                 fd,
                 path,
             })
@@ -70,6 +74,11 @@ mod system {
 
         /// Opens what a path leads to, one component at a time, none of which may be a link.
         fn walk(&self, path: &Path, links: SymbolicLinks) -> io::Result<OwnedFd> {
+            // As the system does.
+            let last = match path.as_os_str().as_bytes().ends_with(b"/") {
+                true => OFlags::DIRECTORY,
+                false => OFlags::empty(),
+            };
             let resolved = match links {
                 SymbolicLinks::Refuse => None,
                 SymbolicLinks::FollowBeneath => Some(self.path.join(path).canonicalize()?),
@@ -85,7 +94,7 @@ mod system {
             while let Some(name) = names.next() {
                 let flags = match names.peek() {
                     Some(_) => flags() | OFlags::NOFOLLOW | OFlags::DIRECTORY,
-                    None => flags() | OFlags::NOFOLLOW,
+                    None => flags() | OFlags::NOFOLLOW | last,
                 };
                 let name: &Path = name.as_ref();
                 at = match openat(&at, name, flags, Mode::empty()) {
@@ -192,6 +201,16 @@ mod system {
                 opened => return Ok(opened?),
             }
         }
+    }
+
+    /// The system has no such call, or a container forbids it.
+    fn is_missing(error: &io::Error) -> bool {
+        use rustix::io::Errno;
+        let missing =
+            [Errno::NOSYS, Errno::PERM, Errno::INVAL, Errno::TOOBIG].map(Errno::raw_os_error);
+        let code = error.raw_os_error();
+        error.kind() == io::ErrorKind::Unsupported
+            || code.is_some_and(|code| missing.contains(&code))
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -309,7 +328,10 @@ mod system {
         ) -> io::Result<()> {
             for found in self.resolve(path, links)?.read_dir()? {
                 let name = found?.file_name();
-                // Gone meanwhile, a link that is refused, or a name that cannot be asked for.
+                if !is_plain_name(&name) {
+                    continue;
+                }
+                // Gone meanwhile, or a link that is refused.
                 let Ok((_, metadata)) = self.open_beneath(&path.join(&name), links) else {
                     continue;
                 };

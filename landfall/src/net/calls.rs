@@ -126,11 +126,16 @@ impl Calls {
     /// Whether something may be sent past the port just now: nothing is queued before it, and no send
     /// has failed.
     pub(super) fn check_idle(&self) -> io::Result<()> {
-        match self.broken {
-            Some(code) => Err(io::Error::from_raw_os_error(code)),
+        match self.failure() {
+            Some(error) => Err(error),
             None if self.unfinished > 0 => Err(io::ErrorKind::WouldBlock.into()),
             None => Ok(()),
         }
+    }
+
+    /// What a send has failed with.
+    pub(super) fn failure(&self) -> Option<io::Error> {
+        self.broken.map(io::Error::from_raw_os_error)
     }
 
     pub(super) fn is_shut(&self) -> bool {

@@ -47,6 +47,8 @@ pub(super) struct Inbox {
     unwanted: bool,
     timed_out: bool,
     draining: bool,
+    /// Only the peer ends the stream.
+    outlasts_drain: bool,
 }
 
 /// What the port is doing for the inbox.
@@ -217,8 +219,17 @@ impl Inbox {
         reader
     }
 
+    /// Has the reader see the end of the stream only where the peer has made one: it will pass it on.
+    pub(super) fn outlast_drain(&mut self) {
+        self.draining = false;
+        self.outlasts_drain = true;
+    }
+
     /// Ends the stream for the reader once it has received what is there.
     pub(super) fn drain(&mut self) -> Option<Waker> {
+        if self.outlasts_drain {
+            return None;
+        }
         self.draining = true;
         self.reader.take()
     }

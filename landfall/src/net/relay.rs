@@ -107,7 +107,7 @@ impl Relay {
 
     /// Ends a relay in which no byte has moved for so long. `None`, as at first: never.
     ///
-    /// Bytes have moved when they have been given to the system to send.
+    /// Bytes have moved when they have been given to the other connection to send.
     pub fn idle_timeout(mut self, time: Option<Duration>) -> Self {
         self.idle_timeout = time;
         self
@@ -212,10 +212,10 @@ impl fmt::Display for Side {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Relayed {
-    /// Bytes given to the system to send to the server. Unless the relay has
+    /// Bytes that came for the server and were given to its connection to send. Unless the relay has
     /// [finished](RelayEnd::Finished), the last of them may not have arrived.
     pub to_server: u64,
-    /// Bytes given to the system to send to the client, as above.
+    /// Bytes that came for the client, as above.
     pub to_client: u64,
     /// Why it is over.
     pub end: RelayEnd,

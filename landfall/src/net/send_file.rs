@@ -31,11 +31,17 @@ const MOST_AT_ONCE: u64 = 2 * LEAST;
 impl Socket {
     /// Sends what the system takes at once, if nothing is before it.
     pub(super) fn try_send_file(&self, file: &File, offset: u64, length: u64) -> io::Result<u64> {
-        self.state.calls.lock().check_idle()?;
+        let is_shut = {
+            let calls = self.state.calls.lock();
+            calls.check_idle()?;
+            calls.is_shut()
+        };
         let descriptor = self.handle.descriptor()?;
         let length = length.min(MOST_AT_ONCE);
         let sent = os::send_file_at_once(&descriptor, file, offset, length);
         let sent = sent.map_err(|error| match error.raw_os_error() {
+            // Our own doing.
+            Some(BROKEN_PIPE) if is_shut => error,
             Some(RESET | BROKEN_PIPE) => {
                 self.state.set_reset();
                 io::Error::from_raw_os_error(RESET)

@@ -88,10 +88,11 @@ impl Bulk {
                 return Ok(());
             }
             let buffer = Buffer::Vec(std::mem::take(&mut lent.vec));
-            let sent = direction.to.call(Operation::Send(buffer)).await;
+            let sent = direction.to.call(Operation::Send(buffer));
+            direction.count(bytes, false);
+            let sent = sent.await;
             sent.result.map_err(|error| direction.sending(error))?;
             lent.vec = sent.buffer.map(Buffer::into_vec).unwrap_or_default();
-            direction.count(bytes, false);
             if self.is_over_after(bytes) {
                 return Ok(());
             }

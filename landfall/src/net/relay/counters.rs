@@ -10,12 +10,12 @@ pub struct RelayCounters {
 }
 
 impl RelayCounters {
-    /// Bytes given to the system to send to the server.
+    /// Bytes that came for the server and were given to its connection to send.
     pub fn to_server(&self) -> u64 {
         self.to_server.bytes()
     }
 
-    /// Bytes given to the system to send to the client.
+    /// Bytes that came for the client and were given to its connection to send.
     pub fn to_client(&self) -> u64 {
         self.to_client.bytes()
     }

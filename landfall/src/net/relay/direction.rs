@@ -7,7 +7,7 @@ use std::net::Shutdown;
 use super::bulk::{Bulk, MUCH, Streak};
 use super::counters::Passed;
 use super::splice::Splice;
-use super::{Relay, Side, ZeroCopy};
+use super::{Relay, Side, ZeroCopy, os};
 use crate::buffer::Buffer;
 use crate::net::os::RESET;
 use crate::net::socket::Socket;
@@ -51,7 +51,11 @@ impl Direction<'_> {
             }
         }
         let shutdown = self.to.call(Operation::Shutdown(Shutdown::Write)).await;
-        shutdown.result.map_err(|error| self.sending(error))
+        // Nobody has waited for the last sends, and a socket can be shut down though they have failed.
+        let failure = self.to.state.calls.lock().failure();
+        failure
+            .map_or(shutdown.result, Err)
+            .map_err(|error| self.sending(error))
     }
 
     async fn receive(&self) -> Result<Option<Buffer>, Failure> {
@@ -92,16 +96,20 @@ impl Direction<'_> {
 
     /// What zero copy needs, if it is wanted.
     fn splice(&self) -> Option<io::Result<Splice>> {
-        let wanted = self.relay.zero_copy != ZeroCopy::Off;
+        let wanted = match self.relay.zero_copy {
+            ZeroCopy::Off => false,
+            ZeroCopy::Auto => os::IS_SUPPORTED,
+            ZeroCopy::On => true,
+        };
         wanted.then(|| Splice::new(&self.relay.pipes, self.from, self.to))
     }
 
-    /// Counts bytes that the system has taken to send.
+    /// Counts bytes that are on their way.
     pub(super) fn count(&self, bytes: usize, spliced: bool) {
         self.passed.count(bytes, spliced);
     }
 
-    /// Bytes that the system has taken so far.
+    /// Bytes counted so far.
     pub(super) fn moved(&self) -> u64 {
         self.passed.bytes()
     }

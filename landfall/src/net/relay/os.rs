@@ -5,12 +5,14 @@ pub(super) use elsewhere::{Pipe, Sockets};
 #[cfg(target_os = "linux")]
 pub(super) use linux::{Pipe, Sockets};
 
-/// Descriptors that a direction takes: its pipe's, and one for each of its sockets.
-const DESCRIPTORS: u64 = 4;
+/// Whether this system can.
+pub(super) const IS_SUPPORTED: bool = cfg!(target_os = "linux");
 
 /// How many directions may take so many of this process's descriptors that a quarter of them is gone.
 #[cfg(unix)]
 pub(super) fn usual_limit() -> usize {
+    /// Of a direction: its pipe's, and one for each of its sockets.
+    const DESCRIPTORS: u64 = 4;
     let directions = crate::driver::os::descriptor_limit() / 4 / DESCRIPTORS;
     usize::try_from(directions).unwrap_or(usize::MAX)
 }
@@ -140,10 +142,7 @@ mod elsewhere {
 
     impl Pipe {
         pub(in crate::net::relay) fn new() -> io::Result<Self> {
-            Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                "zero copy between sockets is done by splice(2), which only Linux has",
-            ))
+            Err(io::ErrorKind::Unsupported.into())
         }
     }
 

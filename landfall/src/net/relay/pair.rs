@@ -20,6 +20,9 @@ pub(super) struct Pair {
 
 impl Pair {
     pub(super) fn new(client: Owned, server: Owned) -> Self {
+        for socket in [&client, &server] {
+            socket.state.inbox.lock().outlast_drain();
+        }
         Pair {
             client: Some(client),
             server: Some(server),

@@ -57,6 +57,12 @@ impl PipePool {
 
     /// An empty pipe.
     pub(super) fn lend(&self) -> io::Result<Lent> {
+        if !os::IS_SUPPORTED {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "zero copy between sockets is done by splice(2), which only Linux has",
+            ));
+        }
         let kept = {
             let mut pipes = self.0.pipes.lock();
             if pipes.lent >= self.0.limit {
