@@ -447,7 +447,7 @@ const SCANNERS: [(&str, &str); 4] = [
 #[ignore = "compares wall times, which takes a quiet machine and some minutes"]
 fn twenty_times_of_twenty_the_same_is_found_and_sooner_than_by_others() {
     let is_there = |program: &str| {
-        let look = format!("command -v {program}");
+        let look = format!("command -v {program} >/dev/null");
         let status = Command::new("sh").args(["-c", &look]).status();
         program.starts_with("landfall") || status.is_ok_and(|status| status.success())
     };
@@ -462,7 +462,7 @@ fn twenty_times_of_twenty_the_same_is_found_and_sooner_than_by_others() {
         for place in order {
             let (name, command) = scanners[place];
             let script = format!(
-                "began=$(date +%s%N); ports=$({command} | sort -n); ended=$(date +%s%N)
+                "began=$(date +%s%N); ports=$( {command} | sort -n ); ended=$(date +%s%N)
                 echo took $(((ended - began) / 1000)); echo $ports"
             );
             let outcome = beside_forty_servers(&script).finish().expect_code(0);
