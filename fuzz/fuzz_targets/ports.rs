@@ -24,7 +24,7 @@ of_the_tool!(top, "../../landfall-cli/src/scan/top.rs");
 
 /// Where the tool has it.
 mod system {
-    pub use crate::services;
+    pub(crate) use crate::services;
 }
 
 use ports::PortSet;
