@@ -57,9 +57,11 @@ impl Pair {
         }
         let to_server = self.direction(relay, Side::Client, &start.counters);
         let to_client = self.direction(relay, Side::Server, &start.counters);
+        let to_server = pin!(to_server.run(start.to_server));
+        let to_client = pin!(to_client.run(start.to_client));
         let both = Both {
-            to_server: Some(pin!(to_server.run(start.to_server))),
-            to_client: Some(pin!(to_client.run(start.to_client))),
+            to_server: Some(to_server),
+            to_client: Some(to_client),
             counters: &start.counters,
             quiet: Quiet::new(relay.idle_timeout, relay.half_close_timeout),
             first_end: None,
