@@ -354,7 +354,8 @@ fn a_rate_is_kept() {
     ])
     .expect_code(0);
     let elapsed = outcome.json()["elapsed_seconds"].as_f64().unwrap();
-    assert!(elapsed >= 0.49, "{elapsed}");
+    // 49 pauses of 10 ms, give or take the clocks.
+    assert!(elapsed >= 0.45, "{elapsed}");
 }
 
 #[test]
