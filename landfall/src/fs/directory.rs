@@ -38,8 +38,8 @@ pub struct Directory {
 pub enum SymbolicLinks {
     /// A path that goes through one is refused.
     Refuse,
-    /// They are followed as long as they lead to what is beneath the directory; absolute ones never
-    /// are on Linux, and elsewhere if they do.
+    /// They are followed as long as they lead to what is beneath the directory. On Linux absolute ones
+    /// never are; elsewhere they are if they lead there.
     FollowBeneath,
 }
 

@@ -157,8 +157,8 @@ impl UdpSocket {
         }
     }
 
-    /// As [`receive_from`](Self::receive_from), from whom it may be: on a socket that is
-    /// [connected](Self::connect), the peer.
+    /// As [`receive_from`](Self::receive_from), without telling who sent it: on a socket that is
+    /// [connected](Self::connect), its peer.
     ///
     /// # Errors
     ///

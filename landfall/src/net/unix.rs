@@ -149,9 +149,9 @@ impl UnixListener {
     /// # Errors
     ///
     /// Outside of a runtime; [`AddrInUse`](io::ErrorKind::AddrInUse) when the path exists, be it the
-    /// socket of a listener that is gone: whether that may be removed is for the program to know,
-    /// which another one may be listening on; [`InvalidInput`](io::ErrorKind::InvalidInput) for a
-    /// path too long for an address; what else the system answers.
+    /// socket of a listener that is gone (only the program can know whether it may remove that file:
+    /// another one may be listening on it); [`InvalidInput`](io::ErrorKind::InvalidInput) for a path
+    /// too long for an address; what else the system answers.
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
         Self::bind_addr(&SocketAddr::from_pathname(path)?)
     }
