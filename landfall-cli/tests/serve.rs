@@ -466,11 +466,11 @@ fn whatever_is_refused_for_want_of_descriptors_is_exit_4() {
     for limit in 5.. {
         let lower = format!("ulimit -n {limit}");
         let outcome = Running::start(landfall_after(&lower, &["serve", &address])).finish();
-        if outcome.stderr.contains("cannot listen") && outcome.code == Some(4) {
+        if outcome.stderr.contains("cannot listen on") && outcome.code == Some(4) {
             let advice = format!("the limit is {limit}; raise");
             assert!(outcome.stderr.contains(&advice), "{outcome:#?}");
         }
-        if outcome.stderr.contains("cannot listen") && outcome.code == Some(1) {
+        if outcome.stderr.contains("cannot listen on") && outcome.code == Some(1) {
             // Enough for everything but the address.
             assert!(port_was_refused, "with {limit}: {outcome:#?}");
             return;
