@@ -177,7 +177,8 @@ impl Site {
             _ if crate::system::errno::is_out_of_descriptors(error) => Status::UNAVAILABLE,
             _ => Status::INTERNAL_ERROR,
         };
-        let path = path.display();
+        // What a client has written may steer a terminal.
+        let path = path.as_os_str().as_encoded_bytes().escape_ascii();
         self.log.note(format_args!("cannot read {path}: {error}"));
         status
     }

@@ -18,12 +18,25 @@ pub fn parse_network(text: &str) -> Result<IpNet, String> {
             .ok()
             .map(|address: IpAddr| IpNet::from(address)),
     };
-    network.ok_or_else(|| {
+    network.map(canonical).ok_or_else(|| {
         format!(
             "`{text}` is no network: write an address and the length of its prefix, as in \
              10.0.0.0/8 or fd00::/8"
         )
     })
+}
+
+/// A network of IPv4 in the form of IPv6 (`::ffff:10.0.0.0/104`) is taken for what it is, as addresses are.
+fn canonical(network: IpNet) -> IpNet {
+    let IpAddr::V4(address) = network.addr().to_canonical() else {
+        return network;
+    };
+    let prefix = match network {
+        IpNet::V4(_) => return network,
+        IpNet::V6(_) => network.prefix_len().checked_sub(96),
+    };
+    let four = prefix.and_then(|prefix| IpNet::new(address.into(), prefix).ok());
+    four.unwrap_or(network)
 }
 
 /// Whether one of the networks has an address. One of IPv4 in the form that a socket for both
@@ -113,12 +126,12 @@ mod tests {
     fn what_is_denied_is_refused_even_if_allowed() {
         let list = AccessList {
             allow: networks(&["10.0.0.0/8", "::1"]),
-            deny: networks(&["10.1.0.0/16"]),
+            deny: networks(&["10.1.0.0/16", "::ffff:10.2.0.0/112"]),
         };
         for allowed in ["10.0.0.1", "10.255.0.1", "::1", "::ffff:10.0.0.1"] {
             assert!(list.permits(address(allowed)), "{allowed}");
         }
-        for refused in ["10.1.2.3", "::ffff:10.1.2.3", "11.0.0.1", "::2"] {
+        for refused in ["10.1.2.3", "::ffff:10.1.2.3", "10.2.0.1", "11.0.0.1", "::2"] {
             assert!(!list.permits(address(refused)), "{refused}");
         }
     }

@@ -45,7 +45,7 @@ pub async fn connect(
     client: IpAddr,
 ) -> Result<Connected, Failure> {
     let settings = mapping.settings();
-    let deadline = Instant::now() + settings.connect_timeout;
+    let began = Instant::now();
     let mut tried = Vec::new();
     let mut failure = Failure {
         target: None,
@@ -54,7 +54,8 @@ pub async fn connect(
     };
     while let Some((index, target)) = mapping.targets.pick(client, &tried) {
         let left = mapping.targets.count() - tried.len();
-        let time = deadline.saturating_duration_since(Instant::now()) / left.max(1) as u32;
+        let left_of_time = settings.connect_timeout.saturating_sub(began.elapsed());
+        let time = left_of_time / left.max(1) as u32;
         failure.retries = tried.len();
         failure.target = Some(Arc::clone(target));
         tried.push(index);
@@ -73,15 +74,16 @@ pub async fn connect(
             }
             Err(error) => error,
         };
+        if errno::code(&error).is_some_and(errno::is_local_limit) {
+            // Not the target's fault. Another one may fare better: local ports, and addresses to connect
+            // from, run out for one target at a time.
+            control
+                .messages
+                .note(format_args!("no connection to {}: {error}", target.name));
+            failure.state = state::NO_RESOURCE;
+            continue;
+        }
         failure.state = match error.kind() {
-            _ if errno::code(&error).is_some_and(errno::is_local_limit) => {
-                // Not the target's fault, and no other one would fare better.
-                control
-                    .messages
-                    .note(format_args!("no connection to {}: {error}", target.name));
-                failure.state = state::NO_RESOURCE;
-                return Err(failure);
-            }
             io::ErrorKind::TimedOut => state::CONNECT_TIMEOUT,
             _ => state::NO_TARGET,
         };
@@ -110,7 +112,7 @@ pub async fn connect_to(
 fn can_meet_itself(control: &Control, addresses: &[SocketAddr]) -> bool {
     addresses
         .iter()
-        .any(|address| address.ip().is_loopback() && control.local_ports.contains(&address.port()))
+        .any(|address| control.local_ports.contains(&address.port()))
 }
 
 fn has_met_itself(stream: &TcpStream) -> bool {

@@ -190,7 +190,8 @@ impl UdpDoor {
     /// How long a session still has, as things stand.
     fn left(&self, flow: &Flow, period: Duration) -> Duration {
         let last = Duration::from_millis(flow.last.load(Ordering::Relaxed));
-        (last + period).saturating_sub(self.began.elapsed())
+        last.saturating_add(period)
+            .saturating_sub(self.began.elapsed())
     }
 
     /// Takes a session out, if it is still the client's.

@@ -124,7 +124,7 @@ impl Prober {
             let connected = self.options.connect(address).await;
             let took = began.elapsed();
             let verdict = match connected {
-                Ok(stream) if is_to_itself(&stream, address) => {
+                Ok(stream) if is_to_itself(&stream) => {
                     let stream = Self::to_be_reset(stream).await;
                     if to_itself.replace(stream).is_none() {
                         continue;
@@ -200,8 +200,9 @@ impl Prober {
 
 /// Whether a connection is one to its own port: the system picked the very port that was to be
 /// connected to, and two ends that begin at once are a connection.
-fn is_to_itself(stream: &TcpStream, address: SocketAddr) -> bool {
-    stream.local_addr().is_ok_and(|local| local == address)
+fn is_to_itself(stream: &TcpStream) -> bool {
+    // Not the address that was asked for: the unspecified one stands for another.
+    matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(peer)) if own == peer)
 }
 
 /// Receives up to the end of a line, or as much as is kept.
