@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use landfall::fs::{Directory, SymbolicLinks};
-use landfall::net::ListenOptions;
 use landfall::port::{self, Facilities};
 use landfall::runtime::Runtime;
 use landfall::server::Server;
@@ -35,10 +34,9 @@ use respond::Site;
 
 use crate::exit::{Exit, Failure};
 use crate::output::{Log, Sink};
-use crate::serve::{Announcement, announce, obey};
+use crate::serve::{Announcement, announce, listen, obey};
 use crate::system::limits;
 use crate::system::signals::StopRequest;
-use crate::units::port_of;
 
 /// Descriptors of this process that are neither a connection's nor a file's.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -181,21 +179,7 @@ fn most_connections(
 }
 
 fn bind(args: &FilesArgs, most: usize, descriptor_limit: u64) -> Result<Server, Failure> {
-    let options = ListenOptions::new().nodelay(true);
-    for address in &args.listen {
-        port_of(address).map_err(Failure::usage)?;
-    }
-    let mut addresses = args.listen.iter();
-    let first = addresses
-        .next()
-        .ok_or_else(|| Failure::usage("no address to listen on"))?;
-    let mut server = Server::bind_with(first.as_str(), options)
-        .map_err(|error| Failure::cannot_listen(first, &error, descriptor_limit))?;
-    for address in addresses {
-        server = server
-            .and_bind(address.as_str())
-            .map_err(|error| Failure::cannot_listen(address, &error, descriptor_limit))?;
-    }
+    let mut server = listen(&args.listen, descriptor_limit)?;
     if let Some(idle) = args.idle_timeout.0 {
         server = server.idle_timeout(idle);
     }

@@ -12,6 +12,7 @@ use super::log::state;
 use super::mapping::Mapping;
 use super::targets::{OpenGuard, Target};
 use crate::system::errno;
+use crate::system::ports::has_met_itself;
 
 /// A target that has been connected to.
 #[derive(Debug)]
@@ -113,10 +114,6 @@ fn can_meet_itself(control: &Control, addresses: &[SocketAddr]) -> bool {
     addresses
         .iter()
         .any(|address| control.local_ports.contains(&address.port()))
-}
-
-fn has_met_itself(stream: &TcpStream) -> bool {
-    matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(peer)) if own == peer)
 }
 
 #[cfg(test)]

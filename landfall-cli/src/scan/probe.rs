@@ -10,6 +10,7 @@ use landfall::runtime::time::{sleep, sleep_until, timeout};
 
 use super::verdict::{State, Verdict};
 use super::window::Window;
+use crate::system::ports::has_met_itself;
 use crate::units::Rate;
 
 /// How often a connect is tried again that failed here, and how long is waited before the first
@@ -124,7 +125,7 @@ impl Prober {
             let connected = self.options.connect(address).await;
             let took = began.elapsed();
             let verdict = match connected {
-                Ok(stream) if is_to_itself(&stream) => {
+                Ok(stream) if has_met_itself(&stream) => {
                     let stream = Self::to_be_reset(stream).await;
                     if to_itself.replace(stream).is_none() {
                         continue;
@@ -196,13 +197,6 @@ impl Prober {
             banner,
         }
     }
-}
-
-/// Whether a connection is one to its own port: the system picked the very port that was to be
-/// connected to, and two ends that begin at once are a connection.
-fn is_to_itself(stream: &TcpStream) -> bool {
-    // Not the address that was asked for: the unspecified one stands for another.
-    matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(peer)) if own == peer)
 }
 
 /// Receives up to the end of a line, or as much as is kept.

@@ -87,11 +87,23 @@ fn serve(args: &ServeArgs, log: &Log) -> Result<Exit, Failure> {
 }
 
 fn bind(args: &ServeArgs, descriptor_limit: u64) -> Result<Server, Failure> {
+    let mut server = listen(&args.addresses, descriptor_limit)?;
+    if let Some(most) = args.max_conns.0 {
+        server = server.max_connections(most as usize);
+    }
+    if let Some(idle) = args.idle_timeout.0 {
+        server = server.idle_timeout(idle);
+    }
+    Ok(server.drain_timeout(args.drain_timeout))
+}
+
+/// A server that listens on all of these.
+pub fn listen(addresses: &[String], descriptor_limit: u64) -> Result<Server, Failure> {
     let options = ListenOptions::new().nodelay(true);
-    for address in &args.addresses {
+    for address in addresses {
         port_of(address).map_err(Failure::usage)?;
     }
-    let mut addresses = args.addresses.iter();
+    let mut addresses = addresses.iter();
     let first = addresses
         .next()
         .ok_or_else(|| Failure::usage("no address to listen on"))?;
@@ -102,13 +114,7 @@ fn bind(args: &ServeArgs, descriptor_limit: u64) -> Result<Server, Failure> {
             .and_bind(address.as_str())
             .map_err(|error| Failure::cannot_listen(address, &error, descriptor_limit))?;
     }
-    if let Some(most) = args.max_conns.0 {
-        server = server.max_connections(most as usize);
-    }
-    if let Some(idle) = args.idle_timeout.0 {
-        server = server.idle_timeout(idle);
-    }
-    Ok(server.drain_timeout(args.drain_timeout))
+    Ok(server)
 }
 
 /// Says where the server listens, on standard output, for clients and scripts that wait for it.

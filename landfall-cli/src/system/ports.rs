@@ -165,6 +165,13 @@ fn nth_loopback(index: u32) -> IpAddr {
     ))
 }
 
+/// Whether a connection is one to its own port: the system picked the very port that was to be
+/// connected to, and two ends that begin at once are a connection.
+pub fn has_met_itself(stream: &landfall::net::TcpStream) -> bool {
+    // Not the address that was asked for: the unspecified one stands for another.
+    matches!((stream.local_addr(), stream.peer_addr()), (Ok(own), Ok(peer)) if own == peer)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
