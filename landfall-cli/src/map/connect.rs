@@ -39,11 +39,13 @@ pub struct Failure {
 }
 
 /// Tries every target once, within the rule's time. What is left of it is shared among those left,
-/// so that one that is silent does not take it all.
+/// so that one that is silent does not take it all. One worker then waits for both, the target and
+/// `beside`, the client.
 pub async fn connect(
     control: &Control,
     mapping: &Mapping,
     client: IpAddr,
+    beside: &TcpStream,
 ) -> Result<Connected, Failure> {
     let settings = mapping.settings();
     let began = Instant::now();
@@ -62,7 +64,7 @@ pub async fn connect(
         tried.push(index);
         // Counted from now on, for those that choose by it.
         let open = target.counters.open();
-        let error = match connect_to(control, &target.addresses(), time).await {
+        let error = match connect_to(control, &target.addresses(), time, Some(beside)).await {
             Ok(stream) => {
                 let change = target.connected();
                 control.tell(mapping, target, change, "a client got through");
@@ -98,9 +100,13 @@ pub async fn connect_to(
     control: &Control,
     addresses: &[SocketAddr],
     time: Duration,
+    beside: Option<&TcpStream>,
 ) -> io::Result<TcpStream> {
     let options = ConnectOptions::new().nodelay(true).timeout(time);
-    let stream = options.connect(addresses).await?;
+    let stream = match beside {
+        Some(other) => options.connect_beside(other, addresses).await?,
+        None => options.connect(addresses).await?,
+    };
     match can_meet_itself(control, addresses) && has_met_itself(&stream) {
         // Nobody listens there.
         true => Err(io::Error::from_raw_os_error(errno::CONNREFUSED)),

@@ -142,7 +142,7 @@ impl Session {
         let Some((client, first)) = self.identify(client).await else {
             return;
         };
-        let Some(server) = self.connect().await else {
+        let Some(server) = self.connect(&client).await else {
             return;
         };
         self.relay(client, first, server).await;
@@ -170,10 +170,10 @@ impl Session {
         }
     }
 
-    async fn connect(&mut self) -> Option<TcpStream> {
-        let client = self.ends.client.ip();
+    async fn connect(&mut self, client: &TcpStream) -> Option<TcpStream> {
+        let source = self.ends.client.ip();
         let began = Instant::now();
-        match connect(&self.control, &self.mapping, client).await {
+        match connect(&self.control, &self.mapping, source, client).await {
             Ok(connected) => {
                 let Connected {
                     stream,

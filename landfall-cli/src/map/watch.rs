@@ -36,7 +36,7 @@ async fn check(control: Arc<Control>, mapping: Arc<Mapping>, target: Arc<Target>
     let settings = mapping.settings();
     while !mapping.is_retired() {
         let time = settings.check_interval.min(settings.connect_timeout);
-        let checked = connect_to(&control, &target.addresses(), time).await;
+        let checked = connect_to(&control, &target.addresses(), time, None).await;
         let change = target.checked(checked.is_ok(), settings);
         match checked {
             Ok(_) => control.tell(&mapping, &target, change, "it can be connected to"),

@@ -184,8 +184,13 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
         usize::MAX
     }
 
-    /// Takes a socket over, into the lane that has the fewest. On failure it comes back.
-    fn attach(&self, socket: Socket) -> Result<SocketRef, (io::Error, Socket)>;
+    /// Takes a socket over, into the lane of `beside` or else the one that has the fewest. On
+    /// failure it comes back.
+    fn attach(
+        &self,
+        socket: Socket,
+        beside: Option<SocketRef>,
+    ) -> Result<SocketRef, (io::Error, Socket)>;
 
     /// Takes a file over.
     fn attach_file(&self, file: Arc<File>) -> io::Result<SocketRef>;

@@ -44,7 +44,7 @@ impl Calls {
             pending: Mutex::default(),
             number: OnceLock::new(),
         });
-        let (handle, number) = calls.shared.associate(file, calls.clone())?;
+        let (handle, number) = calls.shared.associate(file, calls.clone(), None)?;
         calls.number.get_or_init(|| number);
         Ok((handle, calls))
     }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Type};
 
+use super::family::Family;
 use super::socket::Socket;
+use super::stream::Stream;
 use super::tcp::{TcpStream, no_address};
 use crate::port::Operation;
 use crate::runtime::time::timeout;
@@ -67,12 +69,37 @@ impl ConnectOptions {
     /// Outside of a runtime; what the system answered for the last address;
     /// [`TimedOut`](io::ErrorKind::TimedOut).
     pub async fn connect(&self, address: impl ToSocketAddrs) -> io::Result<TcpStream> {
+        self.connect_to_any(address, None).await
+    }
+
+    /// As [`connect`](Self::connect), for a connection that works together with another one of the
+    /// same runtime, as in a proxy: one worker waits for both (see
+    /// [`Association::beside`](crate::port::Association::beside)).
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect); [`InvalidInput`](io::ErrorKind::InvalidInput) when the other
+    /// one is of another runtime.
+    pub async fn connect_beside<F: Family>(
+        &self,
+        other: &Stream<F>,
+        address: impl ToSocketAddrs,
+    ) -> io::Result<TcpStream> {
+        self.connect_to_any(address, Some(&other.socket)).await
+    }
+
+    async fn connect_to_any(
+        &self,
+        address: impl ToSocketAddrs,
+        beside: Option<&Socket>,
+    ) -> io::Result<TcpStream> {
         let shared = runtime::current_or_error()?;
         let addresses: Vec<_> = address.to_socket_addrs()?.collect();
+        let connecting = self.connect_to_first(&shared, &addresses, beside);
         let Some(time) = self.timeout else {
-            return self.connect_to_first(&shared, &addresses).await;
+            return connecting.await;
         };
-        match timeout(time, self.connect_to_first(&shared, &addresses)).await {
+        match timeout(time, connecting).await {
             Ok(connected) => connected,
             Err(_) => {
                 let text = format!("no connection to {addresses:?} within {time:?}");
@@ -85,6 +112,7 @@ impl ConnectOptions {
         &self,
         shared: &Arc<Shared>,
         addresses: &[SocketAddr],
+        beside: Option<&Socket>,
     ) -> io::Result<TcpStream> {
         let mut failure = None;
         let fits = |address: &&SocketAddr| {
@@ -92,7 +120,7 @@ impl ConnectOptions {
                 .is_none_or(|source| source.is_ipv4() == address.is_ipv4())
         };
         for address in addresses.iter().filter(fits) {
-            match self.connect_to(shared, *address).await {
+            match self.connect_to(shared, *address, beside).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => failure = Some(error),
             }
@@ -100,7 +128,12 @@ impl ConnectOptions {
         Err(failure.unwrap_or_else(no_address))
     }
 
-    async fn connect_to(&self, shared: &Arc<Shared>, address: SocketAddr) -> io::Result<TcpStream> {
+    async fn connect_to(
+        &self,
+        shared: &Arc<Shared>,
+        address: SocketAddr,
+        beside: Option<&Socket>,
+    ) -> io::Result<TcpStream> {
         let socket = socket2::Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -116,7 +149,7 @@ impl ConnectOptions {
             socket.bind(&source.into())?;
         }
         // Dropped while it connects, the stream has nothing to send and closes at once.
-        let stream = TcpStream::new(Socket::associate(shared.clone(), socket, None)?);
+        let stream = TcpStream::new(Socket::associate(shared.clone(), socket, None, beside)?);
         stream.connected(Operation::Connect(address)).await?;
         Ok(stream)
     }

@@ -191,7 +191,7 @@ mod tests {
             let address = listener.local_addr().expect("an address");
             let peer = std::net::TcpStream::connect(address).expect("connect");
             let shared = crate::runtime::current().expect("in a runtime");
-            let socket = Socket::associate(shared, peer, None).expect("associate");
+            let socket = Socket::associate(shared, peer, None, None).expect("associate");
             let state = &socket.state;
             for round in 0..2_000 {
                 let start = Barrier::new(2);

@@ -47,7 +47,7 @@ impl<F: Family> Listener<F> {
 
     pub(crate) fn associate(shared: Arc<Shared>, source: impl Into<Source>) -> io::Result<Self> {
         let state = Arc::new(ListenerState::default());
-        let (handle, number) = shared.associate(source, state.clone())?;
+        let (handle, number) = shared.associate(source, state.clone(), None)?;
         Ok(Listener {
             shared,
             handle,
@@ -81,7 +81,7 @@ impl<F: Family> Listener<F> {
     }
 
     fn open(&self, accepted: Accepted) -> io::Result<Stream<F>> {
-        let socket = Socket::associate(self.shared.clone(), accepted, self.observer.clone())?;
+        let socket = Socket::associate(self.shared.clone(), accepted, self.observer.clone(), None)?;
         Ok(Stream::new(socket))
     }
 

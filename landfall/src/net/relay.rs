@@ -4,7 +4,7 @@
 //! use std::io;
 //! use std::net::Shutdown;
 //! use landfall::net::relay::{Relay, RelayEnd, Side};
-//! use landfall::net::{TcpListener, TcpStream};
+//! use landfall::net::{ConnectOptions, TcpListener, TcpStream};
 //! use landfall::runtime::{self, Runtime};
 //!
 //! let runtime = Runtime::new()?;
@@ -16,7 +16,7 @@
 //!
 //!     let relaying = runtime::spawn(async move {
 //!         let client = front.accept().await?;
-//!         let server = TcpStream::connect(target).await?;
+//!         let server = ConnectOptions::new().connect_beside(&client, target).await?;
 //!         Ok::<_, io::Error>(Relay::new().run(client, server).await)
 //!     });
 //!     // The client ends its side, and waits for an answer nonetheless.

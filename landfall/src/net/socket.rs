@@ -41,6 +41,7 @@ impl Socket {
         shared: Arc<Shared>,
         source: impl Into<Source>,
         observer: Option<Arc<dyn Observer>>,
+        beside: Option<&Socket>,
     ) -> io::Result<Self> {
         if let Some(observer) = &observer {
             observer.opened();
@@ -54,7 +55,10 @@ impl Socket {
             observer,
             number: OnceLock::new(),
         });
-        let (handle, number) = state.shared.associate(source, state.clone())?;
+        let (handle, number) =
+            state
+                .shared
+                .associate(source, state.clone(), beside.map(|other| &other.handle))?;
         // A process has no room for 2^32 sockets.
         state.number.get_or_init(|| number as u32);
         Ok(Socket { handle, state })

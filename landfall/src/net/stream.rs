@@ -45,7 +45,7 @@ impl<F: Family> Stream<F> {
     }
 
     pub(super) fn associate(shared: Arc<Shared>, source: impl Into<Source>) -> io::Result<Self> {
-        Ok(Self::new(Socket::associate(shared, source, None)?))
+        Ok(Self::new(Socket::associate(shared, source, None, None)?))
     }
 
     pub(super) fn new(socket: Socket) -> Self {

@@ -97,7 +97,7 @@ impl UdpSocket {
 
     fn associate(shared: Arc<Shared>, source: impl Into<Source>) -> io::Result<Self> {
         let state = Arc::new(UdpState::default());
-        let (handle, number) = shared.associate(source, state.clone())?;
+        let (handle, number) = shared.associate(source, state.clone(), None)?;
         Ok(UdpSocket {
             shared,
             handle,

@@ -19,6 +19,7 @@ pub struct Association {
     pub(crate) key: usize,
     pub(crate) serial: bool,
     pub(crate) context: Option<Arc<dyn Any + Send + Sync>>,
+    pub(crate) beside: Option<Handle>,
 }
 
 impl Association {
@@ -40,6 +41,17 @@ impl Association {
     /// Anything the program wants to find again from a completion, by [`Handle::context`].
     pub fn context(mut self, context: Arc<dyn Any + Send + Sync>) -> Self {
         self.context = Some(context);
+        self
+    }
+
+    /// Puts the socket into the [lane](super::Builder::lanes) of another one of the same port, and
+    /// not into the lane that has the fewest: for two sockets of which each answers what comes by the
+    /// other, as in a proxy. One worker then waits for both, where two would wake each other.
+    ///
+    /// Any worker still takes any completion. Windows, where a port has one queue, needs no such
+    /// advice; files do not take it.
+    pub fn beside(mut self, other: &Handle) -> Self {
+        self.beside = Some(other.clone());
         self
     }
 }
@@ -195,6 +207,10 @@ impl Handle {
         &self.0.shared
     }
 
+    pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.0.shared, shared)
+    }
+
     pub(crate) fn socket(&self) -> SocketRef {
         self.0.socket
     }
@@ -324,5 +340,32 @@ mod model {
             assert!(!turn.give_back(), "nobody waits any more");
             assert!(turn.take(), "and it is free");
         });
+    }
+}
+
+#[cfg(all(test, unix, not(loom)))]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::port::{Builder, DriverChoice};
+
+    #[test]
+    fn a_socket_beside_another_is_in_its_lane() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+        let address = listener.local_addr().expect("is bound");
+        let connect = || TcpStream::connect(address).expect("connects");
+        for driver in [DriverChoice::Auto, DriverChoice::Poll] {
+            let port = Builder::new().lanes(4).driver(driver).build();
+            let port = port.expect("the driver can be set up");
+            let sockets: Vec<_> = (0..4)
+                .map(|key| port.associate(connect(), key).expect("associates"))
+                .collect();
+            for socket in &sockets {
+                let beside = Association::new(9).beside(socket);
+                let other = port.associate_with(connect(), beside).expect("associates");
+                assert_eq!(other.socket().lane, socket.socket().lane);
+            }
+        }
     }
 }

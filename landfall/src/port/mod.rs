@@ -164,8 +164,16 @@ impl CompletionPort {
                 source: Source(source),
             })
         };
+        let beside = association.beside.as_ref();
         match source.into().0 {
             source if shared.is_closed() => refuse(closed_port(), source),
+            source if beside.is_some_and(|other| !other.is_of(shared)) => {
+                let error = io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "a socket can only be put beside one of the same port",
+                );
+                refuse(error, source)
+            }
             SourceKind::Accepted(accepted) if !Arc::ptr_eq(&accepted.shared, shared) => {
                 let error = io::Error::new(
                     io::ErrorKind::InvalidInput,
@@ -182,10 +190,13 @@ impl CompletionPort {
                     accepted.peer,
                 ))
             }
-            SourceKind::Socket(socket) => match shared.driver.attach(socket) {
-                Ok(socket) => Ok(Handle::new(shared.clone(), socket, association, None)),
-                Err((error, socket)) => refuse(error, SourceKind::Socket(socket)),
-            },
+            SourceKind::Socket(socket) => {
+                let beside = association.beside.as_ref().map(Handle::socket);
+                match shared.driver.attach(socket, beside) {
+                    Ok(socket) => Ok(Handle::new(shared.clone(), socket, association, None)),
+                    Err((error, socket)) => refuse(error, SourceKind::Socket(socket)),
+                }
+            }
             SourceKind::File(file) => match shared.driver.attach_file(file.clone()) {
                 Ok(place) => Ok(Handle::new(shared.clone(), place, association, None)),
                 Err(error) => refuse(error, SourceKind::File(file)),

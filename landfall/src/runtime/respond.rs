@@ -135,17 +135,22 @@ impl Responders {
 }
 
 impl Shared {
-    /// Associates a source with the port, so that its completions go to `responder`. Returns the
-    /// handle and the number under which the responder is to be [forgotten](Self::forget).
+    /// Associates a source with the port, so that its completions go to `responder`, in the lane of
+    /// `beside` if that is given. Returns the handle and the number under which the responder is to
+    /// be [forgotten](Self::forget).
     pub(crate) fn associate<R: Respond + 'static>(
         &self,
         source: impl Into<Source>,
         responder: Arc<R>,
+        beside: Option<&Handle>,
     ) -> io::Result<(Handle, usize)> {
         let weak: Weak<dyn Respond> = Arc::downgrade(&responder) as _;
-        let association = Association::new(self.responders.key_of::<R>())
+        let mut association = Association::new(self.responders.key_of::<R>())
             .serial(true)
             .context(responder);
+        if let Some(other) = beside {
+            association = association.beside(other);
+        }
         let handle = self.port.associate_with(source, association)?;
         // A runtime that is being dropped has closed the port, and needs no number.
         let number = self

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use landfall::port::{CompletionPort, Handle, Operation};
+use landfall::port::{Association, CompletionPort, Handle, Operation};
 
 use crate::support::{
     PATIENCE, Variant, assert_quiet, compute_until, connected, eventually, for_each_driver,
-    for_each_driver_alone, next, past_the_port, post,
+    for_each_driver_alone, next, pair, past_the_port, post,
 };
 use crate::threads::Worker;
 
@@ -180,5 +180,25 @@ fn a_worker_parked_for_want_of_a_permit_serves_again_when_a_lane_has_no_worker()
         first.join();
         parked.join();
         assert_eq!(served.lock().expect("not poisoned").len(), 2);
+    });
+}
+
+/// Lanes are a port's own.
+#[test]
+fn a_socket_is_put_beside_one_of_the_same_port() {
+    for_each_driver(|driver| {
+        let (one, other) = (port(driver, 1, 4), port(driver, 1, 1));
+        let (first, _peer) = connected(&one, 0);
+        let (ours, mut peer) = pair();
+        let refused = other
+            .associate_with(ours, Association::new(1).beside(&first))
+            .expect_err("the ports are two");
+        assert_eq!(refused.error.kind(), std::io::ErrorKind::InvalidInput);
+        let beside = Association::new(1).beside(&first);
+        let second = one.associate_with(refused.source, beside);
+        let second = second.expect("it came back whole");
+        peer.write_all(b"x").expect("it is connected");
+        second.submit(Operation::ReceiveOnce, 2).expect("submits");
+        assert_eq!(next(&one).token(), 2);
     });
 }

@@ -151,7 +151,11 @@ impl Driver for Iocp {
         Some(self.0.clone())
     }
 
-    fn attach(&self, socket: SystemSocket) -> Result<SocketRef, (io::Error, SystemSocket)> {
+    fn attach(
+        &self,
+        socket: SystemSocket,
+        _beside: Option<SocketRef>,
+    ) -> Result<SocketRef, (io::Error, SystemSocket)> {
         let datagram = match socket.r#type() {
             Ok(kind) => kind == Type::DGRAM,
             Err(error) => return Err((error, socket)),
@@ -630,7 +634,7 @@ mod tests {
     fn connected() -> (Iocp, SocketRef, TcpStream) {
         let driver = Iocp::new(1, BufferPolicy::default()).expect("Windows has ports");
         let (ours, peer) = pair();
-        let socket = driver.attach(ours.into()).expect("associates");
+        let socket = driver.attach(ours.into(), None).expect("associates");
         (driver, socket, peer)
     }
 
@@ -744,7 +748,7 @@ mod tests {
         let before = driver.0.sockets.at(socket.index).name;
         driver.release(socket, false);
         let (other, _peer) = pair();
-        let again = driver.attach(other.into()).expect("associates");
+        let again = driver.attach(other.into(), None).expect("associates");
         assert_eq!(again.index, socket.index, "its place is free again");
         assert_ne!(driver.0.sockets.at(again.index).name, before);
         assert!(driver.0.sockets.named(before).is_none());

@@ -128,12 +128,16 @@ impl Driver for Poll {
         usize::try_from(sockets).unwrap_or(usize::MAX)
     }
 
-    fn attach(&self, socket: SystemSocket) -> Result<SocketRef, (io::Error, SystemSocket)> {
+    fn attach(
+        &self,
+        socket: SystemSocket,
+        beside: Option<SocketRef>,
+    ) -> Result<SocketRef, (io::Error, SystemSocket)> {
         let kind = match SocketKind::prepare(&socket) {
             Ok(kind) => kind,
             Err(error) => return Err((error, socket)),
         };
-        let lane = emptiest(&self.lanes);
+        let lane = beside.map_or_else(|| emptiest(&self.lanes), |other| self.lane(other));
         let fd = Arc::new(OwnedFd::from(socket));
         accept::no_signals(&fd);
         match lane.register(Socket::new(fd.clone(), kind)) {

@@ -223,7 +223,11 @@ impl Driver for Sim {
     }
 
     /// Of a system's socket only its role is taken over: a listener, or one to connect.
-    fn attach(&self, socket: SystemSocket) -> Result<SocketRef, (io::Error, SystemSocket)> {
+    fn attach(
+        &self,
+        socket: SystemSocket,
+        _beside: Option<SocketRef>,
+    ) -> Result<SocketRef, (io::Error, SystemSocket)> {
         let role = match socket.is_listener() {
             Ok(true) => Role::Listener(VecDeque::new()),
             Ok(false) => Role::Unconnected,

@@ -191,13 +191,17 @@ impl Driver for Uring {
         }
     }
 
-    fn attach(&self, socket: SystemSocket) -> Result<SocketRef, (io::Error, SystemSocket)> {
+    fn attach(
+        &self,
+        socket: SystemSocket,
+        beside: Option<SocketRef>,
+    ) -> Result<SocketRef, (io::Error, SystemSocket)> {
         let kind = match SocketKind::prepare(&socket) {
             Ok(kind) => kind,
             Err(error) => return Err((error, socket)),
         };
         let listener = socket.is_listener().unwrap_or(false);
-        let lane = self.emptiest();
+        let lane = beside.map_or_else(|| self.emptiest(), |other| self.lane(other));
         // A listener serves all lanes, so it stays in the process's table.
         let slot = if listener {
             None
