@@ -9,6 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 
 const PIECE: usize = 256 * 1024;
+/// Without a byte moving.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A prime, so that a piece that is lost or repeated shifts what follows.
 const PERIOD: usize = 65_537;
 
@@ -42,7 +45,7 @@ pub fn send(relay: SocketAddr, target: &TcpListener, connections: usize, bytes: 
         let mut threads = Vec::new();
         for _ in 0..connections {
             threads.push(scope.spawn(move || send_one(relay, bytes)));
-            let (stream, _) = target.accept()?;
+            let stream = accept_sender(target)?;
             threads.push(scope.spawn(move || receive_one(stream, bytes)));
         }
         for thread in threads {
@@ -52,9 +55,21 @@ pub fn send(relay: SocketAddr, target: &TcpListener, connections: usize, bytes: 
     })
 }
 
+/// Passes over those that only wanted to know whether a relay listens yet.
+fn accept_sender(target: &TcpListener) -> Result<TcpStream> {
+    loop {
+        let (stream, _) = target.accept()?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        if stream.peek(&mut [0])? > 0 {
+            return Ok(stream);
+        }
+    }
+}
+
 fn send_one(relay: SocketAddr, bytes: u64) -> Result<()> {
     let mut stream = TcpStream::connect(relay).context("cannot connect to the relay")?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     let mut sent = 0;
     while sent < bytes {
         let length = PIECE.min((bytes - sent) as usize);

@@ -139,7 +139,7 @@ fn nginx(target: SocketAddr) -> Result<Server> {
     let files = Scratch::new(&format!("nginx-{}", address.port()))?;
     let module = Path::new("/usr/lib/nginx/modules/ngx_stream_module.so");
     let blocks = format!(
-        "stream {{ server {{ listen {address}; proxy_pass {target}; proxy_buffer_size 64k; }} }}\n"
+        "stream {{ server {{ listen {address}; proxy_pass {target}; proxy_buffer_size 64k; proxy_half_close on; }} }}\n"
     );
     let configuration = nginx_configuration(&files, Some(module), &blocks)?;
     let arguments = [OsStr::new("-c"), configuration.as_os_str()];
