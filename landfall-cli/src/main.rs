@@ -20,7 +20,8 @@ use clap::{Parser, Subcommand};
 
 use crate::exit::{Exit, Failure};
 
-/// Completion ports on every system: serve and load TCP with tens of thousands of connections.
+/// Completion ports on every system: serves and loads TCP with tens of thousands of connections,
+/// forwards ports, scans them, and serves files.
 ///
 /// Data goes to standard output, messages to standard error. Times need a unit (500ms, 2s, 1m30s);
 /// sizes take k M G (1000) and Ki Mi Gi (1024); rates say what they are per (2000/s). Every flag
@@ -39,8 +40,8 @@ Examples:
   landfall map 127.0.0.1:9000=127.0.0.1:7000
   landfall scan localhost -p -
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 a check failed, 4 a limit of this machine, 130 or 143
-stopped by a signal before the end."
+Exit codes: 0 done, 1 failed, 2 usage, 3 a check failed, 4 a limit of this
+machine, 130 or 143 stopped by a signal before the end."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -212,7 +212,7 @@ fn a_port_in_use_is_exit_1_and_named() {
 
 #[test]
 fn mistakes_on_the_command_line_are_exit_2_and_explained() {
-    let cases: [(&[&str], &str); 9] = [
+    let cases: [(&[&str], &str); 10] = [
         (&["serve"], "<ADDR>"),
         (&["serve", "127.0.0.1"], "HOST:PORT"),
         (&["serve", "::1:7000"], "[::1]:7000"),
@@ -226,6 +226,7 @@ fn mistakes_on_the_command_line_are_exit_2_and_explained() {
             "60ms for milliseconds",
         ),
         (&["serve", "127.0.0.1:0", "--slow", "1"], "per cent"),
+        (&["serve", "127.0.0.1:0", "--slow", "1%"], "--busy"),
         (
             &["serve", "127.0.0.1:0", "--busy", "1ms", "--sleep", "1ms"],
             "--sleep",

@@ -21,8 +21,8 @@ Examples:
   landfall serve 127.0.0.1:7000 --sleep 1s --slow 1%
                                   one connection in a hundred has a handler that blocks
 
-Exit codes: 0 done, 1 failed, 2 usage, 4 a limit of this machine, 130 or 143 stopped by a second
-signal.")]
+Exit codes: 0 done, 1 failed, 2 usage, 4 a limit of this machine, 130 or 143
+stopped by a second signal.")]
 pub struct ServeArgs {
     /// Where to listen, as HOST:PORT; port 0 lets the system choose
     #[arg(
@@ -58,21 +58,21 @@ pub struct ServeArgs {
     /// Compute for this long on every message of the slow connections
     #[arg(
         long, value_name = "TIME", default_value = "none", value_parser = Limit::parser(parse_time),
-        env = "LANDFALL_BUSY", conflicts_with = "sleep"
+        env = "LANDFALL_BUSY", conflicts_with = "sleep", group = "delay"
     )]
     pub busy: Limit<Duration>,
 
     /// Block the thread for this long on every message of the slow connections
     #[arg(
         long, value_name = "TIME", default_value = "none", value_parser = Limit::parser(parse_time),
-        env = "LANDFALL_SLEEP"
+        env = "LANDFALL_SLEEP", group = "delay"
     )]
     pub sleep: Limit<Duration>,
 
-    /// The share of connections that are slow, when --busy or --sleep is given
+    /// The share of connections that are slow, with --busy or --sleep
     #[arg(
         long, value_name = "SHARE%", default_value = "1%", value_parser = parse_share,
-        env = "LANDFALL_SLOW"
+        env = "LANDFALL_SLOW", requires = "delay"
     )]
     pub slow: Share,
 
