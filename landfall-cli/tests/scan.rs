@@ -9,6 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -216,6 +217,45 @@ fn a_port_is_never_called_closed_for_want_of_a_local_port() {
         json["hosts"][0]["ports"][0]["reason"], "EADDRNOTAVAIL",
         "{json}"
     );
+}
+
+#[test]
+fn a_host_that_nothing_here_can_connect_to_ends_at_once_and_slows_nobody() {
+    let script = "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6
+        exec \"$LANDFALL\" scan ::1 2001:db8::1 127.0.0.1 -p 1-1000 --json";
+    let outcome = in_own_network(script)
+        .finish()
+        .expect_code(4)
+        .expect_message(&["2,000 ports unresolved", "no-source-address", "IPv6"]);
+    // A port that is tried again takes 5 s.
+    assert!(outcome.time < Duration::from_secs(4), "{outcome:?}");
+    let json = outcome.json();
+    assert_eq!(
+        (&json["unresolved"], &json["closed"]),
+        (&2000.into(), &1000.into()),
+        "{json}"
+    );
+    // The window has not shrunk, and nobody wants to see a line for each of these ports.
+    assert_eq!(json["local_failures"], 0, "{json}");
+    assert_eq!(json["hosts"][0]["ports"], Value::Array(Vec::new()));
+    let connects = json["connects"].as_u64().unwrap();
+    assert!((1002..1500).contains(&connects), "{json}");
+}
+
+#[test]
+fn the_address_that_stands_for_this_machine_is_scanned() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let json = run(&["scan", "0.0.0.0", "-p", &port.to_string(), "--json"])
+        .expect_code(0)
+        .json();
+    assert_eq!(json["hosts"][0]["address"], "0.0.0.0");
+    assert_eq!(open_ports(&json), BTreeSet::from([port.into()]));
+    // All the ports that the system can pick for our end, and nobody there.
+    let script = "echo 40000 40001 >/proc/sys/net/ipv4/ip_local_port_range
+        exec \"$LANDFALL\" scan 0.0.0.0 -p 40000,40001 --json";
+    let json = in_own_network(script).finish().expect_code(0).json();
+    assert_eq!(json["closed"], 2, "{json}");
 }
 
 #[test]

@@ -44,17 +44,12 @@ pub struct Outcome {
     pub counts: Counts,
     hosts_scanned: u64,
     hosts_up: u64,
-    /// Failures of this machine: one that was a limit, if there was one.
-    worst: Option<Verdict>,
+    /// Failures of this machine, and how many ports are unresolved for each.
+    pub failures: Vec<(Verdict, u64)>,
     interrupted: bool,
 }
 
 impl Outcome {
-    /// Why ports are unresolved, if some are: a limit of this machine before any other failure.
-    pub fn worst(&self) -> Option<Verdict> {
-        self.worst
-    }
-
     fn add(&mut self, host: &HostReport) {
         self.counts.add_all(&host.counts);
         self.hosts_scanned += 1;
@@ -62,8 +57,13 @@ impl Outcome {
     }
 
     fn add_failure(&mut self, verdict: Verdict) {
-        if !self.worst.is_some_and(Verdict::is_local_limit) {
-            self.worst = Some(verdict);
+        match self
+            .failures
+            .iter_mut()
+            .find(|(other, _)| *other == verdict)
+        {
+            Some((_, count)) => *count += 1,
+            None => self.failures.push((verdict, 1)),
         }
     }
 }

@@ -25,6 +25,7 @@ use hosts::Hosts;
 use ports::PortSet;
 use probe::Prober;
 use report::{Outputs, Setting};
+use verdict::{Cause, Verdict};
 use window::Window;
 
 use crate::exit::{Exit, Failure};
@@ -93,7 +94,7 @@ pub fn run(args: &ScanArgs) -> Result<Exit, Failure> {
     let outcome = outcome?;
     let exit = exit_of(&outcome, &hosts);
     outputs.end(&setting, &scan.summary(&outcome, &hosts, exit))?;
-    if let Some(complaint) = complaint(&outcome, concurrency, descriptor_limit) {
+    for complaint in complaints(&outcome, concurrency, descriptor_limit) {
         Messages::error(complaint);
     }
     Ok(exit)
@@ -168,27 +169,41 @@ fn command_line() -> String {
 }
 
 fn exit_of(outcome: &Outcome, hosts: &Hosts) -> Exit {
-    match (outcome.worst(), hosts.unknown_names) {
-        (Some(verdict), _) if verdict.is_local_limit() => Exit::LocalLimit,
-        (None, 0) => Exit::Done,
+    let is_limit = |&(verdict, _): &(Verdict, u64)| verdict.cause() != Some(Cause::Other);
+    match (outcome.failures.as_slice(), hosts.unknown_names) {
+        ([], 0) => Exit::Done,
+        (failures, _) if failures.iter().any(is_limit) => Exit::LocalLimit,
         _ => Exit::Failed,
     }
 }
 
 /// Says of ports that are unresolved what was in the way, and what to do.
-fn complaint(outcome: &Outcome, concurrency: u32, descriptor_limit: u64) -> Option<String> {
-    let worst = outcome.worst()?;
-    let count = counted(outcome.counts.unresolved, "port");
-    let reason = worst.reason();
-    if !worst.is_local_limit() {
-        return Some(format!(
-            "{count} unresolved: connecting failed here with {reason}"
-        ));
-    }
-    Some(format!(
-        "{count} unresolved, as this machine ran out of something ({reason}), however few connects \
-         were under way: {concurrency} at most with the descriptor limit of {descriptor_limit}; \
-         see `ulimit -n`, other programs' sockets and memory, and scan again, slower with \
-         --concurrency or --rate"
-    ))
+fn complaints(outcome: &Outcome, concurrency: u32, descriptor_limit: u64) -> Vec<String> {
+    let ran_out = format!(
+        "this machine ran out of something, however few connects were under way: {concurrency} at most \
+         with the descriptor limit of {descriptor_limit}; see `ulimit -n`, other programs' sockets and \
+         memory, and scan again, slower with --concurrency or --rate"
+    );
+    let causes = [
+        (Cause::Limit, ran_out.as_str()),
+        (
+            Cause::NoSource,
+            "this machine has no address that it could connect from, as where IPv6 is off; \
+             `ip address` shows those it has",
+        ),
+        (Cause::Other, "connecting failed here"),
+    ];
+    let complain = |(cause, explanation): (Cause, &str)| {
+        let failures = || {
+            let all = outcome.failures.iter();
+            all.filter(move |(verdict, _)| verdict.cause() == Some(cause))
+        };
+        let ports = counted(failures().map(|(_, count)| count).sum(), "port");
+        let reasons: Vec<_> = failures().map(|(verdict, _)| verdict.reason()).collect();
+        (!reasons.is_empty()).then(|| {
+            let reasons = reasons.join(", ");
+            format!("{ports} unresolved ({reasons}): {explanation}")
+        })
+    };
+    causes.into_iter().filter_map(complain).collect()
 }

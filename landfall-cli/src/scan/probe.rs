@@ -1,15 +1,16 @@
 //! One port: connects until it is known what it is.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use landfall::net::{ConnectOptions, TcpStream};
 use landfall::runtime::time::{sleep, sleep_until, timeout};
 
-use super::verdict::{State, Verdict};
+use super::verdict::{Cause, State, Verdict};
 use super::window::Window;
+use crate::system::errno;
 use crate::system::ports::has_met_itself;
 use crate::units::Rate;
 
@@ -21,6 +22,12 @@ const FIRST_WAIT: Duration = Duration::from_millis(5);
 /// By how much the end of a timeout may come late, in parts of it. Later than that, this process was
 /// kept from running, and an answer may have been there in time without being seen.
 const LATE: u32 = 4;
+
+/// What a connect fails with where no local port is left, or there is no address to connect from.
+const NO_LOCAL_ADDRESS: Verdict = Verdict::Failed(errno::ADDRNOTAVAIL as u16);
+
+/// Any port (RFC 863), where nothing is sent.
+const DISCARD: u16 = 9;
 
 /// How much of a banner is kept, in bytes.
 pub const BANNER_BYTES: usize = 256;
@@ -113,13 +120,17 @@ impl Prober {
         self.local_failures.load(Relaxed)
     }
 
-    /// Finds out what a port is.
-    pub async fn probe(&self, address: SocketAddr) -> Finding {
+    /// Finds out what a port is. That nothing here can connect to its host is found out once, and then
+    /// said of all its ports.
+    pub async fn probe(&self, address: SocketAddr, lacks_source: &AtomicBool) -> Finding {
         let mut unanswered = 0;
         let mut local_failures = 0;
         // Kept, so that the next connect has to come from another port.
         let mut to_itself: Option<TcpStream> = None;
         loop {
+            if lacks_source.load(Relaxed) {
+                return Finding::new(Verdict::NoSource, None);
+            }
             self.wait_for_turn().await;
             let began = Instant::now();
             let connected = self.options.connect(address).await;
@@ -138,13 +149,18 @@ impl Prober {
                 }
                 Err(error) => Verdict::of_error(&error),
             };
+            if verdict == NO_LOCAL_ADDRESS && !has_source(address.ip()) {
+                lacks_source.store(true, Relaxed);
+                continue;
+            }
             let was_late =
                 verdict == Verdict::NoResponse && took > self.timeout + self.timeout / LATE;
-            if (was_late || verdict.is_local_limit()) && to_itself.is_some() {
+            let failed_here = was_late || verdict.cause() == Some(Cause::Limit);
+            if failed_here && to_itself.is_some() {
                 // There is no other port. But then this one was free, so nobody listens there.
                 return Finding::new(Verdict::SelfConnect, None);
             }
-            if (was_late || verdict.is_local_limit()) && local_failures < LOCAL_RETRIES {
+            if failed_here && local_failures < LOCAL_RETRIES {
                 self.local_failures.fetch_add(1, Relaxed);
                 self.window.shrink(began);
                 sleep(FIRST_WAIT * (1 << local_failures)).await;
@@ -197,6 +213,17 @@ impl Prober {
             banner,
         }
     }
+}
+
+/// Whether there is an address here to connect from. To connect over UDP asks the system for one just the
+/// same, but sends nothing, and does not fail like this for want of a port.
+fn has_source(target: IpAddr) -> bool {
+    let any = match target {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let connected = UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((target, DISCARD)));
+    connected.err().and_then(|error| errno::code(&error)) != Some(errno::ADDRNOTAVAIL)
 }
 
 /// Receives up to the end of a line, or as much as is kept.

@@ -46,6 +46,8 @@ pub struct Round {
     verdicts: Vec<AtomicU16>,
     /// How long the fastest answer of each host took, in nanoseconds.
     fastest: Vec<AtomicU64>,
+    /// Whether each host is known to be one that nothing here can connect to.
+    lacks_source: Vec<AtomicBool>,
     banners: Mutex<BTreeMap<u64, Vec<u8>>>,
     settled: AtomicU64,
     open: AtomicU64,
@@ -68,6 +70,7 @@ impl Round {
         let pairs = hosts.len() as u64 * ports.len() as u64;
         Self {
             fastest: hosts.iter().map(|_| AtomicU64::new(u64::MAX)).collect(),
+            lacks_source: hosts.iter().map(|_| AtomicBool::new(false)).collect(),
             hosts,
             ports,
             order: Order::new(pairs, seed),
@@ -147,8 +150,9 @@ impl Round {
                 }
                 return;
             };
-            let finding = prober.probe(self.address(pair)).await;
-            let pace = finding.answered_in.map(|took| self.pace(pair, took));
+            let (host, address) = self.place(pair);
+            let finding = prober.probe(address, &self.lacks_source[host]).await;
+            let pace = finding.answered_in.map(|took| self.pace(host, took));
             self.record(pair, finding);
             match prober.window.settled(pace) {
                 Course::GoOn => {}
@@ -166,15 +170,16 @@ impl Round {
         (place < self.verdicts.len() as u64).then(|| self.order.at(place))
     }
 
-    fn address(&self, pair: u64) -> SocketAddr {
+    /// The place of the host, and where to connect to.
+    fn place(&self, pair: u64) -> (usize, SocketAddr) {
         let ports = self.ports.len();
         let (host, port) = (pair as usize / ports, pair as usize % ports);
-        SocketAddr::new(self.hosts[host].address, self.ports[port])
+        let address = SocketAddr::new(self.hosts[host].address, self.ports[port]);
+        (host, address)
     }
 
-    fn pace(&self, pair: u64, took: Duration) -> Pace {
+    fn pace(&self, host: usize, took: Duration) -> Pace {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let host = pair as usize / self.ports.len();
         let before = self.fastest[host].fetch_min(nanos, Ordering::Relaxed);
         Pace {
             took,

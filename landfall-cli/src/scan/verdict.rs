@@ -37,12 +37,25 @@ pub enum Verdict {
     NetUnreachable,
     /// A packet filter said no.
     Prohibited,
+    /// This machine has no address to connect from to that host.
+    NoSource,
     /// A connect failed here, with this system error.
     Failed(u16),
 }
 
+/// What is in the way where a port is unresolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// This machine ran out of something, of which there may be more the next time.
+    Limit,
+    /// It has no address to connect from.
+    NoSource,
+    /// Anything else that its system says.
+    Other,
+}
+
 /// The verdicts without an error of their own, by their code.
-const PLAIN: [Verdict; 8] = [
+const PLAIN: [Verdict; 9] = [
     Verdict::SynAck,
     Verdict::Refused,
     Verdict::Reset,
@@ -51,6 +64,7 @@ const PLAIN: [Verdict; 8] = [
     Verdict::HostUnreachable,
     Verdict::NetUnreachable,
     Verdict::Prohibited,
+    Verdict::NoSource,
 ];
 
 /// Set in the code of a failure, whose other bits are the system error.
@@ -98,7 +112,7 @@ impl Verdict {
             Self::NoResponse | Self::HostUnreachable | Self::NetUnreachable | Self::Prohibited => {
                 State::Filtered
             }
-            Self::Failed(_) => State::Unresolved,
+            Self::NoSource | Self::Failed(_) => State::Unresolved,
         }
     }
 
@@ -113,14 +127,25 @@ impl Verdict {
             Self::HostUnreachable => "host-unreach",
             Self::NetUnreachable => "net-unreach",
             Self::Prohibited => "admin-prohibited",
+            Self::NoSource => "no-source-address",
             Self::Failed(0) => "failed",
             Self::Failed(code) => return Cow::Owned(errno::name(code.into())),
         })
     }
 
-    /// Whether a limit of this machine is to blame.
-    pub fn is_local_limit(self) -> bool {
-        matches!(self, Self::Failed(code) if errno::is_local_limit(code.into()))
+    /// What is in the way, if this machine failed.
+    pub fn cause(self) -> Option<Cause> {
+        match self {
+            Self::NoSource => Some(Cause::NoSource),
+            Self::Failed(code) if errno::is_local_limit(code.into()) => Some(Cause::Limit),
+            Self::Failed(_) => Some(Cause::Other),
+            _ => None,
+        }
+    }
+
+    /// Whether it is worth a line for each port, as it can differ from port to port.
+    pub fn is_worth_listing(self) -> bool {
+        matches!(self, Self::SynAck | Self::Failed(_))
     }
 
     /// A number for it, not 0.
@@ -161,13 +186,10 @@ mod tests {
         for code in [errno::MFILE, errno::ADDRNOTAVAIL, errno::NOBUFS] {
             let verdict = Verdict::of_error(&io::Error::from_raw_os_error(code));
             assert_eq!(verdict.state(), State::Unresolved);
-            assert!(verdict.is_local_limit());
+            assert_eq!(verdict.cause(), Some(Cause::Limit));
             assert_eq!(verdict.reason(), errno::name(code));
         }
         let refused = Verdict::of_error(&io::Error::from_raw_os_error(errno::CONNREFUSED));
-        assert_eq!(
-            (refused.state(), refused.is_local_limit()),
-            (State::Closed, false)
-        );
+        assert_eq!((refused.state(), refused.cause()), (State::Closed, None));
     }
 }

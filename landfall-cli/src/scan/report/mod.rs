@@ -178,8 +178,7 @@ impl HostReport {
             let Some(verdict) = verdict else {
                 continue;
             };
-            let is_listed = matches!(verdict.state(), State::Open | State::Unresolved);
-            if is_listed || setting.all_states {
+            if verdict.is_worth_listing() || setting.all_states {
                 report.listed.push(PortReport {
                     port,
                     state: verdict.state(),
@@ -226,6 +225,7 @@ impl HostReport {
         match (self.counts.open > 0, self.counts.closed > 0) {
             (true, _) => ("up", "syn-ack"),
             (false, true) => ("up", "conn-refused"),
+            (false, false) if self.counts.unresolved > 0 => ("unknown", "unresolved"),
             (false, false) => ("unknown", "no-response"),
         }
     }
