@@ -243,6 +243,30 @@ fn a_host_that_nothing_here_can_connect_to_ends_at_once_and_slows_nobody() {
 }
 
 #[test]
+fn what_a_starved_scan_cannot_have_seen_is_not_called_filtered() {
+    let script = "exec \"$LANDFALL\" scan 10.8.0.2 -p 80 --timeout 100ms --json";
+    let mut scan = beside_a_silent_network(script);
+    scan.stderr_after("up to ");
+    // It runs too briefly for a timeout to end meanwhile.
+    while scan.is_running() {
+        scan.signal(Signal::STOP);
+        thread::sleep(Duration::from_millis(200));
+        scan.signal(Signal::CONT);
+        thread::sleep(Duration::from_millis(20));
+    }
+    let outcome = scan.finish().expect_code(4).expect_message(&[
+        "1 port unresolved",
+        "noticed-late",
+        "processor",
+    ]);
+    let port = &outcome.json()["hosts"][0]["ports"][0];
+    assert_eq!(
+        (&port["state"], &port["reason"]),
+        (&"unresolved".into(), &"noticed-late".into())
+    );
+}
+
+#[test]
 fn the_address_that_stands_for_this_machine_is_scanned() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

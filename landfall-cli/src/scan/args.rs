@@ -31,7 +31,7 @@ nmap's -iL, -oX, -oG and -oN are understood; -oJ and -oC are ours. A file named 
 output. A host is not asked whether it is up before its ports are tried.
 
 States: open (syn-ack), closed (conn-refused), filtered (no-response, host-unreach, net-unreach,
-admin-prohibited), unresolved (this machine failed; the reason is its error, or no-source-address).
+admin-prohibited), unresolved (this machine failed: no-source-address, noticed-late, or its error).
 
 Exit codes: 0 done, also with nothing open, 1 failed, 2 usage, 4 a limit of this machine left ports
 unresolved, 130 or 143 stopped by a second signal.")]

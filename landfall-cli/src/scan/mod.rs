@@ -191,6 +191,11 @@ fn complaints(outcome: &Outcome, concurrency: u32, descriptor_limit: u64) -> Vec
             "this machine has no address that it could connect from, as where IPv6 is off; \
              `ip address` shows those it has",
         ),
+        (
+            Cause::Late,
+            "this process got too little processor time to see in time whether they answered; scan \
+             again when the machine has less to do, or with a longer --timeout",
+        ),
         (Cause::Other, "connecting failed here"),
     ];
     let complain = |(cause, explanation): (Cause, &str)| {

@@ -147,15 +147,16 @@ impl Prober {
                     self.note_answer(unanswered, began);
                     return self.open(stream, took).await;
                 }
-                Err(error) => Verdict::of_error(&error),
+                Err(error) => match Verdict::of_error(&error) {
+                    Verdict::NoResponse if self.is_late(took) => Verdict::Late,
+                    verdict => verdict,
+                },
             };
             if verdict == NO_LOCAL_ADDRESS && !has_source(address.ip()) {
                 lacks_source.store(true, Relaxed);
                 continue;
             }
-            let was_late =
-                verdict == Verdict::NoResponse && took > self.timeout + self.timeout / LATE;
-            let failed_here = was_late || verdict.cause() == Some(Cause::Limit);
+            let failed_here = matches!(verdict.cause(), Some(Cause::Limit | Cause::Late));
             if failed_here && to_itself.is_some() {
                 // There is no other port. But then this one was free, so nobody listens there.
                 return Finding::new(Verdict::SelfConnect, None);
@@ -174,6 +175,11 @@ impl Prober {
                 return Finding::new(verdict, None);
             }
         }
+    }
+
+    /// Whether a timeout was noticed too late.
+    fn is_late(&self, took: Duration) -> bool {
+        took > self.timeout.saturating_add(self.timeout / LATE)
     }
 
     /// An answer to a second try says that the first was lost.

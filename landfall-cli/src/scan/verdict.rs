@@ -39,6 +39,8 @@ pub enum Verdict {
     Prohibited,
     /// This machine has no address to connect from to that host.
     NoSource,
+    /// Nothing had come when each timeout was noticed, but that was too late to tell.
+    Late,
     /// A connect failed here, with this system error.
     Failed(u16),
 }
@@ -50,12 +52,14 @@ pub enum Cause {
     Limit,
     /// It has no address to connect from.
     NoSource,
+    /// Too little processor time.
+    Late,
     /// Anything else that its system says.
     Other,
 }
 
 /// The verdicts without an error of their own, by their code.
-const PLAIN: [Verdict; 9] = [
+const PLAIN: [Verdict; 10] = [
     Verdict::SynAck,
     Verdict::Refused,
     Verdict::Reset,
@@ -65,6 +69,7 @@ const PLAIN: [Verdict; 9] = [
     Verdict::NetUnreachable,
     Verdict::Prohibited,
     Verdict::NoSource,
+    Verdict::Late,
 ];
 
 /// Set in the code of a failure, whose other bits are the system error.
@@ -112,7 +117,7 @@ impl Verdict {
             Self::NoResponse | Self::HostUnreachable | Self::NetUnreachable | Self::Prohibited => {
                 State::Filtered
             }
-            Self::NoSource | Self::Failed(_) => State::Unresolved,
+            Self::NoSource | Self::Late | Self::Failed(_) => State::Unresolved,
         }
     }
 
@@ -128,6 +133,7 @@ impl Verdict {
             Self::NetUnreachable => "net-unreach",
             Self::Prohibited => "admin-prohibited",
             Self::NoSource => "no-source-address",
+            Self::Late => "noticed-late",
             Self::Failed(0) => "failed",
             Self::Failed(code) => return Cow::Owned(errno::name(code.into())),
         })
@@ -137,6 +143,7 @@ impl Verdict {
     pub fn cause(self) -> Option<Cause> {
         match self {
             Self::NoSource => Some(Cause::NoSource),
+            Self::Late => Some(Cause::Late),
             Self::Failed(code) if errno::is_local_limit(code.into()) => Some(Cause::Limit),
             Self::Failed(_) => Some(Cause::Other),
             _ => None,
@@ -145,7 +152,7 @@ impl Verdict {
 
     /// Whether it is worth a line for each port, as it can differ from port to port.
     pub fn is_worth_listing(self) -> bool {
-        matches!(self, Self::SynAck | Self::Failed(_))
+        matches!(self, Self::SynAck | Self::Late | Self::Failed(_))
     }
 
     /// A number for it, not 0.
