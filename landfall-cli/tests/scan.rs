@@ -131,15 +131,14 @@ fn with_few_descriptors_the_same_is_found() {
 #[test]
 fn nmap_finds_the_same_and_its_tools_take_our_xml() {
     let directory = Directory::new("nmap");
-    let [ours, theirs, copy] = ["ours", "theirs", "copy"].map(|name| directory.file(name));
+    let [ours, theirs] = ["ours", "theirs"].map(|name| directory.file(name));
     let script = format!(
         "\"$LANDFALL\" scan 127.0.0.1 -p - -oX {ours}.xml -oG {ours}.gnmap -q >/dev/null
         nmap -n -sT -p- -oX {theirs}.xml -oG {theirs}.gnmap 127.0.0.1 >/dev/null
-        ndiff {ours}.xml {theirs}.xml || test $? = 1
-        sed 's/scanner=\"landfall\"/scanner=\"nmap\"/' {ours}.xml >{copy}.xml
-        xmllint --noout --dtdvalid /usr/share/nmap/nmap.dtd {copy}.xml"
+        ndiff {ours}.xml {theirs}.xml || test $? = 1"
     );
     beside_forty_servers(&script).finish().expect_code(0);
+    expect_nmaps_xml(&format!("{ours}.xml"));
     let ports = |path: &str| {
         let text = fs::read_to_string(format!("{path}.gnmap")).unwrap();
         let line = text
@@ -423,17 +422,70 @@ fn a_rate_is_kept() {
 }
 
 #[test]
-fn a_signal_ends_it_with_what_is_known() {
-    let script =
-        "exec \"$LANDFALL\" scan 127.0.0.1 10.8.1.0/28 -p 1-1000 --timeout 1m --seed 1 --json";
-    let mut scan = beside_a_silent_network(script);
-    scan.stderr_after("scanning: ");
-    scan.signal(Signal::INT);
-    let outcome = scan.finish().expect_code(0);
-    let json = outcome.json();
-    assert_eq!(json["interrupted"], true);
-    let [closed, left] = ["closed", "not_scanned"].map(|key| json[key].as_u64().unwrap());
-    assert!(closed > 0 && closed + left == 17_000, "{json}");
+fn a_signal_ends_it_with_what_is_known_marked_as_incomplete_in_every_form() {
+    let directory = Directory::new("signal");
+    let file = directory.file("scan");
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let script = format!(
+            "exec \"$LANDFALL\" scan 127.0.0.1 10.8.1.0/28 -p 1-1000 --timeout 1m --seed 1 --json \
+                -oX {file}.xml -oG {file}.gnmap -oC {file}.csv"
+        );
+        let mut scan = beside_a_silent_network(&script);
+        scan.stderr_after("scanning: ");
+        scan.signal(signal);
+        let outcome = scan
+            .finish()
+            .expect_code(code)
+            .expect_message(&["stopped by a signal"]);
+        let json = outcome.json();
+        assert_eq!(
+            (&json["interrupted"], &json["exit_code"]),
+            (&true.into(), &code.into())
+        );
+        let [closed, left] = ["closed", "not_scanned"].map(|key| json[key].as_u64().unwrap());
+        assert!(closed > 0 && closed + left == 17_000, "{json}");
+        for (form, mark) in [
+            ("xml", "exit=\"error\" errormsg=\"stopped by a signal: "),
+            ("gnmap", "# Landfall stopped at "),
+            ("csv", "\n,,,tcp,not_scanned,"),
+        ] {
+            let text = fs::read_to_string(format!("{file}.{form}")).unwrap();
+            assert!(text.contains(mark), "{text}");
+        }
+        expect_nmaps_xml(&format!("{file}.xml"));
+    }
+}
+
+/// Asserts that a file satisfies nmap's DTD, but for the name of the scanner.
+#[track_caller]
+fn expect_nmaps_xml(path: &str) {
+    let script = format!(
+        "sed 's/scanner=\"landfall\"/scanner=\"nmap\"/' {path} |
+        xmllint --noout --dtdvalid /usr/share/nmap/nmap.dtd -"
+    );
+    let mut command = Command::new("sh");
+    command.args(["-ec", &script]);
+    Running::start(command).finish().expect_code(0);
+}
+
+#[test]
+fn a_signal_ends_it_while_targets_are_looked_up() {
+    let directory = Directory::new("look-up");
+    let list = directory.file("list");
+    let made = Command::new("mkfifo").arg(&list).status().unwrap();
+    assert!(made.success());
+    let mut scan = Running::start(landfall(&["scan", "-iL", &list]));
+    // Open as soon as the other end is, and then it waits for what is never written.
+    let _writer = fs::OpenOptions::new().write(true).open(&list).unwrap();
+    for _ in 0..2 {
+        scan.signal(Signal::INT);
+    }
+    let mut tries = 0;
+    while scan.is_running() {
+        tries += 1;
+        assert!(tries < 400, "it still looks targets up");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

@@ -34,7 +34,7 @@ States: open (syn-ack), closed (conn-refused), filtered (no-response, host-unrea
 admin-prohibited), unresolved (this machine failed: no-source-address, noticed-late, or its error).
 
 Exit codes: 0 done, also with nothing open, 1 failed, 2 usage, 4 a limit of this machine left ports
-unresolved, 130 or 143 stopped by a second signal.")]
+unresolved, 130 or 143 stopped by a signal with ports left.")]
 pub struct ScanArgs {
     /// Names, addresses, 10.0.0.0/24, 10.0.0-3.1,5, ::1, 2001:db8::/120
     #[arg(value_name = "TARGET", env = "LANDFALL_TARGETS", value_delimiter = ' ')]

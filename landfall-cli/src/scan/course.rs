@@ -46,7 +46,8 @@ pub struct Outcome {
     hosts_up: u64,
     /// Failures of this machine, and how many ports are unresolved for each.
     pub failures: Vec<(Verdict, u64)>,
-    interrupted: bool,
+    /// The signal that ended it before all was scanned.
+    pub stopped: Option<i32>,
 }
 
 impl Outcome {
@@ -114,8 +115,8 @@ impl Scan {
             future::or(round.run(&self.prober), obey).await;
             self.report(&round, setting, services, outputs, &mut outcome)?;
         }
-        outcome.interrupted = stop.drain().is_some();
         outcome.counts.not_scanned = self.course.lock().total - outcome.counts.scanned();
+        outcome.stopped = stop.drain().filter(|_| outcome.counts.not_scanned > 0);
         Ok(outcome)
     }
 
@@ -181,7 +182,13 @@ impl Scan {
     }
 
     /// What is told at the end.
-    pub fn summary(&self, outcome: &Outcome, hosts: &Hosts, exit: Exit) -> Summary {
+    pub fn summary(
+        &self,
+        outcome: &Outcome,
+        hosts: &Hosts,
+        exit: Exit,
+        complaints: &[String],
+    ) -> Summary {
         Summary {
             hosts_scanned: outcome.hosts_scanned,
             hosts_up: outcome.hosts_up,
@@ -193,8 +200,9 @@ impl Scan {
             elapsed_seconds: self.began.elapsed().as_secs_f64(),
             client_cpu_seconds: process::own_cpu_time().as_secs_f64(),
             peak_memory_bytes: process::own_peak_memory().ok(),
-            interrupted: outcome.interrupted,
+            interrupted: outcome.stopped.is_some(),
             exit_code: exit.code(),
+            complaints: complaints.join("; "),
             ended: SystemTime::now(),
         }
     }

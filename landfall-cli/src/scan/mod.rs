@@ -16,7 +16,10 @@ mod verdict;
 mod window;
 
 use std::hash::{BuildHasher, RandomState};
+use std::thread;
 use std::time::SystemTime;
+
+use futures_lite::future::block_on;
 
 pub use args::{ScanArgs, spell_out};
 
@@ -47,8 +50,10 @@ pub fn run(args: &ScanArgs) -> Result<Exit, Failure> {
     let services = Services::read().unwrap_or_default();
     let ports = ports_of(args, &services)?;
     let mut outputs = Outputs::open(args)?;
-    let stop = StopRequest::listen()?;
     let hosts = Hosts::find(args, messages)?;
+    // Until now there was nothing to be kept, and the system ends the process at once.
+    let stop = StopRequest::listen()?;
+    end_at_second_signal(stop.clone())?;
     let descriptor_limit = limits::raise_descriptor_limit();
     let runtime = args.runtime().build()?;
     let concurrency = concurrency_of(args, runtime.port().socket_capacity(), descriptor_limit)?;
@@ -79,7 +84,7 @@ pub fn run(args: &ScanArgs) -> Result<Exit, Failure> {
     messages.note(format_args!(
         "{} of {}, seed {}; up to {} at once",
         counted(ports.len().into(), "port"),
-        counted(hosts.most(), "address"),
+        counted(hosts.most(), "host"),
         setting.seed,
         counted(concurrency.into(), "connect"),
     ));
@@ -93,11 +98,26 @@ pub fn run(args: &ScanArgs) -> Result<Exit, Failure> {
     drop(progress);
     let outcome = outcome?;
     let exit = exit_of(&outcome, &hosts);
-    outputs.end(&setting, &scan.summary(&outcome, &hosts, exit))?;
-    for complaint in complaints(&outcome, concurrency, descriptor_limit) {
+    let complaints = complaints(&outcome, concurrency, descriptor_limit);
+    outputs.end(&setting, &scan.summary(&outcome, &hosts, exit, &complaints))?;
+    for complaint in complaints {
         Messages::error(complaint);
     }
     Ok(exit)
+}
+
+/// The first signal ends the scan, and what is known is written. Whoever does not take it, as a pipe that is
+/// full, is not waited for when a second one comes.
+fn end_at_second_signal(stop: StopRequest) -> Result<(), Failure> {
+    let end = move || {
+        let signal = block_on(stop.wait_for_now());
+        std::process::exit(Exit::Stopped(signal).code().into());
+    };
+    thread::Builder::new()
+        .name(String::from("stop"))
+        .spawn(end)
+        .map(drop)
+        .map_err(|error| Failure::of_system("cannot start a thread", &error))
 }
 
 /// Refuses what makes no sense.
@@ -169,6 +189,9 @@ fn command_line() -> String {
 }
 
 fn exit_of(outcome: &Outcome, hosts: &Hosts) -> Exit {
+    if let Some(signal) = outcome.stopped {
+        return Exit::Stopped(signal);
+    }
     let is_limit = |&(verdict, _): &(Verdict, u64)| verdict.cause() != Some(Cause::Other);
     match (outcome.failures.as_slice(), hosts.unknown_names) {
         ([], 0) => Exit::Done,
@@ -177,7 +200,7 @@ fn exit_of(outcome: &Outcome, hosts: &Hosts) -> Exit {
     }
 }
 
-/// Says of ports that are unresolved what was in the way, and what to do.
+/// Says what the result lacks: why ports are unresolved, and what to do about it, and what was left.
 fn complaints(outcome: &Outcome, concurrency: u32, descriptor_limit: u64) -> Vec<String> {
     let ran_out = format!(
         "this machine ran out of something, however few connects were under way: {concurrency} at most \
@@ -210,5 +233,13 @@ fn complaints(outcome: &Outcome, concurrency: u32, descriptor_limit: u64) -> Vec
             format!("{ports} unresolved ({reasons}): {explanation}")
         })
     };
-    causes.into_iter().filter_map(complain).collect()
+    let stopped = outcome.stopped.map(|_| {
+        let left = counted(outcome.counts.not_scanned, "port");
+        format!("stopped by a signal: {left} not scanned")
+    });
+    causes
+        .into_iter()
+        .filter_map(complain)
+        .chain(stopped)
+        .collect()
 }

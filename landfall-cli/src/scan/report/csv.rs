@@ -30,7 +30,11 @@ impl Form for Csv {
         Ok(())
     }
 
-    fn end(&mut self, to: &mut dyn Write, _: &Setting, _: &Summary) -> io::Result<()> {
+    fn end(&mut self, to: &mut dyn Write, _: &Setting, summary: &Summary) -> io::Result<()> {
+        if summary.interrupted {
+            // No comment can be written, so it is a line that stands for all ports that are missing.
+            writeln!(to, ",,,tcp,not_scanned,{},,", quoted(&summary.complaints))?;
+        }
         to.flush()
     }
 }

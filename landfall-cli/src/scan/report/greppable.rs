@@ -48,9 +48,13 @@ impl Form for Greppable {
         let ended = show_moment(summary.ended);
         writeln!(
             to,
-            "# Landfall done at {ended} -- {}",
-            summary.in_nmaps_words()
+            "# Landfall {} at {ended} -- {}",
+            summary.ending(),
+            summary.in_nmaps_words(),
         )?;
+        if !summary.complaints.is_empty() {
+            writeln!(to, "# {}", summary.complaints)?;
+        }
         to.flush()
     }
 }

@@ -259,12 +259,23 @@ pub struct Summary {
     pub interrupted: bool,
     /// The exit code.
     pub exit_code: u8,
+    /// What it lacks, in words; nothing if it is complete.
+    #[serde(skip)]
+    pub complaints: String,
     /// When it ended.
     #[serde(skip)]
     pub ended: SystemTime,
 }
 
 impl Summary {
+    /// How it ended, in nmap's word or in ours.
+    fn ending(&self) -> &'static str {
+        match self.interrupted {
+            true => "stopped",
+            false => "done",
+        }
+    }
+
     /// In nmap's words, for forms of its own.
     fn in_nmaps_words(&self) -> String {
         let addresses = match self.hosts_scanned {

@@ -80,14 +80,16 @@ impl Form for Xml {
             elapsed_seconds,
             ..
         } = summary;
-        let exit = match summary.exit_code {
-            0 => "success",
-            _ => "error",
+        let exit = match (summary.exit_code, summary.complaints.as_str()) {
+            (0, _) => String::from(r#"exit="success""#),
+            (_, "") => String::from(r#"exit="error""#),
+            (_, lacks) => format!(r#"exit="error" errormsg="{}""#, escaped(lacks)),
         };
         writeln!(
             to,
-            r#"<runstats><finished time="{}" elapsed="{elapsed_seconds:.2}" summary="Landfall done: {}" exit="{exit}"/><hosts up="{hosts_up}" down="{}" total="{hosts_scanned}"/>"#,
+            r#"<runstats><finished time="{}" elapsed="{elapsed_seconds:.2}" summary="Landfall {}: {}" {exit}/><hosts up="{hosts_up}" down="{}" total="{hosts_scanned}"/>"#,
             unix_seconds(summary.ended),
+            summary.ending(),
             escaped(&summary.in_nmaps_words()),
             hosts_scanned - hosts_up,
         )?;
