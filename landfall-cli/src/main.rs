@@ -59,7 +59,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let words = scan::spell_out(std::env::args_os().collect());
+    let words = match scan::spell_out(std::env::args_os().collect()) {
+        Ok(words) => words,
+        Err(failure) => return report_failure(failure).into(),
+    };
     let cli: Cli = match command_line::read(&words) {
         Ok(cli) => cli,
         // Also the help and the version, for which the code is 0.

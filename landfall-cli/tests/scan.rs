@@ -525,6 +525,33 @@ fn what_cannot_be_is_refused_with_a_reason() {
 }
 
 #[test]
+fn nmaps_habits_are_obeyed_or_refused_with_a_reason() {
+    let directory = Directory::new("habits");
+    let base = directory.file("base.1");
+    let habits = ["-sT", "-Pn", "-n", "-oA", &base, "--all-states"];
+    let outcome = run(&[&["scan", "127.0.0.1", "-p", "9"], &habits[..]].concat()).expect_code(0);
+    assert!(outcome.stdout.contains("127.0.0.1"), "{outcome:?}");
+    let read = |ending| fs::read_to_string(format!("{base}.{ending}")).unwrap();
+    assert_eq!(read("nmap"), outcome.stdout);
+    assert!(read("xml").contains("<nmaprun") && read("gnmap").contains("9/closed/tcp//discard///"));
+
+    for (flag, reason) in [
+        ("-sS", "-sT"),
+        ("-sU", "UDP"),
+        ("-sV", "--banner"),
+        ("-sn", "ping"),
+        ("-O", "operating system"),
+        ("-A", "--banner"),
+        ("-oS", "form"),
+    ] {
+        let outcome = run(&["scan", "127.0.0.1", flag])
+            .expect_code(2)
+            .expect_message(&[flag, reason]);
+        assert_eq!(outcome.stderr.lines().count(), 1, "{outcome:?}");
+    }
+}
+
+#[test]
 fn nothing_open_is_no_failure() {
     let port = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,11 +1,12 @@
 //! The flags of `landfall scan`.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
+use crate::exit::Failure;
 use crate::options::{Driver, RuntimeOptions, default_workers, processors};
 use crate::output::OutputArgs;
 use crate::units::{Limit, Rate, parse_count, parse_rate, parse_time};
@@ -27,8 +28,8 @@ Examples:
   landfall scan 10.0.0.0/24 10.0.1-3.1,5 -p 22,80,8000-8100,http* --reason
   landfall scan -iL hosts.txt --exclude 10.0.0.1 -oX scan.xml -oG scan.gnmap
 
-nmap's -iL, -oX, -oG and -oN are understood; -oJ and -oC are ours. A file named `-` is standard
-output. A host is not asked whether it is up before its ports are tried.
+nmap's -iL, -oX, -oG, -oN and -oA are understood, and its -sT, -Pn and -n ask for what is done anyway;
+-oJ and -oC are ours. A file named `-` is standard output. A host is not asked whether it is up before its ports are tried.
 
 States: open (syn-ack), closed (conn-refused), filtered (no-response, host-unreach, net-unreach,
 admin-prohibited), unresolved (this machine failed: no-source-address, noticed-late, or its error).
@@ -171,6 +172,16 @@ pub struct ScanArgs {
     )]
     pub json_file: Vec<PathBuf>,
 
+    /// Also write the table to BASE.nmap, the XML to BASE.xml and the greppable form to BASE.gnmap
+    /// (-oA BASE)
+    #[arg(
+        long,
+        value_name = "BASE",
+        env = "LANDFALL_ALL_FORMS",
+        help_heading = "Output"
+    )]
+    pub all_forms: Vec<PathBuf>,
+
     /// Also write a line of CSV for each listed port to FILE (-oC FILE)
     #[arg(
         long,
@@ -222,27 +233,64 @@ fn parse_seed(text: &str) -> Result<u64, String> {
 }
 
 /// nmap's flags of two letters, which a parser of the usual kind takes for one letter and its value.
-const TWO_LETTERS: [(&str, &str); 6] = [
+const TWO_LETTERS: [(&str, &str); 7] = [
     ("-iL", "--input"),
     ("-oX", "--xml"),
     ("-oG", "--greppable"),
     ("-oJ", "--json-file"),
     ("-oC", "--csv"),
     ("-oN", "--output"),
+    ("-oA", "--all-forms"),
 ];
 
-/// Spells nmap's flags of two letters out, on the command line of a scan.
-pub fn spell_out(words: Vec<OsString>) -> Vec<OsString> {
+/// Those that ask for what a scan does in any case: connect, ping nobody, look no address up.
+const NEEDLESS: [&str; 3] = ["-sT", "-Pn", "-n"];
+
+/// Those that ask for what it does not do, and why.
+const REFUSED: [(&str, &str); 7] = [
+    (
+        "-sS",
+        "ports are scanned by connecting (-sT), which takes no raw sockets and so no privilege",
+    ),
+    (
+        "-sU",
+        "UDP is not scanned: a port that is silent there says nothing of itself",
+    ),
+    (
+        "-sV",
+        "nothing is sent to an open port to find out its version; --banner shows what it says unasked",
+    ),
+    ("-sn", "hosts are not pinged: their ports are scanned"),
+    (
+        "-O",
+        "the operating system behind an address is not guessed, as that takes raw sockets",
+    ),
+    (
+        "-A",
+        "versions, operating systems, scripts and routes are not looked into; --banner shows what an open \
+         port says unasked",
+    ),
+    ("-oS", "there is no such form of the result"),
+];
+
+/// Spells nmap's flags of two letters out, on the command line of a scan, and leaves out those that change
+/// nothing.
+pub fn spell_out(words: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
     if words.get(1).is_none_or(|word| word != "scan") {
-        return words;
+        return Ok(words);
+    }
+    if let Some((flag, reason)) = REFUSED
+        .iter()
+        .find(|(flag, _)| words.iter().any(|word| word == flag))
+    {
+        return Err(Failure::usage(format!("scan takes no {flag}: {reason}")));
     }
     let spell = |word: OsString| {
-        let known = TWO_LETTERS
-            .iter()
-            .find(|(short, _)| word == OsStr::new(short));
+        let known = TWO_LETTERS.iter().find(|(short, _)| word == *short);
         known.map_or(word, |(_, long)| OsString::from(long))
     };
-    words.into_iter().map(spell).collect()
+    let is_needed = |word: &OsString| !NEEDLESS.iter().any(|flag| word == flag);
+    Ok(words.into_iter().filter(is_needed).map(spell).collect())
 }
 
 #[cfg(test)]
@@ -253,12 +301,12 @@ mod tests {
     fn flags_of_two_letters_are_spelt_out_for_a_scan_only() {
         let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
         assert_eq!(
-            spell_out(words("landfall scan -iL hosts -oX - -o out")),
+            spell_out(words("landfall scan -sT -iL hosts -Pn -oX - -o out")).unwrap(),
             words("landfall scan --input hosts --xml - -o out")
         );
         assert_eq!(
-            spell_out(words("landfall load -oX")),
-            words("landfall load -oX")
+            spell_out(words("landfall load -oX -n")).unwrap(),
+            words("landfall load -oX -n")
         );
     }
 }

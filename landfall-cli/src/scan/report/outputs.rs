@@ -42,6 +42,19 @@ impl Outputs {
                 outputs.push(Output::open(flag, path, form())?);
             }
         }
+        for base in &args.all_forms {
+            let forms = [
+                ("nmap", new_form::<Human> as fn() -> Box<dyn Form>),
+                ("xml", new_form::<Xml>),
+                ("gnmap", new_form::<Greppable>),
+            ];
+            for (ending, form) in forms {
+                // The base may have a dot of its own, which stays.
+                let mut path = base.clone().into_os_string();
+                path.push(format!(".{ending}"));
+                outputs.push(Output::open("-oA", Path::new(&path), form())?);
+            }
+        }
         let is_taken = outputs.iter().any(|output| output.place == "-");
         let is_by_default = !args.output.json && args.output.output.as_os_str() == "-";
         if !(is_taken && is_by_default) {
