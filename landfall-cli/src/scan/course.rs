@@ -196,7 +196,7 @@ impl Scan {
             counts: outcome.counts,
             connects: self.prober.connects(),
             local_failures: self.prober.local_failures(),
-            peak_concurrency: self.prober.window.peak(),
+            peak_concurrency: self.prober.peak(),
             elapsed_seconds: self.began.elapsed().as_secs_f64(),
             client_cpu_seconds: process::own_cpu_time().as_secs_f64(),
             peak_memory_bytes: process::own_peak_memory().ok(),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use landfall::net::{ConnectOptions, TcpStream};
@@ -45,6 +45,8 @@ pub struct Prober {
     began: Instant,
     /// Connects begun, or waiting for their turn.
     connects: AtomicU64,
+    under_way: AtomicU32,
+    peak: AtomicU32,
     /// Connects that failed for a limit of this machine.
     local_failures: AtomicU64,
     is_stopped: AtomicBool,
@@ -83,6 +85,8 @@ impl Prober {
             banner_time: None,
             began: Instant::now(),
             connects: AtomicU64::new(0),
+            under_way: AtomicU32::new(0),
+            peak: AtomicU32::new(0),
             local_failures: AtomicU64::new(0),
             is_stopped: AtomicBool::new(false),
         }
@@ -115,6 +119,11 @@ impl Prober {
         self.connects.load(Relaxed)
     }
 
+    /// How many were under way at one time, at most.
+    pub fn peak(&self) -> u32 {
+        self.peak.load(Relaxed)
+    }
+
     /// How many of them failed for a limit of this machine.
     pub fn local_failures(&self) -> u64 {
         self.local_failures.load(Relaxed)
@@ -133,7 +142,7 @@ impl Prober {
             }
             self.wait_for_turn().await;
             let began = Instant::now();
-            let connected = self.options.connect(address).await;
+            let connected = self.connect(address).await;
             let took = began.elapsed();
             let verdict = match connected {
                 Ok(stream) if has_met_itself(&stream) => {
@@ -187,6 +196,14 @@ impl Prober {
         if unanswered > 0 {
             self.window.shrink(began);
         }
+    }
+
+    async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let under_way = self.under_way.fetch_add(1, Relaxed) + 1;
+        self.peak.fetch_max(under_way, Relaxed);
+        let connected = self.options.connect(address).await;
+        self.under_way.fetch_sub(1, Relaxed);
+        connected
     }
 
     async fn wait_for_turn(&self) {

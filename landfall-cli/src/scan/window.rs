@@ -33,7 +33,6 @@ struct State {
     threshold: u32,
     settled: u32,
     active: u32,
-    peak: u32,
     shrunk: Instant,
 }
 
@@ -68,7 +67,6 @@ impl Window {
                 threshold: most,
                 settled: 0,
                 active: 0,
-                peak: 0,
                 shrunk: Instant::now(),
             }),
         }
@@ -80,7 +78,6 @@ impl Window {
         let is_free = state.active < state.limit;
         if is_free {
             state.active += 1;
-            state.peak = state.peak.max(state.active);
         }
         is_free
     }
@@ -119,11 +116,6 @@ impl Window {
         state.limit = (state.limit / 2).max(1);
         state.threshold = state.limit;
         state.settled = 0;
-    }
-
-    /// The most that were under way at one time.
-    pub fn peak(&self) -> u32 {
-        self.state.lock().peak
     }
 }
 
@@ -186,7 +178,7 @@ mod tests {
     fn it_grows_to_its_most_and_no_further() {
         let window = full(300);
         settle(&window, 1000, FAST);
-        assert_eq!((limit(&window), window.peak()), (300, 300));
+        assert_eq!((limit(&window), window.state.lock().active), (300, 300));
         assert_eq!(limit(&Window::new(5)), 5);
     }
 
@@ -238,7 +230,6 @@ mod tests {
         assert!(window.enter() && window.enter() && !window.enter());
         assert!(!window.leave());
         assert!(window.leave());
-        assert_eq!(window.peak(), 2);
     }
 
     #[test]
