@@ -23,24 +23,59 @@
 //! # client.join().unwrap()?;
 //! # Ok::<(), std::io::Error>(())
 //! ```
+//!
+//! What it listens on may change while it serves, and a connection tells by which listener it came.
+//! This one leaves its connections alone when it drains, and gives them a minute:
+//!
+//! ```
+//! use std::time::Duration;
+//! use landfall::net::TcpStream;
+//! use landfall::runtime::{self, Runtime};
+//! use landfall::Server;
+//!
+//! # fn main() -> std::io::Result<()> {
+//! Runtime::new()?.block_on(async {
+//!     let server = Server::new()
+//!         .drain_ends_receives(false)
+//!         .drain_timeout(Duration::from_secs(60));
+//!     let handle = server.handle();
+//!     let serving = runtime::spawn(server.run(|mut connection| async move {
+//!         let text = format!("welcome at {}", connection.listener());
+//!         connection.send(text).await
+//!     }));
+//!     let address = handle.bind("127.0.0.1:0")?;
+//!     let mut client = TcpStream::connect(address).await?;
+//!     let welcome = client.receive().await?.expect("some text");
+//!     assert_eq!(welcome[..], *format!("welcome at {address}").as_bytes());
+//!     handle.remove(address);
+//!     handle.drain();
+//!     assert_eq!(serving.await??.stats.accepted, 1);
+//!     Ok(())
+//! })
+//! # }
+//! ```
 
 mod accept;
 mod control;
 mod counter;
 mod handler;
+mod listeners;
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use crate::net::{ListenOptions, TcpStream};
+use crate::net::{ListenOptions, TcpListener, TcpStream};
 use crate::port::DriverChoice;
 use crate::runtime::{self, Runtime};
-use control::Control;
+use control::{Control, Phase};
+use handler::Counted;
+use listeners::ListeningSocket;
 
 /// How long a drain may take, unless told otherwise.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -56,10 +91,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// What a handler [spawns](runtime::spawn) is the program's: a stream, or half of one, that it has
 /// handed to a task of its own ends with that task or with the runtime, and is not cut with the
-/// handlers. One that receives sees the end of the stream when the server drains.
+/// handlers. One that receives sees the end of the stream when the server drains. What is to be waited
+/// for and cut like a handler is spawned by a [handle](ServerHandle::spawn).
 pub struct Server {
-    listeners: Vec<std::net::TcpListener>,
-    options: ListenOptions,
     runtime: runtime::Builder,
     limits: Limits,
     control: Arc<Control>,
@@ -70,9 +104,31 @@ struct Limits {
     connections: u64,
     idle: Option<Duration>,
     drain: Duration,
+    drain_ends_receives: bool,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Server::new()
+    }
 }
 
 impl Server {
+    /// A server that does not listen on anything yet: see [`and_bind`](Self::and_bind) and
+    /// [`ServerHandle::bind`].
+    pub fn new() -> Self {
+        Server {
+            runtime: Runtime::builder(),
+            limits: Limits {
+                connections: u64::MAX,
+                idle: None,
+                drain: DRAIN_TIMEOUT,
+                drain_ends_receives: true,
+            },
+            control: Arc::default(),
+        }
+    }
+
     /// Listens on an address; port 0 lets the system choose. Clients can connect from now on, and
     /// are served when [`serve`](Self::serve) is called.
     ///
@@ -93,10 +149,7 @@ impl Server {
     ///
     /// As [`bind`](Self::bind).
     pub fn bind_with(address: impl ToSocketAddrs, options: ListenOptions) -> io::Result<Self> {
-        let listener = options.bind(address)?;
-        let mut server = Self::from_std(listener.into())?;
-        server.options = options;
-        Ok(server)
+        Server::new().listen_options(options).and_bind(address)
     }
 
     /// Serves a listener of the standard library.
@@ -105,27 +158,26 @@ impl Server {
     ///
     /// It has no internet address.
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
-        let control = Arc::new(Control::new(listener.local_addr()?));
-        Ok(Server {
-            listeners: vec![listener],
-            options: ListenOptions::new(),
-            runtime: Runtime::builder(),
-            limits: Limits {
-                connections: u64::MAX,
-                idle: None,
-                drain: DRAIN_TIMEOUT,
-            },
-            control,
-        })
+        let server = Server::new();
+        let address = listener.local_addr()?;
+        let socket = ListeningSocket::Unassociated(listener);
+        server.control.add(address, socket)?;
+        Ok(server)
     }
 
-    /// Listens on one more address, with the options of the first.
+    /// How to listen from now on.
+    pub fn listen_options(self, options: ListenOptions) -> Self {
+        self.control.set_options(options);
+        self
+    }
+
+    /// Listens on one more address.
     ///
     /// # Errors
     ///
     /// As [`bind`](Self::bind).
-    pub fn and_bind(mut self, address: impl ToSocketAddrs) -> io::Result<Self> {
-        self.listeners.push(self.options.bind(address)?.into());
+    pub fn and_bind(self, address: impl ToSocketAddrs) -> io::Result<Self> {
+        self.control.bind(address)?;
         Ok(self)
     }
 
@@ -181,21 +233,27 @@ impl Server {
         self
     }
 
-    /// The first address that is listened on.
+    /// Whether a drain ends receives that find nothing, as if the client had closed; yes by default.
+    /// Otherwise it leaves connections alone until they end by themselves, as those of a program that
+    /// would pass such an end on: a client that has not come to its end is not to be taken for one
+    /// that has.
+    pub fn drain_ends_receives(mut self, on: bool) -> Self {
+        self.limits.drain_ends_receives = on;
+        self
+    }
+
+    /// The first address that was listened on.
+    ///
+    /// # Panics
+    ///
+    /// There has been none yet; see [`new`](Self::new).
     pub fn local_addr(&self) -> SocketAddr {
-        self.control.local_addr()
+        self.handle().local_addr()
     }
 
     /// Every address that is listened on.
-    ///
-    /// # Errors
-    ///
-    /// What the system answers.
-    pub fn local_addrs(&self) -> io::Result<Vec<SocketAddr>> {
-        self.listeners
-            .iter()
-            .map(std::net::TcpListener::local_addr)
-            .collect()
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.control.addresses()
     }
 
     /// A handle to look at the server and to end it, for other threads and for handlers.
@@ -252,7 +310,7 @@ impl Server {
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
-            .field("listeners", &self.listeners)
+            .field("listeners", &self.local_addrs())
             .field("limits", &self.limits)
             .field("stats", &self.control.stats())
             .finish_non_exhaustive()
@@ -261,12 +319,22 @@ impl fmt::Debug for Server {
 
 /// A client's connection: a [`TcpStream`] that the server counts.
 #[derive(Debug)]
-pub struct Connection(TcpStream);
+pub struct Connection {
+    stream: TcpStream,
+    /// Shared by all of a listener's: an idle connection is to take little memory.
+    listener: Arc<SocketAddr>,
+}
 
 impl Connection {
+    /// The address of the listener that it came by, as that is bound: for one of several addresses,
+    /// `0.0.0.0` for one, [`local_addr`](TcpStream::local_addr) tells which.
+    pub fn listener(&self) -> SocketAddr {
+        *self.listener
+    }
+
     /// The stream itself, to split it for one. It is still counted while it is open.
     pub fn into_stream(self) -> TcpStream {
-        self.0
+        self.stream
     }
 }
 
@@ -274,31 +342,96 @@ impl Deref for Connection {
     type Target = TcpStream;
 
     fn deref(&self) -> &TcpStream {
-        &self.0
+        &self.stream
     }
 }
 
 impl DerefMut for Connection {
     fn deref_mut(&mut self) -> &mut TcpStream {
-        &mut self.0
+        &mut self.stream
     }
 }
 
-/// Looks at a [`Server`] and ends it. Clones are the same.
+/// Looks at a [`Server`], changes what it listens on, and ends it. Clones are the same.
 #[derive(Clone)]
 pub struct ServerHandle(Arc<Control>);
 
 impl ServerHandle {
+    /// Listens on one more address, before the server serves or while it does. Port 0 lets the system
+    /// choose; returns the address that became of it.
+    ///
+    /// # Errors
+    ///
+    /// - What the system answers for the last address that the name resolved to: it is in use, for one.
+    /// - The port refuses the listener. Before the server serves that is not known; then serving fails.
+    /// - [`NotConnected`](io::ErrorKind::NotConnected): the server drains or has ended.
+    pub fn bind(&self, address: impl ToSocketAddrs) -> io::Result<SocketAddr> {
+        self.0.bind(address)
+    }
+
+    /// As [`bind`](Self::bind), with a listener that the program has made: so that it can give up what
+    /// it was about to do, should another one fail, before anybody is let in.
+    ///
+    /// # Errors
+    ///
+    /// The listener has no address, or as [`bind`](Self::bind).
+    pub fn add(&self, listener: TcpListener) -> io::Result<SocketAddr> {
+        let address = listener.local_addr()?;
+        self.0
+            .add(address, ListeningSocket::Associated(listener))
+            .map(|()| address)
+    }
+
+    /// Stops listening on an address, which is free again a moment later. Returns whether it was
+    /// listened on.
+    ///
+    /// Connections that have been given to the handler go on. Those that have come and are still in the
+    /// system's backlog, or wait for [room](Server::max_connections), are refused.
+    pub fn remove(&self, address: SocketAddr) -> bool {
+        self.0.remove(address)
+    }
+
+    /// Runs a task that is none of a connection's, on the runtime that the calling code runs in. The
+    /// server's end waits for it as it does for connections, and cuts it with them; once the server has
+    /// ended, the task is dropped at once.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a runtime.
+    pub fn spawn<F>(&self, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        if let Some(task) = Counted::new(&self.0, task) {
+            drop(runtime::spawn(task));
+        }
+    }
+
     /// Stops accepting, and lets connections end: a receive that finds nothing gets `None`, as if
-    /// the client had closed, and what was given to send is sent. Those that have not ended within
-    /// the [drain timeout](Server::drain_timeout) are cut.
+    /// the client had closed (unless they are [left alone](Server::drain_ends_receives)), and what was
+    /// given to send is sent. Those that have not ended within the
+    /// [drain timeout](Server::drain_timeout) are cut.
     pub fn drain(&self) {
-        self.0.drain();
+        self.0.enter(Phase::Draining);
     }
 
     /// Stops accepting and cuts all connections that handlers have.
     pub fn stop(&self) {
-        self.0.stop();
+        self.0.enter(Phase::Stopped);
+    }
+
+    /// Waits until the server has ended, and nothing is left of it: handlers and tasks that were cut
+    /// have been dropped as well, and connections are closed.
+    pub async fn ended(&self) {
+        poll_fn(|cx| {
+            let remains = self.0.remains(cx);
+            let is_left = remains.left > 0 || remains.accepting > 0;
+            match remains.phase == Phase::Over && !is_left {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
+        })
+        .await;
     }
 
     /// Whether it has not been told to end.
@@ -312,16 +445,27 @@ impl ServerHandle {
         self.0.stats()
     }
 
-    /// The first address that is listened on.
+    /// The first address that was listened on.
+    ///
+    /// # Panics
+    ///
+    /// There has been none yet; see [`Server::new`].
     pub fn local_addr(&self) -> SocketAddr {
-        self.0.local_addr()
+        self.0
+            .first_address()
+            .expect("the server has listened on no address yet")
+    }
+
+    /// Every address that is listened on: none once the server is to end.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.0.addresses()
     }
 }
 
 impl fmt::Debug for ServerHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerHandle")
-            .field("local_addr", &self.local_addr())
+            .field("listeners", &self.local_addrs())
             .field("stats", &self.stats())
             .finish()
     }
@@ -336,7 +480,10 @@ pub struct Stats {
     /// Connections that are open. One whose handler has ended is open while it sends what is
     /// queued.
     pub active: u64,
-    /// Connections that had come when the server ended, and were closed without being served.
+    /// Tasks of [`ServerHandle::spawn`] that run.
+    pub tasks: u64,
+    /// Connections that had come when their listener was removed or the server ended, and were closed
+    /// without being served.
     pub refused: u64,
     /// Handlers that returned an error, but for those of idle connections.
     pub failed: u64,
@@ -358,6 +505,6 @@ pub struct Stats {
 pub struct Report {
     /// The counts at the end.
     pub stats: Stats,
-    /// Connections, or handlers without one, that did not end in time and were cut.
+    /// Connections, or handlers without one, and tasks that did not end in time and were cut.
     pub cut_off: u64,
 }

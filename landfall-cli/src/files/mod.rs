@@ -67,7 +67,7 @@ fn serve(args: &FilesArgs, log: &Log) -> Result<Exit, Failure> {
     let server = bind(args, most, descriptor_limit)?;
     let setting = Setting {
         args,
-        announcement: Announcement::new(&server, runtime.port().driver())?,
+        announcement: Announcement::new(&server, runtime.port().driver()),
         driver_reason: runtime.port().driver_reason().to_owned(),
         descriptor_limit,
         began,

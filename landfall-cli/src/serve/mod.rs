@@ -57,7 +57,7 @@ fn serve(args: &ServeArgs, log: &Log) -> Result<Exit, Failure> {
     let server = bind(args, descriptor_limit)?;
     let setting = Setting {
         args,
-        announcement: Announcement::new(&server, runtime.port().driver())?,
+        announcement: Announcement::new(&server, runtime.port().driver()),
         driver_reason: runtime.port().driver_reason().to_owned(),
         descriptor_limit,
         began,

@@ -6,7 +6,7 @@ use landfall::server::Server;
 use serde::Serialize;
 
 use super::args::ServeArgs;
-use crate::exit::{Exit, Failure};
+use crate::exit::Exit;
 use crate::output::{Report, list, render};
 use crate::system::process;
 use crate::units::{counted, grouped, show_bytes};
@@ -23,15 +23,12 @@ pub struct Announcement {
 
 impl Announcement {
     /// What is to be said of a server that listens.
-    pub fn new(server: &Server, driver: &str) -> Result<Self, Failure> {
-        let addresses = server
-            .local_addrs()
-            .map_err(|error| Failure::of_system("cannot tell where the server listens", &error))?;
-        let listening = addresses.iter().map(ToString::to_string).collect();
-        Ok(Self {
-            listening,
+    pub fn new(server: &Server, driver: &str) -> Self {
+        let addresses = server.local_addrs();
+        Self {
+            listening: addresses.iter().map(ToString::to_string).collect(),
             driver: driver.to_owned(),
-        })
+        }
     }
 }
 

@@ -74,7 +74,7 @@ impl Peer {
     /// Does one thing, if there is something to do.
     pub(super) fn act(&mut self, network: &Network, rng: &mut Rng) -> bool {
         let Some(connection) = self.connection else {
-            self.connection = network.connect();
+            self.connection = network.connect(rng.usize(..));
             return self.connection.is_some();
         };
         let both = [Self::send, Self::receive];

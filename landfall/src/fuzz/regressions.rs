@@ -43,7 +43,7 @@ fn a_read_may_be_tried_again_when_the_queue_was_full_and_needs_no_pooled_memory(
         std::io::Result::Ok((full, came))
     });
     rest(&runtime, &network);
-    let connection = network.connect().expect("somebody listens");
+    let connection = network.connect(0).expect("somebody listens");
     network.refuse_next(1);
     network.starve(true);
     rest(&runtime, &network);
@@ -71,7 +71,7 @@ fn nothing_follows_a_send_that_failed() {
         stream.send("and nothing later").await
     });
     rest(&runtime, &network);
-    let connection = network.connect().expect("somebody listens");
+    let connection = network.connect(0).expect("somebody listens");
     rest(&runtime, &network);
     let (_, sent) = network.read(connection, usize::MAX);
     assert_eq!(String::from_utf8_lossy(&sent), "");

@@ -23,6 +23,9 @@ struct Plan {
     world: World,
     peers: usize,
     most_connections: usize,
+    listeners: usize,
+    /// After how many steps others take the place of all listeners.
+    exchange: Option<usize>,
     idle: Option<Duration>,
     /// What comes to an end before everything has come to rest, and after how many steps.
     early: Option<(Early, usize)>,
@@ -74,6 +77,8 @@ impl Plan {
             world,
             peers: rng.usize(1..4),
             most_connections: rng.usize(1..4),
+            listeners: rng.usize(1..3),
+            exchange: (rng.u8(..4) == 0).then(|| rng.usize(..100)),
             idle: (rng.u8(..3) == 0).then(|| Duration::from_millis(rng.u64(1..50))),
             early: early.map(|early| (early, rng.usize(..200))),
             restless_clock: rng.u8(..4) == 0,
@@ -126,7 +131,7 @@ pub(super) fn play(seed: u64, tells: bool) -> u64 {
     }
 }
 
-/// The server asks its listener only whether it is one: all schedules share one.
+/// The server asks its listeners only whether they are some: all schedules share the first.
 pub(super) fn listener() -> TcpListener {
     static LISTENER: OnceLock<TcpListener> = OnceLock::new();
     let listener =
@@ -148,6 +153,9 @@ impl Schedule {
         let mut server = Server::from_std(listener())
             .expect("it has an address")
             .max_connections(plan.most_connections);
+        for _ in 1..plan.listeners {
+            server = server.and_bind("127.0.0.1:0").expect("a port is left");
+        }
         if let Some(idle) = plan.idle {
             server = server.idle_timeout(idle);
         }
@@ -185,11 +193,15 @@ impl Schedule {
                 Some((Early::Stop, at)) if at == step => self.handle.stop(),
                 _ => {}
             }
+            if self.plan.exchange == Some(step) {
+                self.exchange_listeners();
+            }
             if self.plan.restless_clock && self.rng.u8(..16) == 0 {
                 let time = Duration::from_micros(self.rng.u64(..20_000));
                 self.let_pass(time);
             }
             still = if self.move_on() { 0 } else { still + 1 };
+            self.check_limit();
             // What was done on the way may be what somebody waits for.
             if still == 2 {
                 if self.is_over() {
@@ -200,6 +212,16 @@ impl Schedule {
             }
         }
         panic!("goes on for ever");
+    }
+
+    fn exchange_listeners(&self) {
+        let old = self.handle.local_addrs();
+        if self.handle.is_serving() {
+            self.handle.bind("127.0.0.1:0").expect("a port is left");
+        }
+        for address in old {
+            self.handle.remove(address);
+        }
     }
 
     /// Has one of those who can do something do it; `false` if there is nobody.
@@ -220,6 +242,14 @@ impl Schedule {
             self.note(2 * actor + u64::from(moved));
             moved
         })
+    }
+
+    fn check_limit(&self) {
+        let (open, most) = (self.handle.stats().active, self.plan.most_connections);
+        assert!(
+            open <= most as u64,
+            "{open} connections are open, not {most} at most"
+        );
     }
 
     fn act_as_peers(&mut self) -> bool {

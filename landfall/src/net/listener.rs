@@ -65,7 +65,13 @@ impl<F: Family> Listener<F> {
     /// The system has no descriptor or memory left for a connection, for one. The next accept
     /// tries again; wait a moment before.
     pub fn accept(&self) -> impl Future<Output = io::Result<Stream<F>>> + Send + '_ {
-        Accept {
+        let next = self.next();
+        async move { self.open(next.await?) }
+    }
+
+    /// As [`accept`](Self::accept), for who decides later whether to [open](Self::open) it.
+    pub(crate) fn next(&self) -> Next<'_, F> {
+        Next {
             listener: self,
             place: None,
         }
@@ -80,7 +86,8 @@ impl<F: Family> Listener<F> {
         F::local_addr(&self.handle)
     }
 
-    fn open(&self, accepted: Accepted) -> io::Result<Stream<F>> {
+    /// The stream of a connection that has been accepted here.
+    pub(crate) fn open(&self, accepted: Accepted) -> io::Result<Stream<F>> {
         let socket = Socket::associate(self.shared.clone(), accepted, self.observer.clone(), None)?;
         Ok(Stream::new(socket))
     }
@@ -202,15 +209,15 @@ impl Respond for ListenerState {
     }
 }
 
-/// What [`Listener::accept`] returns.
-struct Accept<'a, F> {
+/// What [`Listener::next`] returns.
+pub(crate) struct Next<'a, F> {
     listener: &'a Listener<F>,
     /// The place drawn, from the first wait to the result.
     place: Option<u64>,
 }
 
-impl<F: Family> Future for Accept<'_, F> {
-    type Output = io::Result<Stream<F>>;
+impl<F: Family> Future for Next<'_, F> {
+    type Output = io::Result<Accepted>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let listener = self.listener;
@@ -218,7 +225,7 @@ impl<F: Family> Future for Accept<'_, F> {
         if let Some(ready) = queue.ready.pop_front() {
             drop(queue);
             self.leave();
-            return Poll::Ready(ready.and_then(|accepted| listener.open(accepted)));
+            return Poll::Ready(ready);
         }
         if let Some(error) = listener.shared.abandoned() {
             return Poll::Ready(Err(error));
@@ -253,7 +260,7 @@ impl<F: Family> Future for Accept<'_, F> {
     }
 }
 
-impl<F> Accept<'_, F> {
+impl<F> Next<'_, F> {
     /// Makes the context's task wait in the place that it has, or in a new one.
     fn wait(&mut self, queue: &mut Queue, cx: &Context<'_>) -> Option<Waker> {
         let held = self
@@ -290,7 +297,7 @@ impl<F> Accept<'_, F> {
     }
 }
 
-impl<F> Drop for Accept<'_, F> {
+impl<F> Drop for Next<'_, F> {
     fn drop(&mut self) {
         self.leave();
     }

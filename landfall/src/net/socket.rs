@@ -43,9 +43,6 @@ impl Socket {
         observer: Option<Arc<dyn Observer>>,
         beside: Option<&Socket>,
     ) -> io::Result<Self> {
-        if let Some(observer) = &observer {
-            observer.opened();
-        }
         let state = Arc::new(SocketState {
             shared,
             inbox: Mutex::default(),

@@ -29,8 +29,6 @@ pub(crate) trait Respond: Send + Sync {
 
 /// Told of what happens on sockets.
 pub(crate) trait Observer: Send + Sync {
-    /// A socket is there.
-    fn opened(&self);
     fn received(&self, bytes: usize);
     fn sent(&self, bytes: usize);
     /// Neither the program nor the port refers to it any more.

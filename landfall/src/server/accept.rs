@@ -1,16 +1,19 @@
-//! The server's own task: accepts while it serves, then drains.
+//! The server's own task, which drains in the end, and those of its listeners, which accept.
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use super::control::{Control, Phase};
+use super::control::{Admission, Control, Phase};
 use super::handler::Serving;
+use super::listeners::Added;
 use super::{Connection, Limits, Report, Server};
 use crate::net::{TcpListener, TcpStream};
-use crate::port::is_aborted;
+use crate::port::{Accepted, is_aborted};
 use crate::runtime::time::{sleep, timeout};
 use crate::runtime::{self, Observer, Shared};
 
@@ -22,107 +25,159 @@ where
     H: Fn(Connection) -> F + Send + Sync + 'static,
     F: Future<Output = crate::Result<()>> + Send + 'static,
 {
-    let shared = runtime::current_or_error()?;
+    let runtime = runtime::current_or_error()?;
     let Server {
-        listeners,
-        limits,
-        control,
-        ..
+        limits, control, ..
     } = server;
-    let mut listeners = listeners
-        .into_iter()
-        .map(TcpListener::from_std)
-        .collect::<io::Result<Vec<_>>>()?;
-    for listener in &mut listeners {
-        listener.observe(control.clone());
-    }
-    control.set_limit(limits.connections);
-    accept_all(&listeners, limits, &control, Arc::new(handler)).await?;
-    control.refused(listeners.iter().map(TcpListener::close).sum());
-    let cut_off = drain(&shared, limits, &control).await;
-    Ok(Report {
-        stats: control.stats(),
-        cut_off,
-    })
-}
-
-/// Accepts, and starts handlers, until the server is to end.
-async fn accept_all<H, F>(
-    listeners: &[TcpListener],
-    limits: Limits,
-    control: &Arc<Control>,
-    handler: Arc<H>,
-) -> io::Result<()>
-where
-    H: Fn(Connection) -> F + Send + Sync + 'static,
-    F: Future<Output = crate::Result<()>> + Send + 'static,
-{
-    while let Some(accepted) = next_connection(listeners, control).await {
-        match accepted {
-            Ok(mut stream) => {
-                stream.set_idle_timeout(limits.idle);
-                control.started();
-                drop(runtime::spawn(Serving::new(
-                    control.clone(),
-                    handler.clone(),
-                    Connection(stream),
-                )));
-            }
-            Err(error) if is_aborted(&error) => return Err(error),
-            Err(_) => {
-                control.accept_failed();
-                sleep(PAUSE_AFTER_FAILURE).await;
-            }
+    let _end = End(control.clone());
+    control.begin(&runtime, limits.connections);
+    let handler = Arc::new(handler);
+    while let Some(added) = poll_fn(|cx| control.poll_added(cx)).await {
+        for added in added {
+            let door = Door::open(added, &control, &runtime)?;
+            drop(runtime::spawn(door.accept_all(limits, handler.clone())));
         }
     }
-    Ok(())
+    let cut_off = drain(&runtime, limits, &control).await;
+    match control.take_failure() {
+        Some(error) => Err(error),
+        None => Ok(Report {
+            stats: control.stats(),
+            cut_off,
+        }),
+    }
 }
 
-/// The next connection that may be served; nothing when the server is to end.
-async fn next_connection(
-    listeners: &[TcpListener],
-    control: &Control,
-) -> Option<io::Result<TcpStream>> {
-    let mut accepts: Vec<_> = listeners
-        .iter()
-        .map(|listener| Box::pin(listener.accept()))
-        .collect();
-    poll_fn(|cx| {
-        let (phase, room, _) = control.look(cx);
-        if phase != Phase::Serving {
-            return Poll::Ready(None);
-        }
-        if room == 0 {
-            listeners.iter().for_each(TcpListener::pause);
-            return Poll::Pending;
-        }
-        for accept in &mut accepts {
-            if let Poll::Ready(accepted) = accept.as_mut().poll(cx) {
-                return Poll::Ready(Some(accepted));
-            }
-        }
-        Poll::Pending
-    })
-    .await
+/// When it is dropped, nobody drives the server any more.
+struct End(Arc<Control>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.enter(Phase::Over);
+    }
 }
 
 /// Waits for the connections to end, and cuts those that do not. Returns how many those were.
-async fn drain(shared: &Shared, limits: Limits, control: &Arc<Control>) -> u64 {
-    let observer: Arc<dyn Observer> = control.clone();
-    shared.drain(&observer);
+async fn drain(runtime: &Shared, limits: Limits, control: &Arc<Control>) -> u64 {
+    // Whoever was let in last is to hear of the drain as well.
+    poll_fn(|cx| match control.remains(cx).accepting {
+        0 => Poll::Ready(()),
+        _ => Poll::Pending,
+    })
+    .await;
+    if limits.drain_ends_receives {
+        let observer: Arc<dyn Observer> = control.clone();
+        runtime.drain(&observer);
+    }
     let mut left = 0;
     let ended = poll_fn(|cx| {
-        let (phase, _, now) = control.look(cx);
-        left = now;
-        if phase == Phase::Stopped || left == 0 {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
+        let remains = control.remains(cx);
+        left = remains.left;
+        match remains.phase == Phase::Draining && left > 0 {
+            true => Poll::Pending,
+            false => Poll::Ready(()),
         }
     });
     if timeout(limits.drain, ended).await.is_err() || left > 0 {
         control.cut();
-        shared.wake_all_tasks();
+        runtime.wake_all_tasks();
     }
     left
+}
+
+/// A listener of the server, as long as it accepts.
+struct Door {
+    control: Arc<Control>,
+    number: u64,
+    address: Arc<SocketAddr>,
+    listener: TcpListener,
+    /// A connection that there was no room for when it had come.
+    waiting: Option<Accepted>,
+}
+
+impl Door {
+    fn open(added: Added, control: &Arc<Control>, runtime: &Arc<Shared>) -> io::Result<Self> {
+        let mut listener = added.socket.associate(runtime)?;
+        listener.observe(control.clone());
+        control.accepting();
+        Ok(Door {
+            control: control.clone(),
+            number: added.number,
+            address: Arc::new(added.address),
+            listener,
+            waiting: None,
+        })
+    }
+
+    /// Accepts, and starts handlers, until the listener is removed or the server is to end.
+    async fn accept_all<H, F>(mut self, limits: Limits, handler: Arc<H>)
+    where
+        H: Fn(Connection) -> F + Send + Sync + 'static,
+        F: Future<Output = crate::Result<()>> + Send + 'static,
+    {
+        while let Some(accepted) = self.next_connection().await {
+            match accepted {
+                Ok(mut stream) => {
+                    stream.set_idle_timeout(limits.idle);
+                    self.control.started();
+                    drop(runtime::spawn(Serving::new(
+                        self.control.clone(),
+                        handler.clone(),
+                        Connection {
+                            stream,
+                            listener: self.address.clone(),
+                        },
+                    )));
+                }
+                Err(error) if is_aborted(&error) => return self.control.fail(error),
+                Err(_) => {
+                    self.control.accept_failed();
+                    sleep(PAUSE_AFTER_FAILURE).await;
+                }
+            }
+        }
+    }
+
+    /// The next connection that is let in; nothing when the listener is to close.
+    async fn next_connection(&mut self) -> Option<io::Result<TcpStream>> {
+        let Door {
+            control,
+            number,
+            listener,
+            waiting,
+            ..
+        } = self;
+        let mut next = listener.next();
+        poll_fn(|cx| {
+            loop {
+                match control.admission(*number, cx) {
+                    Admission::Open => {}
+                    Admission::Full => {
+                        listener.pause();
+                        return Poll::Pending;
+                    }
+                    Admission::Closed => return Poll::Ready(None),
+                }
+                if waiting.is_none() {
+                    match ready!(Pin::new(&mut next).poll(cx)) {
+                        Ok(accepted) => *waiting = Some(accepted),
+                        Err(error) => return Poll::Ready(Some(Err(error))),
+                    }
+                }
+                // Others may have taken the last place meanwhile.
+                if control.admit(*number) {
+                    let accepted = waiting.take();
+                    return Poll::Ready(accepted.map(|accepted| listener.open(accepted)));
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let refused = self.listener.close() + usize::from(self.waiting.is_some());
+        self.control.left(refused as u64);
+    }
 }

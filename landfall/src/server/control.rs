@@ -1,19 +1,23 @@
-//! What a server, its handles and its connections share.
+//! What a server, its handles, its listeners and its connections share.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
 use super::Stats;
 use super::counter::Counter;
-use crate::runtime::Observer;
+use super::listeners::{Added, Listeners, ListeningSocket};
+use crate::net::ListenOptions;
+use crate::runtime::{Observer, Shared};
 
+#[derive(Default)]
 pub(super) struct Control {
-    local: SocketAddr,
     state: Mutex<State>,
-    /// Handlers that have not ended are to be dropped.
+    /// Handlers and tasks that have not ended are to be dropped.
     is_cut: AtomicBool,
     received: Counter,
     sent: Counter,
@@ -22,12 +26,20 @@ pub(super) struct Control {
 #[derive(Default)]
 struct State {
     phase: Phase,
+    /// The runtime that it serves on, while it does.
+    runtime: Option<Arc<Shared>>,
+    options: ListenOptions,
+    listeners: Listeners,
+    /// Listeners' tasks that have not ended.
+    accepting: u64,
     /// Connections that may be open at a time.
     limit: u64,
     /// Handlers that have not ended.
     running: u64,
-    /// The server's own task, waiting for another phase or for a connection to end.
-    waiter: Option<Waker>,
+    /// The server's own task and others that wait for it to get on.
+    waiters: Vec<Waker>,
+    /// Why it cannot go on.
+    failure: Option<io::Error>,
     /// All counts but those of bytes. Active connections are those that are open.
     counts: Stats,
 }
@@ -38,6 +50,8 @@ pub(super) enum Phase {
     Serving,
     Draining,
     Stopped,
+    /// Nobody drives it any more.
+    Over,
 }
 
 /// How a handler ended.
@@ -52,19 +66,68 @@ pub(super) enum Outcome {
     Cut,
 }
 
-impl Control {
-    pub(super) fn new(local: SocketAddr) -> Self {
-        Control {
-            local,
-            state: Mutex::default(),
-            is_cut: AtomicBool::new(false),
-            received: Counter::default(),
-            sent: Counter::default(),
+/// Whether a listener may accept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Admission {
+    Open,
+    /// There are as many connections as may be.
+    Full,
+    /// It has been removed, or the server is to end.
+    Closed,
+}
+
+/// What a server that is to end still has.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Remains {
+    pub(super) phase: Phase,
+    /// Listeners' tasks.
+    pub(super) accepting: u64,
+    /// Handlers or connections, whichever are more, and tasks.
+    pub(super) left: u64,
+}
+
+impl State {
+    fn admission(&self, listener: u64) -> Admission {
+        if !self.listeners.has(listener) {
+            Admission::Closed
+        } else if self.counts.active >= self.limit {
+            Admission::Full
+        } else {
+            Admission::Open
         }
     }
 
-    pub(super) fn local_addr(&self) -> SocketAddr {
-        self.local
+    fn remains(&self) -> Remains {
+        Remains {
+            phase: self.phase,
+            accepting: self.accepting,
+            left: self.counts.active.max(self.running) + self.counts.tasks,
+        }
+    }
+
+    /// Has the context's task woken when the server gets on.
+    fn wait(&mut self, cx: &Context<'_>) {
+        let is_own = |waker: &Waker| waker.will_wake(cx.waker());
+        if !self.waiters.iter().any(is_own) {
+            self.waiters.push(cx.waker().clone());
+        }
+    }
+
+    /// Whom to wake when something has ended: nobody while the server is not to end.
+    fn waiters_for_the_end(&mut self) -> Vec<Waker> {
+        match self.phase {
+            Phase::Serving => Vec::new(),
+            _ => std::mem::take(&mut self.waiters),
+        }
+    }
+}
+
+impl Control {
+    /// Changes the state, and wakes whom `change` names, with the lock open.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> (Vec<Waker>, T)) -> T {
+        let (wakers, result) = change(&mut self.state.lock());
+        wakers.into_iter().for_each(Waker::wake);
+        result
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -75,66 +138,184 @@ impl Control {
         }
     }
 
-    pub(super) fn drain(&self) {
-        self.enter(Phase::Draining);
-    }
-
-    pub(super) fn stop(&self) {
-        self.enter(Phase::Stopped);
-    }
-
-    fn enter(&self, phase: Phase) {
-        self.change(|state| {
-            // A server that was stopped does not drain any more.
-            if state.phase < phase {
-                state.phase = phase;
-            }
-            true
-        });
-    }
-
-    /// Changes the state, and wakes the server's task if `change` says that it is concerned.
-    fn change(&self, change: impl FnOnce(&mut State) -> bool) {
-        let waiter = {
-            let mut state = self.state.lock();
-            if change(&mut state) {
-                state.waiter.take()
-            } else {
-                None
-            }
-        };
-        if let Some(waiter) = waiter {
-            waiter.wake();
-        }
-    }
-
     #[cfg(all(test, unix, not(loom)))]
     pub(super) fn is_serving(&self) -> bool {
         self.state.lock().phase == Phase::Serving
     }
 
-    /// How many connections may be open at a time.
-    pub(super) fn set_limit(&self, connections: u64) {
-        self.state.lock().limit = connections;
-    }
-
-    /// The phase, how many more connections may be opened, and how many handlers or connections
-    /// are left, whichever are more. Wakes the context's task when the phase changes, and when
-    /// something ends that others wait for.
-    pub(super) fn look(&self, cx: &Context<'_>) -> (Phase, u64, u64) {
+    /// The server serves, so many connections at a time.
+    pub(super) fn begin(&self, runtime: &Arc<Shared>, connections: u64) {
         let mut state = self.state.lock();
-        let last = state.waiter.replace(cx.waker().clone());
-        let open = state.counts.active;
-        let seen = (
-            state.phase,
-            state.limit.saturating_sub(open),
-            open.max(state.running),
-        );
-        drop(state);
-        drop(last);
-        seen
+        state.limit = connections;
+        state.runtime = Some(runtime.clone());
     }
 
+    /// Goes on to a phase, unless it is past that already: one that was stopped does not drain.
+    pub(super) fn enter(&self, phase: Phase) {
+        let removed = self.change(|state| {
+            if state.phase >= phase {
+                return (Vec::new(), None);
+            }
+            state.phase = phase;
+            if phase == Phase::Over {
+                state.runtime = None;
+            }
+            let mut removed = state.listeners.remove(|_| true);
+            let mut wakers = std::mem::take(&mut removed.tasks);
+            wakers.append(&mut state.waiters);
+            (wakers, Some(removed))
+        });
+        drop(removed);
+    }
+
+    /// What is left. Wakes the context's task when that changes in a server that is to end.
+    pub(super) fn remains(&self, cx: &Context<'_>) -> Remains {
+        let mut state = self.state.lock();
+        state.wait(cx);
+        state.remains()
+    }
+
+    /// Has handlers and tasks dropped where they wait, once they are polled.
+    pub(super) fn cut(&self) {
+        self.is_cut.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_cut.load(Ordering::Acquire)
+    }
+
+    /// A listener's task has failed in a way that trying again does not mend.
+    pub(super) fn fail(&self, error: io::Error) {
+        self.state.lock().failure = Some(error);
+        self.enter(Phase::Stopped);
+    }
+
+    pub(super) fn take_failure(&self) -> Option<io::Error> {
+        self.state.lock().failure.take()
+    }
+}
+
+/// Listeners.
+impl Control {
+    pub(super) fn set_options(&self, options: ListenOptions) {
+        self.state.lock().options = options;
+    }
+
+    pub(super) fn bind(&self, address: impl ToSocketAddrs) -> io::Result<SocketAddr> {
+        let (options, runtime) = {
+            let state = self.state.lock();
+            (state.options.clone(), state.runtime.clone())
+        };
+        let listener = std::net::TcpListener::from(options.bind(address)?);
+        let address = listener.local_addr()?;
+        let mut socket = ListeningSocket::Unassociated(listener);
+        if let Some(runtime) = runtime {
+            // Here, so that a refusal goes to the caller.
+            socket = ListeningSocket::Associated(socket.associate(&runtime)?);
+        }
+        self.add(address, socket)?;
+        Ok(address)
+    }
+
+    pub(super) fn add(&self, address: SocketAddr, socket: ListeningSocket) -> io::Result<()> {
+        self.change(|state| {
+            if state.phase != Phase::Serving {
+                let error = io::Error::new(
+                    io::ErrorKind::NotConnected,
+                    "the server drains or has ended, and takes no more listeners",
+                );
+                return (Vec::new(), Err((error, socket)));
+            }
+            state.listeners.add(address, socket);
+            (std::mem::take(&mut state.waiters), Ok(()))
+        })
+        .map_err(|(error, _socket)| error)
+    }
+
+    /// Returns whether there was one at the address.
+    pub(super) fn remove(&self, address: SocketAddr) -> bool {
+        let removed = self.change(|state| {
+            let mut removed = state.listeners.remove(|other| other == address);
+            (std::mem::take(&mut removed.tasks), removed)
+        });
+        removed.count > 0
+    }
+
+    pub(super) fn first_address(&self) -> Option<SocketAddr> {
+        self.state.lock().listeners.first()
+    }
+
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.state.lock().listeners.addresses()
+    }
+
+    /// Waits for listeners that need a task; nothing when the server is to end.
+    pub(super) fn poll_added(&self, cx: &Context<'_>) -> Poll<Option<Vec<Added>>> {
+        let mut state = self.state.lock();
+        if state.phase != Phase::Serving {
+            return Poll::Ready(None);
+        }
+        let added = state.listeners.take_added();
+        if added.is_empty() {
+            state.wait(cx);
+            return Poll::Pending;
+        }
+        Poll::Ready(Some(added))
+    }
+
+    /// A listener has its task.
+    pub(super) fn accepting(&self) {
+        self.state.lock().accepting += 1;
+    }
+
+    /// Whether a listener may accept. Wakes the context's task when it may no more, or once again.
+    pub(super) fn admission(&self, listener: u64, cx: &Context<'_>) -> Admission {
+        let mut state = self.state.lock();
+        let admission = state.admission(listener);
+        let for_room = admission == Admission::Full;
+        let outdated = state.listeners.wait(listener, for_room, cx);
+        // Nobody may have come to this one, and others to the next.
+        let next = match admission {
+            Admission::Open => state.listeners.call_for_room(),
+            _ => None,
+        };
+        drop(state);
+        drop(outdated);
+        if let Some(next) = next {
+            next.wake();
+        }
+        admission
+    }
+
+    /// Lets a connection in, if its listener still may: it is open from now on.
+    pub(super) fn admit(&self, listener: u64) -> bool {
+        let mut state = self.state.lock();
+        let is_open = state.admission(listener) == Admission::Open;
+        state.counts.active += u64::from(is_open);
+        is_open
+    }
+
+    pub(super) fn accept_failed(&self) {
+        self.state.lock().counts.accept_errors += 1;
+    }
+
+    /// A listener's task has ended, and refused connections that had come.
+    pub(super) fn left(&self, refused: u64) {
+        self.change(|state| {
+            state.accepting -= 1;
+            state.counts.refused += refused;
+            let mut wakers = state.waiters_for_the_end();
+            if state.counts.active < state.limit {
+                // It may have been called for room that others can use.
+                wakers.extend(state.listeners.call_for_room());
+            }
+            (wakers, ())
+        });
+    }
+}
+
+/// Handlers and tasks.
+impl Control {
     pub(super) fn started(&self) {
         let mut state = self.state.lock();
         state.counts.accepted += 1;
@@ -150,33 +331,27 @@ impl Control {
                 Outcome::Panicked => state.counts.panicked += 1,
             }
             state.running -= 1;
-            state.phase != Phase::Serving
+            (state.waiters_for_the_end(), ())
         });
     }
 
-    pub(super) fn accept_failed(&self) {
-        self.state.lock().counts.accept_errors += 1;
+    /// Counts a task, unless the server is over.
+    pub(super) fn task_started(&self) -> bool {
+        let mut state = self.state.lock();
+        let is_wanted = state.phase != Phase::Over;
+        state.counts.tasks += u64::from(is_wanted);
+        is_wanted
     }
 
-    pub(super) fn refused(&self, connections: usize) {
-        self.state.lock().counts.refused += connections as u64;
-    }
-
-    /// Has handlers dropped where they wait, once they are polled.
-    pub(super) fn cut(&self) {
-        self.is_cut.store(true, Ordering::Release);
-    }
-
-    pub(super) fn is_cut(&self) -> bool {
-        self.is_cut.load(Ordering::Acquire)
+    pub(super) fn task_ended(&self) {
+        self.change(|state| {
+            state.counts.tasks -= 1;
+            (state.waiters_for_the_end(), ())
+        });
     }
 }
 
 impl Observer for Control {
-    fn opened(&self) {
-        self.state.lock().counts.active += 1;
-    }
-
     fn received(&self, bytes: usize) {
         self.received.add(bytes as u64);
     }
@@ -187,9 +362,100 @@ impl Observer for Control {
 
     fn closed(&self) {
         self.change(|state| {
-            let was_full = state.counts.active >= state.limit;
             state.counts.active -= 1;
-            was_full || state.phase != Phase::Serving
+            let mut wakers = state.waiters_for_the_end();
+            wakers.extend(state.listeners.call_for_room());
+            (wakers, ())
         });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::task::Wake;
+
+    use super::*;
+
+    /// A listener's task, which is told to look again.
+    #[derive(Default)]
+    struct Task(AtomicBool);
+
+    impl Wake for Task {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    impl Task {
+        fn looks(self: &Arc<Self>, control: &Control, listener: u64) -> Admission {
+            let waker = Waker::from(self.clone());
+            control.admission(listener, &Context::from_waker(&waker))
+        }
+
+        fn was_called(&self) -> bool {
+            self.0.swap(false, Ordering::Relaxed)
+        }
+    }
+
+    /// A server with one connection, which is all that it may have, and listeners whose tasks wait.
+    fn full(listeners: u64) -> (Control, Vec<Arc<Task>>) {
+        let control = Control::default();
+        control.state.lock().limit = 1;
+        for number in 1..=listeners {
+            let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is left");
+            let address = socket.local_addr().expect("an address");
+            let socket = ListeningSocket::Unassociated(socket);
+            control.add(address, socket).expect("it serves");
+            control.accepting();
+            assert!(number > 1 || control.admit(number));
+        }
+        let tasks: Vec<Arc<Task>> = (0..listeners).map(|_| Arc::default()).collect();
+        for (task, number) in tasks.iter().zip(1..) {
+            assert_eq!(task.looks(&control, number), Admission::Full);
+            assert!(!control.admit(number));
+        }
+        (control, tasks)
+    }
+
+    #[test]
+    fn room_is_for_whoever_has_waited_longest() {
+        let (control, tasks) = full(2);
+        control.closed();
+        assert!(tasks[0].was_called() && !tasks[1].was_called());
+        assert!(control.admit(1));
+        assert_eq!(tasks[0].looks(&control, 1), Admission::Full);
+        control.closed();
+        assert!(tasks[1].was_called() && !tasks[0].was_called());
+    }
+
+    #[test]
+    fn room_that_nobody_has_come_for_is_offered_to_the_next() {
+        let (control, tasks) = full(3);
+        control.closed();
+        assert!(tasks[0].was_called() && !tasks[1].was_called());
+        assert_eq!(tasks[0].looks(&control, 1), Admission::Open);
+        assert!(tasks[1].was_called() && !tasks[2].was_called());
+        assert_eq!(tasks[1].looks(&control, 2), Admission::Open);
+        assert!(tasks[2].was_called());
+    }
+
+    #[test]
+    fn whoever_is_removed_when_it_is_called_for_room_leaves_it_to_the_next() {
+        let (control, tasks) = full(2);
+        control.closed();
+        assert!(tasks[0].was_called());
+        control.remove(control.addresses()[0]);
+        assert_eq!(tasks[0].looks(&control, 1), Admission::Closed);
+        control.left(0);
+        assert!(tasks[1].was_called());
+    }
+
+    #[test]
+    fn who_is_removed_hears_of_it_and_is_not_called_for_room() {
+        let (control, tasks) = full(2);
+        control.remove(control.addresses()[0]);
+        assert!(tasks[0].was_called());
+        control.closed();
+        assert!(tasks[1].was_called() && !tasks[0].was_called());
     }
 }

@@ -1,4 +1,4 @@
-//! One connection's handler, from its start to its end.
+//! One connection's handler, or a task of the server's, from its start to its end.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -95,5 +95,46 @@ where
 impl Drop for Ending {
     fn drop(&mut self) {
         self.control.ended(self.outcome);
+    }
+}
+
+pin_project! {
+    /// Runs a task that the server counts, unless it is cut.
+    pub(super) struct Counted<F> {
+        // Dropped before the end is counted.
+        #[pin]
+        task: F,
+        ending: TaskEnding,
+    }
+}
+
+/// Counts the end of a task when it is dropped.
+struct TaskEnding(Arc<Control>);
+
+impl<F> Counted<F> {
+    /// Nothing if the server is over.
+    pub(super) fn new(control: &Arc<Control>, task: F) -> Option<Self> {
+        control.task_started().then(|| Counted {
+            task,
+            ending: TaskEnding(control.clone()),
+        })
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Counted<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        match this.ending.0.is_cut() {
+            true => Poll::Ready(()),
+            false => this.task.poll(cx),
+        }
+    }
+}
+
+impl Drop for TaskEnding {
+    fn drop(&mut self) {
+        self.0.task_ended();
     }
 }

@@ -85,16 +85,18 @@ impl Network {
         self.0.locked(|state| state.starved = starved);
     }
 
-    /// A connection to the listener, to be accepted; `None` while there is no listener.
-    pub(crate) fn connect(&self) -> Option<usize> {
+    /// A connection to one of the listeners, to be accepted; `None` while there is none.
+    pub(crate) fn connect(&self, any: usize) -> Option<usize> {
         self.0.locked(|state| {
-            let listeners = state.sockets.iter_mut().filter(|(_, s)| !s.closing);
-            let backlog = listeners
+            let sockets = state.sockets.iter_mut().filter(|(_, s)| !s.closing);
+            let mut backlogs: Vec<_> = sockets
                 .filter_map(|(_, socket)| match &mut socket.role {
                     Role::Listener(backlog) => Some(backlog),
                     _ => None,
                 })
-                .next()?;
+                .collect();
+            let chosen = any.checked_rem(backlogs.len())?;
+            let backlog = &mut backlogs[chosen];
             state.connections.push(Connection::default());
             let connection = state.connections.len() - 1;
             backlog.push_back(connection);
