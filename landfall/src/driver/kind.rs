@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{SockRef, Socket, Type};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SocketKind {
@@ -25,11 +25,9 @@ impl SocketKind {
 
     fn of(socket: &SockRef<'_>) -> io::Result<Self> {
         let kind = socket.r#type()?;
-        let address = socket.local_addr()?;
-        let internet = [Domain::IPV4, Domain::IPV6].contains(&address.domain());
         Ok(SocketKind {
             datagram: kind == Type::DGRAM,
-            drains: kind == Type::STREAM && internet && is_tcp(socket),
+            drains: kind == Type::STREAM && is_tcp(socket),
         })
     }
 }
@@ -39,10 +37,14 @@ fn is_tcp(socket: &SockRef<'_>) -> bool {
     matches!(socket.protocol(), Ok(Some(socket2::Protocol::TCP)))
 }
 
-/// Other systems have no other stream of bytes there.
+/// Other systems do not tell the protocol, and have no other stream of bytes over the internet.
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
-fn is_tcp(_socket: &SockRef<'_>) -> bool {
-    true
+fn is_tcp(socket: &SockRef<'_>) -> bool {
+    use socket2::Domain;
+    let internet = |domain| [Domain::IPV4, Domain::IPV6].contains(&domain);
+    socket
+        .local_addr()
+        .is_ok_and(|address| internet(address.domain()))
 }
 
 /// A listener, as a stream of accepts has it.
