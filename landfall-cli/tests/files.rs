@@ -938,6 +938,55 @@ fn a_drain_lets_answers_finish_and_takes_no_more_requests() {
     server.finish().expect_code(0);
 }
 
+/// Bytes that a connection's two ends hold together, and the client's alone does not.
+const TAIL: usize = 400_000;
+
+/// Asks for that, and waits until the server has given all of the answer to the system.
+fn ask_for_tail(server: &mut Running, address: &str, fields: &str) -> TcpStream {
+    let mut stream = connect(address);
+    stream
+        .write_all(format!("GET /tail HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes())
+        .unwrap();
+    server.stderr_after(&format!("\"GET /tail HTTP/1.1\" 200 {TAIL} "));
+    stream
+}
+
+#[test]
+fn a_client_that_goes_on_sending_loses_nothing_of_its_last_answer() {
+    let site = Site::new();
+    site.write("tail", &noise(TAIL));
+    let (mut server, address) = site.serve(&["-v"]);
+    let mut last = ask_for_tail(&mut server, &address, "Connection: close\r\n");
+    let mut kept = ask_for_tail(&mut server, &address, "");
+    let mut refused = ask_for_tail(&mut server, &address, "");
+    let rest_after_tail = |stream: &mut TcpStream| {
+        let answer = read_answer(stream, true);
+        assert!(answer.body == noise(TAIL), "every byte");
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).expect("an orderly end");
+        rest
+    };
+    // More than is ever on its way between two machines.
+    let more = vec![b'x'; 8 << 20];
+    last.write_all(&more).unwrap();
+    assert_eq!(rest_after_tail(&mut last), "");
+    refused
+        .write_all(b"PUT /a HTTP/1.1\r\nHost: h\r\nContent-Length: 9000000\r\n\r\n")
+        .unwrap();
+    refused.write_all(&more).unwrap();
+    let refusal = rest_after_tail(&mut refused);
+    assert!(refusal.starts_with("HTTP/1.1 413 "), "{refusal}");
+
+    let mut idle = connect(&address);
+    server.signal(Signal::TERM);
+    assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0, "the drain has begun");
+    kept.write_all(&more).unwrap();
+    // What comes a moment before the drain is answered.
+    rest_after_tail(&mut kept);
+    drop((last, refused, kept, idle));
+    server.finish().expect_code(0);
+}
+
 #[test]
 fn verbose_tells_every_answer_in_the_common_format() {
     let site = Site::new();

@@ -23,10 +23,12 @@ use crate::units::ByteRate;
 /// Answers that are kept to go together, in bytes. Behind the last of them, one more file is read.
 const MOST_TOGETHER: usize = 64 * 1024;
 
-/// What is read and thrown away, in bytes, of a client that was refused and goes on sending.
-const MOST_THROWN_AWAY: usize = 256 * 1024;
-/// For how long.
-const LINGER: Duration = Duration::from_secs(2);
+/// What is read and thrown away, in bytes, of a client that goes on sending after its last answer.
+const MOST_THROWN_AWAY: usize = 64 * 1024 * 1024;
+/// For how long,
+const LINGER: Duration = Duration::from_secs(10);
+/// and for how long without a byte of it: the network's own times are shorter.
+const LINGER_SILENCE: Duration = Duration::from_secs(2);
 
 /// What every connection is treated to.
 #[derive(Debug)]
@@ -95,6 +97,9 @@ impl Service {
         };
         let result = session.run().await;
         session.tell();
+        if result.is_ok() {
+            session.linger().await;
+        }
         result
     }
 }
@@ -128,13 +133,10 @@ impl Session {
                         self.tell();
                     }
                     if ends {
-                        return self.end().await;
+                        return Ok(());
                     }
                 }
-                Step::Refused => {
-                    self.flush().await?;
-                    return self.linger().await;
-                }
+                Step::Refused => return self.flush().await,
             }
         }
     }
@@ -229,7 +231,6 @@ impl Session {
             self.refuse(Status::REQUEST_TIMEOUT);
         }
         self.flush().await?;
-        self.linger().await?;
         Ok(false)
     }
 
@@ -310,33 +311,25 @@ impl Session {
         Ok(sent)
     }
 
-    /// Ends the connection in order.
-    async fn end(&mut self) -> io::Result<()> {
-        // Of a body that has not come as a whole, more may be on its way.
-        match self.skipping > 0 || self.taken < self.input.len() {
-            true => self.linger().await,
-            false => Ok(()),
-        }
-    }
-
-    /// Ends the connection of a client that may go on sending: closed before all of that has been
-    /// read, it would be reset, and the answer lost with it.
-    async fn linger(&mut self) -> io::Result<()> {
+    /// Ends the connection. Closed before all has been read that the client sends, it would be reset,
+    /// and with it would be lost what the system still has of the answers.
+    async fn linger(&mut self) {
         let connection = &mut self.connection;
+        connection.outlast_drain();
         let throw_away = async {
-            connection.shutdown(Shutdown::Write).await?;
+            if connection.shutdown(Shutdown::Write).await.is_err() {
+                return;
+            }
             let mut bytes = 0;
             while bytes < MOST_THROWN_AWAY {
-                match connection.receive().await? {
-                    Some(data) => bytes += data.len(),
-                    None => break,
+                match timeout(LINGER_SILENCE, connection.receive()).await {
+                    Ok(Ok(Some(data))) => bytes += data.len(),
+                    _ => return,
                 }
             }
-            Ok::<(), io::Error>(())
         };
-        // It has had its answer, or does not want it.
+        // It has had its answers, or does not want them.
         let _ = timeout(LINGER, throw_away).await;
-        Ok(())
     }
 
     /// Keeps what is to be told of an answer until it has gone.

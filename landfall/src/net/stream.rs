@@ -265,6 +265,13 @@ impl<F: Family> Stream<F> {
         SendAll(self.socket.call(Operation::Shutdown(how)))
     }
 
+    /// Has receives end where the peer ends, also when the server that accepted the connection
+    /// [drains](crate::server::ServerHandle::drain). For a handler that is about to end and reads what
+    /// the peer still sends, as closing before that resets the connection: it bounds the time itself.
+    pub fn outlast_drain(&mut self) {
+        self.socket.state.inbox.lock().outlast_drain();
+    }
+
     /// Makes receives and sends that wait fail with [`TimedOut`](io::ErrorKind::TimedOut) after
     /// this long without traffic in either direction. `None`, as at first: wait for ever.
     ///
