@@ -717,12 +717,41 @@ fn who_waits_with_a_body_gets_its_answer_at_once() {
     assert!(!site.root().join("new").exists());
 }
 
+/// Segments with bytes that have come on a connection.
+fn segments(stream: &TcpStream) -> u32 {
+    let local = stream.local_addr().unwrap().to_string();
+    let shown = client("ss", &["-Htin", "src", &local])
+        .expect_code(0)
+        .stdout;
+    let count = shown.split_once("data_segs_in:").map(|(_, rest)| rest);
+    let count = count.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    count.unwrap_or_else(|| panic!("no segments in {shown}"))
+}
+
+#[test]
+fn a_head_and_the_beginning_of_its_file_are_one_segment() {
+    let site = Site::new();
+    for driver in ["auto", "poll"] {
+        let (_server, address) = site.serve(&["--driver", driver]);
+        // All of them fit one segment of the loopback device, which is half of a new window at most.
+        for length in [1, 8_192, 8_193, 30_000] {
+            site.write("file", &noise(length));
+            let mut stream = connect(&address);
+            stream
+                .write_all(b"GET /file HTTP/1.1\r\nHost: h\r\n\r\n")
+                .unwrap();
+            assert!(read_answer(&mut stream, true).body == noise(length));
+            assert_eq!(segments(&stream), 1, "{length} bytes on {driver}");
+        }
+    }
+}
+
 /// A delayed acknowledgement takes 40 ms, and an answer in two small segments waits for one.
 #[test]
 fn no_answer_waits_for_an_acknowledgement() {
     const ROUNDS: u32 = 25;
     let site = Site::new();
-    for length in [1, 1_000, 65_536, 65_537, 70_000, 300_000] {
+    for length in [1, 8_192, 8_193, 65_536, 70_000, 300_000] {
         site.write("file", &noise(length));
         for driver in ["auto", "poll"] {
             let (_server, address) = site.serve(&["--driver", driver]);

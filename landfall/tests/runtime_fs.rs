@@ -337,11 +337,12 @@ fn a_file_goes_at_once_as_far_as_the_system_takes_it() {
         run_on(&runtime, async {
             let file = Arc::new(scratch.open());
             let (mut stream, mut peer) = pair().await;
-            stream.send("head").await.expect("sent");
-            let (mut offset, mut waits) = (0, 0);
+            let sent = stream.try_send_file(b"head", &file, 0, 1_000);
+            assert_eq!(sent.expect("there is room"), 1_004);
+            let (mut offset, mut waits) = (1_000, 0);
             // Nobody takes anything, and nothing waits for that.
             let full = loop {
-                match stream.try_send_file(&file, offset, u64::MAX) {
+                match stream.try_send_file(b"", &file, offset, u64::MAX) {
                     Ok(sent) => offset += sent,
                     Err(error) => break error,
                 }
@@ -350,7 +351,7 @@ fn a_file_goes_at_once_as_far_as_the_system_takes_it() {
             assert!(offset > 0 && offset < SIZE as u64, "{offset}");
             let reader = thread::spawn(move || read_to_end(&mut peer));
             loop {
-                match stream.try_send_file(&file, offset, u64::MAX) {
+                match stream.try_send_file(b"", &file, offset, u64::MAX) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {
                         waits += 1;
                         stream.writable().await.expect("there is room at last");
@@ -361,11 +362,14 @@ fn a_file_goes_at_once_as_far_as_the_system_takes_it() {
             }
             assert_eq!(offset, SIZE as u64);
             assert!(waits > 0);
-            assert_eq!(stream.try_send_file(&file, 5, 3).expect("sent"), 3);
-            stream.send("tail").await.expect("sent");
+            let sent = stream.try_send_file(b"more", &file, offset, 7);
+            assert_eq!(sent.expect("the head alone"), 4);
+            // As ever: it waits until the peer has taken most of it.
+            stream.send(pattern(SIZE)).await.expect("sent");
             drop(stream);
             let received = reader.join().expect("no panic").expect("an orderly end");
-            let expected = [b"head", &pattern(SIZE)[..], &pattern(8)[5..], b"tail"].concat();
+            let file = pattern(SIZE);
+            let expected = [b"head", &file[..], b"more", &file].concat();
             assert!(received == expected, "every byte, in order");
         });
     }
@@ -381,7 +385,7 @@ fn no_file_goes_at_once_before_what_is_queued_nor_to_a_peer_that_is_gone() {
             let (mut stream, peer) = pair().await;
             dropped_half_way(&mut stream, &file).await;
             let early = stream
-                .try_send_file(file.as_std(), 0, 1)
+                .try_send_file(b"", file.as_std(), 0, 1)
                 .expect_err("queued");
             assert_eq!(early.kind(), ErrorKind::WouldBlock);
             reset(peer);
@@ -389,16 +393,20 @@ fn no_file_goes_at_once_before_what_is_queued_nor_to_a_peer_that_is_gone() {
             let (mut stream, peer) = pair().await;
             reset(peer);
             wait_until("the reset has come", || {
-                stream.try_send_file(file.as_std(), 0, 1).is_err()
+                stream.try_send_file(b"", file.as_std(), 0, 1).is_err()
             });
-            let gone = stream.try_send_file(file.as_std(), 0, 1).expect_err("gone");
+            let gone = stream
+                .try_send_file(b"", file.as_std(), 0, 1)
+                .expect_err("gone");
             assert_eq!(gone.kind(), ErrorKind::ConnectionReset);
             let error = stream.receive().await.expect_err("of both directions");
             assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 
             let (mut stream, peer) = pair().await;
             stream.shutdown(Shutdown::Write).await.expect("shutdown");
-            let shut = stream.try_send_file(file.as_std(), 0, 1).expect_err("shut");
+            let shut = stream
+                .try_send_file(b"", file.as_std(), 0, 1)
+                .expect_err("shut");
             assert_eq!(shut.kind(), ErrorKind::BrokenPipe);
             drop(peer);
             let end = stream.receive().await.expect("that was no reset");

@@ -71,7 +71,8 @@ pub struct FilesArgs {
     #[arg(long, value_enum, default_value_t = ZeroCopy::Auto, env = "LANDFALL_ZERO_COPY")]
     pub zero_copy: ZeroCopy,
 
-    /// Connections served at any one time, more wait; `none` is half the limit on descriptors
+    /// Connections served at any one time, more wait; `none` is a third of the limit on
+    /// descriptors
     #[arg(
         long, value_name = "COUNT", default_value = "none",
         value_parser = Limit::parser(parse_count), env = "LANDFALL_MAX_CONNS"

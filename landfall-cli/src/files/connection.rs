@@ -41,8 +41,6 @@ pub struct Service {
     pub head_timeout: Duration,
     /// Whether every answer is told.
     pub tells_answers: bool,
-    /// Whether files are sent by the system as far as it takes them, without a copy.
-    pub sends_at_once: bool,
     /// The wish to stop: answers say that no other request will be taken.
     pub stop: StopRequest,
 }
@@ -123,11 +121,10 @@ impl Session {
                     }
                 }
                 Step::Answered { rest, ends } => {
-                    if rest.is_some() || ends || self.out.len() >= MOST_TOGETHER {
-                        self.send_out().await?;
-                    }
-                    if let Some(part) = rest {
-                        self.send_file(part).await?;
+                    match rest {
+                        Some(part) => self.send_file(part).await?,
+                        None if ends || self.out.len() >= MOST_TOGETHER => self.send_out().await?,
+                        None => {}
                     }
                     if self.out.is_empty() {
                         self.tell();
@@ -259,10 +256,13 @@ impl Session {
         Ok(())
     }
 
-    /// Sends the part of a file that follows what has gone.
+    /// Sends what has been answered, and the part of a file that follows it.
     async fn send_file(&mut self, part: FilePart) -> io::Result<()> {
         let FilePart { file, span } = part;
         let Span { mut offset, length } = span;
+        if self.pace.is_some() || !self.service.site.sends_at_once {
+            self.send_out().await?;
+        }
         let end = offset + length;
         while offset < end {
             let mut piece = end - offset;
@@ -284,22 +284,27 @@ impl Session {
         Ok(())
     }
 
-    /// Sends a piece of a file; fewer bytes if the file ends before.
+    /// Sends what has been answered and a piece of a file; returns how much of that, which is less
+    /// than all if the file ends before.
     async fn send_piece(&mut self, file: &Arc<File>, offset: u64, length: u64) -> io::Result<u64> {
-        if !self.service.sends_at_once {
+        if !self.service.site.sends_at_once {
             return self
                 .connection
                 .send_file(file.clone(), offset, length)
                 .await;
         }
+        let head = mem::take(&mut self.out);
+        let mut head = &head[..];
         let mut sent = 0;
         while sent < length {
-            let more = self
-                .connection
-                .try_send_file(file, offset + sent, length - sent);
-            match more {
+            let (from, left) = (offset + sent, length - sent);
+            match self.connection.try_send_file(head, file, from, left) {
                 Ok(0) => break,
-                Ok(more) => sent += more,
+                Ok(more) => {
+                    let of_head = more.min(head.len() as u64);
+                    head = &head[of_head as usize..];
+                    sent += more - of_head;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
@@ -316,20 +321,18 @@ impl Session {
     async fn linger(&mut self) {
         let connection = &mut self.connection;
         connection.outlast_drain();
-        let throw_away = async {
-            if connection.shutdown(Shutdown::Write).await.is_err() {
-                return;
+        if connection.shutdown(Shutdown::Write).await.is_err() {
+            return;
+        }
+        let began = Instant::now();
+        let mut bytes = 0;
+        while bytes < MOST_THROWN_AWAY && began.elapsed() < LINGER {
+            match timeout(LINGER_SILENCE, connection.receive()).await {
+                Ok(Ok(Some(data))) => bytes += data.len(),
+                // It has had its answers, or does not want them.
+                _ => return,
             }
-            let mut bytes = 0;
-            while bytes < MOST_THROWN_AWAY {
-                match timeout(LINGER_SILENCE, connection.receive()).await {
-                    Ok(Ok(Some(data))) => bytes += data.len(),
-                    _ => return,
-                }
-            }
-        };
-        // It has had its answers, or does not want them.
-        let _ = timeout(LINGER, throw_away).await;
+        }
     }
 
     /// Keeps what is to be told of an answer until it has gone.

@@ -85,7 +85,6 @@ fn serve(args: &FilesArgs, log: &Log) -> Result<Exit, Failure> {
         rate: args.rate_limit.0,
         head_timeout: args.timeout,
         tells_answers: args.output.verbose,
-        sends_at_once: args.zero_copy.sends_at_once(),
         stop: stop.clone(),
     });
     let serving = service.clone();
@@ -122,8 +121,8 @@ fn check_times(args: &FilesArgs) -> Result<(), Failure> {
     }
 }
 
-/// Every connection may have a file open, which takes a descriptor: the connection may take one as
-/// well, by which the system sends from the file.
+/// Where the system sends from files, it needs a descriptor of the connection in the process: to install
+/// one costs more than to have it from the beginning.
 fn runtime_of(args: &FilesArgs) -> Result<Runtime, Failure> {
     let mut facilities = Facilities::default();
     facilities.direct_descriptors &= !args.zero_copy.sends_at_once();
@@ -143,6 +142,7 @@ fn site_of(args: &FilesArgs, log: &Log) -> Result<Site, Failure> {
         index: args.index.clone(),
         lists: !args.no_list,
         shows_hidden: args.hidden,
+        sends_at_once: args.zero_copy.sends_at_once(),
         counts: Counts::default(),
         log: log.clone(),
         date: DateText::new(),
@@ -162,14 +162,16 @@ fn cannot_open(args: &FilesArgs, error: &io::Error) -> Failure {
     )
 }
 
-/// How many connections there may be, each of which may have a file open as well.
+/// How many connections there may be, each of which may have a file open as well, and a second
+/// descriptor to send it by.
 fn most_connections(
     args: &FilesArgs,
     sockets: u64,
     descriptor_limit: u64,
 ) -> Result<usize, Failure> {
-    let pairs = descriptor_limit.saturating_sub(OTHER_DESCRIPTORS) / 2;
-    let capacity = pairs.min(sockets).max(1);
+    let each = 2 + u64::from(args.zero_copy.sends_at_once());
+    let capacity = descriptor_limit.saturating_sub(OTHER_DESCRIPTORS) / each;
+    let capacity = capacity.min(sockets).max(1);
     let most = args.max_conns.0.map_or(capacity, u64::from);
     limits::refuse_if_short(
         "--max-conns",

@@ -22,12 +22,11 @@ use crate::system::paths::path_of;
 /// The name of this server.
 const SERVER: &str = concat!("landfall/", env!("CARGO_PKG_VERSION"));
 
-/// Files up to this length are read at once and go out with their heads: one segment more, or a wait
-/// for one to be acknowledged, costs more than to copy them.
-const AT_ONCE: u64 = 64 * 1024;
-/// Of longer ones, so much goes with the head, for the same reason. The rest costs less if it is not
-/// copied.
-const WITH_HEAD: u64 = 16 * 1024;
+/// Files up to this length are read and go out with their heads: that costs less than what is saved
+/// where the system takes a file without a copy.
+const COPIED: u64 = 8 * 1024;
+/// Where all are copied, so much goes with the head at most, since one send costs less than two.
+const WITH_HEAD: u64 = 64 * 1024;
 
 /// Room for a head, in bytes. Most need less.
 const HEAD: usize = 512;
@@ -43,6 +42,8 @@ pub struct Site {
     pub lists: bool,
     /// Whether names that begin with a dot are served.
     pub shows_hidden: bool,
+    /// Whether files are sent by the system as far as it takes them, without a copy.
+    pub sends_at_once: bool,
     /// What has been answered.
     pub counts: Counts,
     /// Where failures are told.
@@ -232,7 +233,11 @@ impl Reply<'_> {
             Asked::Nothing => return Ok(self.no_such_range(length)),
         };
         let begun = self.out.len();
-        self.out.reserve(HEAD + with_head(span.length) as usize);
+        let with_head = match self.site.sends_at_once && span.length > COPIED {
+            true => 0,
+            false => span.length.min(WITH_HEAD),
+        };
+        self.out.reserve(HEAD + with_head as usize);
         self.begin(status);
         self.field("Content-Type", format_args!("{}", type_of(name)));
         self.field("Content-Length", format_args!("{}", span.length));
@@ -249,7 +254,8 @@ impl Reply<'_> {
         if !self.has_body {
             return Ok(self.done(status, span.length, None));
         }
-        let rest = append(&file, span, self.out).inspect_err(|_| self.out.truncate(begun))?;
+        let rest =
+            append(&file, span, with_head, self.out).inspect_err(|_| self.out.truncate(begun))?;
         let rest = rest.map(|span| FilePart {
             file: Arc::new(file),
             span,
@@ -374,22 +380,13 @@ fn type_of(name: &str) -> &'static str {
     known.unwrap_or("application/octet-stream")
 }
 
-/// How much of a span goes with the head.
-fn with_head(length: u64) -> u64 {
-    match length <= AT_ONCE {
-        true => length,
-        false => WITH_HEAD,
-    }
-}
-
-/// Reads the first bytes of a span behind what `out` has. Returns what is left of it.
-fn append(mut file: &File, span: Span, out: &mut Vec<u8>) -> io::Result<Option<Span>> {
-    if span.offset > 0 {
+/// Reads so many bytes of a span behind what `out` has. Returns what is left of it.
+fn append(mut file: &File, span: Span, count: u64, out: &mut Vec<u8>) -> io::Result<Option<Span>> {
+    if span.offset > 0 && count > 0 {
         file.seek(SeekFrom::Start(span.offset))?;
     }
-    let wanted = with_head(span.length);
-    let read = file.take(wanted).read_to_end(out)? as u64;
-    if read < wanted {
+    let read = file.take(count).read_to_end(out)? as u64;
+    if read < count {
         return Err(io::Error::new(
             ErrorKind::UnexpectedEof,
             "the file has been cut short while it was sent",

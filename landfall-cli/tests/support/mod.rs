@@ -260,7 +260,7 @@ impl Output {
 fn package_of(program: &str) -> &str {
     match program {
         "unshare" | "prlimit" => "util-linux",
-        "ip" => "iproute2",
+        "ip" | "ss" => "iproute2",
         "aria2c" => "aria2",
         "mkfifo" => "coreutils",
         other => other,

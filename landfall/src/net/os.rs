@@ -94,22 +94,28 @@ pub(super) fn choose_port_late(_socket: &Socket) -> io::Result<()> {
     Ok(())
 }
 
-/// Hands the socket what it takes at once of a range of a file (`sendfile`), which may wait for the
-/// disk.
-///
-/// The call knows no flag against waiting for the socket, so the socket's own mode says that for as
-/// long as the call takes.
+/// Hands the socket, which must not block, what it takes at once of a head and a range of a file
+/// (`sendfile`); that may wait for the disk. Returns how many bytes of both it has taken.
 #[cfg(target_os = "linux")]
 pub(super) fn send_file_at_once(
     socket: &std::os::fd::OwnedFd,
+    head: &[u8],
     file: &std::fs::File,
     offset: u64,
     length: u64,
 ) -> io::Result<u64> {
     use rustix::fs::sendfile;
-    use rustix::io::{Errno, ioctl_fionbio};
+    use rustix::io::Errno;
 
-    ioctl_fionbio(socket, true)?;
+    let mut of_head = 0;
+    if !head.is_empty() {
+        // With the first bytes of the file it makes one segment.
+        let flags = libc::MSG_MORE | libc::MSG_NOSIGNAL;
+        of_head = socket2::SockRef::from(socket).send_with_flags(head, flags)?;
+        if of_head < head.len() {
+            return Ok(of_head as u64);
+        }
+    }
     let mut position = offset;
     let end = offset.saturating_add(length);
     let result = loop {
@@ -124,16 +130,20 @@ pub(super) fn send_file_at_once(
             Err(error) => break Err(error),
         }
     };
-    // Bytes have gone, whatever this says; the port itself works in either mode.
-    let _ = ioctl_fionbio(socket, false);
-    match (position - offset, result) {
+    match (of_head as u64 + position - offset, result) {
         (0, Err(error)) => Err(error.into()),
         (sent, _) => Ok(sent),
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn send_file_at_once<T>(_: &T, _: &std::fs::File, _: u64, _: u64) -> io::Result<u64> {
+pub(super) fn send_file_at_once<T>(
+    _: &T,
+    _: &[u8],
+    _: &std::fs::File,
+    _: u64,
+    _: u64,
+) -> io::Result<u64> {
     Err(io::Error::new(
         io::ErrorKind::Unsupported,
         "this system sends no file without a chance to wait for the peer",

@@ -11,10 +11,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
+use socket2::SockRef;
+
 use super::calls::Call;
 use super::os::{self, BROKEN_PIPE, RESET};
 use super::socket::Socket;
 use crate::clock::now;
+use crate::driver::OwnedDescriptor;
 use crate::port::Operation;
 
 /// A piece. The slowest peer that is not taken for an idle one takes so many bytes within the timeout.
@@ -29,16 +32,22 @@ const FAST: u32 = 64;
 const MOST_AT_ONCE: u64 = 2 * LEAST;
 
 impl Socket {
-    /// Sends what the system takes at once, if nothing is before it.
-    pub(super) fn try_send_file(&self, file: &File, offset: u64, length: u64) -> io::Result<u64> {
+    /// Sends what the system takes at once of a head and a file, if nothing is before them.
+    pub(super) fn try_send_file(
+        &self,
+        head: &[u8],
+        file: &File,
+        offset: u64,
+        length: u64,
+    ) -> io::Result<u64> {
         let is_shut = {
             let calls = self.state.calls.lock();
             calls.check_idle()?;
             calls.is_shut()
         };
-        let descriptor = self.handle.descriptor()?;
+        let descriptor = self.descriptor_past_port()?;
         let length = length.min(MOST_AT_ONCE);
-        let sent = os::send_file_at_once(&descriptor, file, offset, length);
+        let sent = os::send_file_at_once(descriptor, head, file, offset, length);
         let sent = sent.map_err(|error| match error.raw_os_error() {
             // Our own doing.
             Some(BROKEN_PIPE) if is_shut => error,
@@ -50,6 +59,18 @@ impl Socket {
         })?;
         self.state.sent_past_port(sent as usize);
         Ok(sent)
+    }
+
+    /// A descriptor of the socket, which does not block. It is made once: that takes longer than to send
+    /// a small file.
+    fn descriptor_past_port(&self) -> io::Result<&OwnedDescriptor> {
+        if let Some(descriptor) = self.past_port.get() {
+            return Ok(descriptor);
+        }
+        let descriptor = self.handle.descriptor()?;
+        // The port works in either mode.
+        SockRef::from(&descriptor).set_nonblocking(true)?;
+        Ok(self.past_port.get_or_init(|| descriptor))
     }
 }
 

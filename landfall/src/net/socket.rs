@@ -12,6 +12,7 @@ use super::calls::Calls;
 use super::idle::Idle;
 use super::inbox::Inbox;
 use super::os::RESET;
+use crate::driver::OwnedDescriptor;
 use crate::port::{CompletionKind, Handle, Operation, SocketOption, Source};
 use crate::runtime::time::timeout;
 use crate::runtime::{self, Event, Observer, Respond, Shared};
@@ -20,6 +21,8 @@ use crate::runtime::{self, Event, Observer, Respond, Shared};
 pub(super) struct Socket {
     pub(super) handle: Handle,
     pub(super) state: Arc<SocketState>,
+    /// Another descriptor of it, once something has been sent past the port.
+    pub(super) past_port: OnceLock<OwnedDescriptor>,
 }
 
 /// The two directions of a socket, each behind its own lock. Kept small: there is one for each
@@ -58,7 +61,11 @@ impl Socket {
                 .associate(source, state.clone(), beside.map(|other| &other.handle))?;
         // A process has no room for 2^32 sockets.
         state.number.get_or_init(|| number as u32);
-        Ok(Socket { handle, state })
+        Ok(Socket {
+            handle,
+            state,
+            past_port: OnceLock::new(),
+        })
     }
 
     pub(super) async fn set_option(&self, option: SocketOption) -> io::Result<()> {

@@ -204,32 +204,38 @@ impl<F: Family> Stream<F> {
         SendFile::new(&self.socket, file.into(), offset, length)
     }
 
-    /// Sends of a range of a file what the system takes at once, and returns how much that was: 0
-    /// where the file ends at or before `offset`. The bytes stay in the kernel and are not copied,
-    /// which takes about half the processor time of [`send_file`](Self::send_file) on Linux. It never
-    /// waits for the peer, takes 2 MiB at most, so that other tasks get their turn between two calls,
-    /// and may wait for the disk. For the [idle timeout](Self::set_idle_timeout) what goes is traffic.
+    /// Sends what the system takes at once of a head, which may be empty, and of a range of a file behind
+    /// it, and returns how many bytes of both that was: 0 without a head where the file ends at or before
+    /// `offset`. The file's bytes stay in the kernel and are not copied, which takes about half the
+    /// processor time of [`send_file`](Self::send_file) on Linux, and the head shares a segment with the
+    /// first of them. It never waits for the peer, takes 2 MiB of the file at most, so that other tasks
+    /// get their turn between two calls, and may wait for the disk. For the
+    /// [idle timeout](Self::set_idle_timeout) what goes is traffic.
     ///
     /// ```no_run
     /// # use std::{fs::File, io};
     /// # async fn send(stream: &mut landfall::net::TcpStream, file: &File, length: u64) -> io::Result<()> {
+    /// let mut head = &b"this is the file:"[..];
     /// let mut offset = 0;
-    /// while offset < length {
-    ///     match stream.try_send_file(file, offset, length - offset) {
+    /// while !head.is_empty() || offset < length {
+    ///     match stream.try_send_file(head, file, offset, length - offset) {
     ///         Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
     ///         Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-    ///         sent => offset += sent?,
+    ///         sent => {
+    ///             let sent = sent?;
+    ///             let of_head = sent.min(head.len() as u64);
+    ///             head = &head[of_head as usize..];
+    ///             offset += sent - of_head;
+    ///         }
     ///     }
     /// }
     /// # Ok(())
     /// # }
     /// ```
     ///
-    /// For the length of the call the socket's own mode is `O_NONBLOCK`, which other descriptors of it
-    /// show, and afterwards it is not. In a program that does not ignore `SIGPIPE`, as Rust's do, a
-    /// peer that is gone raises it. Where sockets live in a ring
-    /// ([`Facilities::direct_descriptors`](crate::port::Facilities::direct_descriptors)), each call
-    /// has to install a descriptor first.
+    /// From the first call on the stream has a second descriptor, and the socket's own mode is
+    /// `O_NONBLOCK`, which other descriptors of it show. In a program that does not ignore `SIGPIPE`, as
+    /// Rust's do, a peer that is gone raises it.
     ///
     /// # Errors
     ///
@@ -238,11 +244,12 @@ impl<F: Family> Stream<F> {
     /// otherwise as [`send_file`](Self::send_file), but what is sent later does not fail for it.
     pub fn try_send_file(
         &mut self,
+        head: &[u8],
         file: &std::fs::File,
         offset: u64,
         length: u64,
     ) -> io::Result<u64> {
-        self.socket.try_send_file(file, offset, length)
+        self.socket.try_send_file(head, file, offset, length)
     }
 
     /// Waits until the system takes more to send, after all that has been given to send. For what goes

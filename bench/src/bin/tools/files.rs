@@ -10,52 +10,93 @@ use crate::map::{debian, nginx_configuration};
 use crate::process::{OTHERS, Scratch, Server, free_address, on, sibling};
 use crate::rounds::{interleave, show};
 
-/// Names and sizes of the files, and whether what counts is their bytes.
-const FILES: [(&str, usize, bool); 5] = [
-    ("1K", 1024, false),
-    ("16K", 16 * 1024, false),
-    ("64K", 64 * 1024, false),
-    ("1M", 1024 * 1024, true),
-    ("64M", 64 * 1024 * 1024, true),
+/// A file that is asked for by so many connections for so many seconds.
+struct Case {
+    name: &'static str,
+    size: usize,
+    connections: usize,
+    seconds: u32,
+}
+
+/// Of the largest, few are asked for at a time, and for longer: those that are cut off at the end cost time
+/// and are not counted.
+const CASES: [Case; 8] = [
+    Case::of_size("1K", 1024),
+    Case::of_size("4K", 4 * 1024),
+    Case::of_size("8K", 8 * 1024),
+    Case::of_size("16K", 16 * 1024),
+    Case::of_size("32K", 32 * 1024),
+    Case::of_size("64K", 64 * 1024),
+    Case::of_size("1M", 1024 * 1024),
+    Case {
+        name: "64M",
+        size: 64 * 1024 * 1024,
+        connections: 4,
+        seconds: 8,
+    },
 ];
-const CONNECTIONS: usize = 32;
-const SECONDS: usize = 3;
+
+impl Case {
+    const fn of_size(name: &'static str, size: usize) -> Self {
+        Case {
+            name,
+            size,
+            connections: 32,
+            seconds: 3,
+        }
+    }
+
+    /// Whether what counts is its bytes.
+    fn by_bytes(&self) -> bool {
+        self.size >= 1024 * 1024
+    }
+}
 
 pub fn run(rounds: usize) -> Result<bool> {
     let folder = Scratch::new("files")?;
-    for (name, size, _) in FILES {
-        folder.write(name, vec![b'x'; size])?;
+    for case in &CASES {
+        folder.write(case.name, vec![b'x'; case.size])?;
     }
     let mut servers = [
         ("landfall", landfall(&folder.path(""))?),
         ("nginx", nginx(&folder.path(""))?),
     ];
     let mut holds = true;
-    for (name, size, by_bytes) in FILES {
+    for case in &CASES {
         let all = interleave(&mut servers, rounds, |server| {
             let before = server.processor_time()?;
-            let requests = ask(server, name)?;
+            let requests = ask(server, case)?;
             let spent = (server.processor_time()? - before).as_secs_f64();
-            Ok(match by_bytes {
-                true => spent / (requests * size as f64 / 1e9),
+            Ok(match case.by_bytes() {
+                true => spent / (requests * case.size as f64 / 1e9),
                 false => spent * 1e6 / requests,
             })
         })?;
-        let unit = match by_bytes {
+        let unit = match case.by_bytes() {
             true => "seconds of processor time per GB",
             false => "us of processor time per request",
         };
-        let title = format!("files, {CONNECTIONS} connections, files of {name}");
+        let Case {
+            name, connections, ..
+        } = case;
+        let title = format!("files, {connections} connections, files of {name}");
         holds &= show(&title, unit, &all, &["nginx"]);
     }
     Ok(holds)
 }
 
 /// Asks for a file for a while; returns how many complete answers came.
-fn ask(server: &Server, file: &str) -> Result<f64> {
+fn ask(server: &Server, case: &Case) -> Result<f64> {
+    let Case {
+        name,
+        connections,
+        seconds,
+        ..
+    } = case;
     let output = on(OTHERS, &debian("wrk")?)
-        .args(["-t1", &format!("-c{CONNECTIONS}"), &format!("-d{SECONDS}s")])
-        .arg(format!("http://{}/{file}", server.address))
+        .args(["-t1", "--timeout", "30s"])
+        .args([format!("-c{connections}"), format!("-d{seconds}s")])
+        .arg(format!("http://{}/{name}", server.address))
         .stdin(Stdio::null())
         .output()
         .context("cannot start wrk")?;
