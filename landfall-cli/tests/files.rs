@@ -216,7 +216,7 @@ fn nginx(site: &Site) -> (Running, String) {
          events {{ worker_connections 64; }}\n\
          http {{\n\
            access_log off; sendfile on; tcp_nopush on; absolute_redirect off;\n\
-           if_modified_since before; default_type application/octet-stream;\n\
+           if_modified_since before; charset utf-8; default_type application/octet-stream;\n\
            types {{ text/plain txt; text/html html; image/png png; }}\n\
            client_body_temp_path {place}/t1; proxy_temp_path {place}/t2;\n\
            fastcgi_temp_path {place}/t3; uwsgi_temp_path {place}/t4; scgi_temp_path {place}/t5;\n\
@@ -577,6 +577,13 @@ fn a_directory_is_listed_for_people_and_for_programs() {
     let (_server, address) = site.serve(&["--no-list", "--index", "a.txt"]);
     assert_eq!(get(&address, "/", "").text(), "hello world\n");
     assert_eq!(get(&address, "/sub/", "").status, 403);
+}
+
+#[test]
+fn a_url_is_said_beside_the_line_that_scripts_wait_for() {
+    let site = Site::new();
+    let (mut server, address) = site.serve(&[]);
+    assert_eq!(server.stderr_after("http://"), format!("{address}/"));
 }
 
 #[test]

@@ -14,8 +14,9 @@ use crate::units::{ByteRate, Limit, parse_byte_rate, parse_count, parse_time};
 /// Serve the files of a directory over HTTP/1.1.
 ///
 /// Nothing outside of DIR is ever served, whatever is asked for. Prints the addresses it listens on
-/// to standard output as soon as clients can come, and what it has served when it ends: after SIGINT
-/// or SIGTERM, when the answers under way have been sent or --drain-timeout is over.
+/// to standard output as soon as clients can come, their URLs to standard error, and what it has served
+/// when it ends: after SIGINT or SIGTERM, when the answers under way have been sent or --drain-timeout
+/// is over.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -56,7 +57,8 @@ pub struct FilesArgs {
     #[arg(long, env = "LANDFALL_HIDDEN")]
     pub hidden: bool,
 
-    /// Follow symbolic links that lead to what is beneath DIR; otherwise they are forbidden (403)
+    /// Follow symbolic links that lead to what is beneath DIR; otherwise they are forbidden (403) and not
+    /// listed
     #[arg(long, env = "LANDFALL_FOLLOW_SYMLINKS")]
     pub follow_symlinks: bool,
 

@@ -16,6 +16,7 @@ mod respond;
 mod status;
 
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -79,6 +80,9 @@ fn serve(args: &FilesArgs, log: &Log) -> Result<Exit, Failure> {
         log.clone(),
     )?;
     announce(&setting.announcement, args.output.json)?;
+    for address in server.local_addrs().unwrap_or_default() {
+        log.note(format_args!("{}", url_of(address)));
+    }
 
     let service = Arc::new(Service {
         site,
@@ -103,6 +107,18 @@ fn serve(args: &FilesArgs, log: &Log) -> Result<Exit, Failure> {
         exit,
     ))?;
     Ok(exit)
+}
+
+/// What a browser on this machine takes: the address that stands for all is none to connect to on every
+/// system.
+fn url_of(mut address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.is_ipv4() {
+            true => Ipv4Addr::LOCALHOST.into(),
+            false => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("http://{address}/")
 }
 
 fn check_times(args: &FilesArgs) -> Result<(), Failure> {
@@ -188,4 +204,21 @@ fn bind(args: &FilesArgs, most: usize, descriptor_limit: u64) -> Result<Server, 
     Ok(server
         .max_connections(most)
         .drain_timeout(args.drain_timeout))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_leads_to_this_machine() {
+        for (address, url) in [
+            ("127.0.0.1:8000", "http://127.0.0.1:8000/"),
+            ("0.0.0.0:80", "http://127.0.0.1:80/"),
+            ("[::]:8000", "http://[::1]:8000/"),
+            ("[2001:db8::1]:8000", "http://[2001:db8::1]:8000/"),
+        ] {
+            assert_eq!(url_of(address.parse().unwrap()), url);
+        }
+    }
 }

@@ -239,7 +239,8 @@ impl Reply<'_> {
         };
         self.out.reserve(HEAD + with_head as usize);
         self.begin(status);
-        self.field("Content-Type", format_args!("{}", type_of(name)));
+        let (kind, charset) = type_of(name);
+        self.field("Content-Type", format_args!("{kind}{charset}"));
         self.field("Content-Length", format_args!("{}", span.length));
         self.validators(&validators, modified);
         if status == Status::PARTIAL_CONTENT {
@@ -289,7 +290,7 @@ impl Reply<'_> {
     /// An answer whose body says what its status does.
     fn text(&mut self, status: Status, fields: &[(&str, &str)]) -> Answer {
         let body = format!("{status}\n");
-        self.page(status, "text/plain", fields, body.as_bytes())
+        self.page(status, "text/plain; charset=utf-8", fields, body.as_bytes())
     }
 
     fn listing(&mut self, request: &Request<'_>, target: &Target<'_>) -> Answer {
@@ -375,9 +376,15 @@ fn asked_for(request: &Request<'_>, validators: &Validators, length: u64) -> Ask
     }
 }
 
-fn type_of(name: &str) -> &'static str {
+/// The type of a file by its name. Text is taken to be UTF-8, as nearly all is: without that, browsers
+/// guess an older encoding.
+fn type_of(name: &str) -> (&'static str, &'static str) {
     let known = mime_guess::from_path(name).first_raw();
-    known.unwrap_or("application/octet-stream")
+    let kind = known.unwrap_or("application/octet-stream");
+    match kind.starts_with("text/") {
+        true => (kind, "; charset=utf-8"),
+        false => (kind, ""),
+    }
 }
 
 /// Reads so many bytes of a span behind what `out` has. Returns what is left of it.
