@@ -38,8 +38,9 @@ pub struct Failure {
     pub state: &'static str,
 }
 
-/// Tries every target once, within the rule's time. What is left of it is shared among those left,
-/// so that one that is silent does not take it all. One worker then waits for both, the target and
+/// Tries every target once that is not down, within the rule's time. What is left of it is shared
+/// among those left, so that one that is silent does not take it all. Those for which none is left are
+/// not tried, and nothing is held against them. One worker then waits for both, the target and
 /// `beside`, the client.
 pub async fn connect(
     control: &Control,
@@ -56,9 +57,13 @@ pub async fn connect(
         state: state::NO_TARGET,
     };
     while let Some((index, target)) = mapping.targets.pick(client, &tried) {
-        let left = mapping.targets.count() - tried.len();
         let left_of_time = settings.connect_timeout.saturating_sub(began.elapsed());
-        let time = left_of_time / left.max(1) as u32;
+        if left_of_time.is_zero() {
+            failure.state = state::CONNECT_TIMEOUT;
+            break;
+        }
+        // The one picked may be down by now, and is tried all the same.
+        let time = left_of_time / mapping.targets.left(&tried).max(1) as u32;
         failure.retries = tried.len();
         failure.target = Some(Arc::clone(target));
         tried.push(index);
@@ -124,6 +129,8 @@ fn can_meet_itself(control: &Control, addresses: &[SocketAddr]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use landfall::Runtime;
 
     use super::*;
@@ -131,10 +138,7 @@ mod tests {
     #[test]
     fn a_connection_to_itself_is_told_from_others() {
         let socket = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
-        let (own, listener) = (
-            socket().unwrap(),
-            std::net::TcpListener::bind("127.0.0.1:0"),
-        );
+        let (own, listener) = (socket().unwrap(), TcpListener::bind("127.0.0.1:0"));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         own.bind(&any.into()).unwrap();
         // Bound, and connected to where it is bound: what a connect may come to by chance.
@@ -145,5 +149,93 @@ mod tests {
             assert!(has_met_itself(&TcpStream::from_std(own.into()).unwrap()));
             assert!(!has_met_itself(&TcpStream::from_std(other).unwrap()));
         });
+    }
+}
+
+/// With a clock that is fine enough, and listeners that can be silent.
+#[cfg(all(test, target_os = "linux"))]
+mod tests_of_time {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use landfall::Runtime;
+
+    use super::*;
+    use crate::map::args::Settings;
+    use crate::map::mapping::Rule;
+    use crate::map::rule::parse_rule;
+    use crate::map::test_settings;
+    use crate::output::{Log, Messages, Verbosity};
+
+    /// How a client fares that has so long to be connected to one of these. The targets come as they
+    /// are found, for `prepare`.
+    fn failure(
+        targets: &[String],
+        connect_timeout: Duration,
+        prepare: impl Fn(usize, &Target, &Settings),
+    ) -> (Failure, Vec<u64>) {
+        let settings = Settings {
+            connect_timeout,
+            ..test_settings()
+        };
+        let text = format!("127.0.0.1:0={}", targets.join(","));
+        let rule = Rule {
+            name: String::from("test"),
+            text: parse_rule(&text).unwrap().remove(0),
+            settings,
+        };
+        let mapping = Mapping::new(rule, None).unwrap();
+        for (index, target) in mapping.targets.iter().enumerate() {
+            prepare(index, target, mapping.settings());
+        }
+        let messages = Log::start(Messages::new(Verbosity::Quiet)).unwrap();
+        let control = Control::new(messages.clone(), messages, 1, 1..=u16::MAX);
+        let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let failure = Runtime::new()
+            .unwrap()
+            .block_on(connect(&control, &mapping, client))
+            .unwrap_err();
+        let failed = mapping.targets.iter();
+        let failed = failed.map(|target| target.counters.read().failed_connects);
+        (failure, failed.collect())
+    }
+
+    #[test]
+    fn targets_for_which_no_time_is_left_are_not_tried() {
+        let targets = [String::from("127.0.0.1:1"), String::from("127.0.0.1:2")];
+        let (failure, failed) = failure(&targets, Duration::from_nanos(1), |_, _, _| {});
+        assert!(failure.target.is_none(), "{failure:?}");
+        assert_eq!(
+            (failure.retries, failure.state),
+            (0, state::CONNECT_TIMEOUT)
+        );
+        assert_eq!(failed, [0, 0]);
+    }
+
+    /// The system drops what comes for a listener whose queue is full.
+    #[test]
+    fn targets_that_are_down_have_no_share_of_the_time() {
+        let full = TcpListener::bind("127.0.0.1:0").unwrap();
+        socket2::SockRef::from(&full).listen(0).unwrap();
+        let silent = full.local_addr().unwrap();
+        let _waiting: Vec<_> = (0..4)
+            .map(|_| std::net::TcpStream::connect_timeout(&silent, Duration::from_millis(100)))
+            .collect();
+        let targets: Vec<_> = (1..5)
+            .map(|port| format!("127.0.0.1:{port}"))
+            .chain([silent.to_string()])
+            .collect();
+        let began = Instant::now();
+        let time = Duration::from_millis(500);
+        let (failure, failed) = failure(&targets, time, |index, target, settings| {
+            for _ in 0..settings.check_fall {
+                target.checked(index == 4, settings);
+            }
+        });
+        assert!(began.elapsed() >= time, "{:?}", began.elapsed());
+        assert_eq!(
+            (failure.retries, failure.state),
+            (0, state::CONNECT_TIMEOUT)
+        );
+        assert_eq!(failed, [0, 0, 0, 0, 1]);
     }
 }

@@ -246,6 +246,15 @@ impl Targets {
     pub fn count(&self) -> usize {
         self.all.len()
     }
+
+    /// How many could still be picked for a client, as things stand.
+    pub fn left(&self, tried: &[usize]) -> usize {
+        let now = Instant::now();
+        let is_left = |(index, target): &(usize, &Arc<Target>)| {
+            !tried.contains(index) && target.health.lock().fitness(now) != Fitness::Down
+        };
+        self.all.iter().enumerate().filter(is_left).count()
+    }
 }
 
 #[cfg(test)]

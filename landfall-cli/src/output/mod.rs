@@ -9,6 +9,8 @@ mod table;
 
 pub use log::Log;
 pub use messages::Messages;
+#[cfg(test)]
+pub use messages::Verbosity;
 pub use progress::{Progress, Stage};
 pub use sink::{OutputArgs, Report, Sink, cannot_create, json_line, write_stdout};
 pub use table::{list, render, table_of_figures, table_of_text};
