@@ -623,6 +623,76 @@ fn a_reload_keeps_connections_and_wrong_rules_change_nothing() {
 }
 
 #[test]
+fn a_reload_knows_an_address_in_another_spelling() {
+    let (a, b) = (named("a"), named("b"));
+    let directory = Directory::new();
+    let rules = |listen: &str, target: SocketAddr| {
+        format!("[[map]]\nlisten = \"{listen}\"\ntargets = [\"{target}\"]\n")
+    };
+    let file = directory.file("map.toml", &rules("127.0.0.1:0", a));
+    let (mut mapper, address) = map(&["--config", &file]);
+    let mut old = connect(&address);
+    assert_eq!(ask(&mut old), "a");
+    let port = address.rsplit_once(':').unwrap().1;
+    for (host, target, name) in [("127.0.0.1", b, "b"), ("localhost", a, "a")] {
+        fs::write(&file, rules(&format!("{host}:{port}"), target)).unwrap();
+        mapper.signal(Signal::HUP);
+        mapper.stderr_after("reloaded: 1 rule in force");
+        assert_eq!(ask(&mut connect(&address)), name, "{host}");
+        assert_eq!(ask(&mut old), "a");
+    }
+    drop(old);
+    assert_eq!(end(mapper).json()["connections"], 3);
+}
+
+/// `landfall map` with these arguments, where the only name server takes questions and does not answer;
+/// it says so on standard error.
+fn map_beside_a_silent_name_server(directory: &Directory, args: &[&str]) -> Running {
+    let servers = directory.file("resolv.conf", "nameserver 127.0.0.1\n");
+    let order = directory.file("nsswitch.conf", "hosts: dns\n");
+    let script = format!(
+        "ip link set lo up
+        mount --bind {servers} /etc/resolv.conf
+        mount --bind {order} /etc/nsswitch.conf
+        socat -u UDP-RECVFROM:53,bind=127.0.0.1,fork SYSTEM:'echo somebody asks >&2' &
+        until ss -Hlun | grep -q 127.0.0.1:53; do sleep 0.02; done
+        exec \"$@\""
+    );
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--map-root-user", "--net", "--mount", "sh", "-ec", &script]);
+    command
+        .args(["sh", env!("CARGO_BIN_EXE_landfall"), "map", "--json"])
+        .args(args);
+    // Longer than anybody waits here.
+    command.env("RES_OPTIONS", "timeout:30 attempts:5");
+    Running::start(command)
+}
+
+#[test]
+fn a_signal_is_obeyed_while_names_are_asked_for() {
+    let directory = Directory::new();
+    let rule = "127.0.0.1:0=name.test:80";
+    let mut mapper = map_beside_a_silent_name_server(&directory, &[rule]);
+    mapper.stderr_after("somebody asks");
+    mapper.signal(Signal::TERM);
+    mapper
+        .finish()
+        .expect_code(143)
+        .expect_message(&["stopped before it listened"]);
+
+    let rules =
+        |target: &str| format!("[[map]]\nlisten = \"127.0.0.1:0\"\ntargets = [\"{target}\"]\n");
+    let file = directory.file("map.toml", &rules("127.0.0.1:80"));
+    let mut mapper = map_beside_a_silent_name_server(&directory, &["--config", &file]);
+    mapper.stdout_after("listening");
+    fs::write(&file, rules("name.test:80")).unwrap();
+    mapper.signal(Signal::HUP);
+    mapper.stderr_after("somebody asks");
+    mapper.signal(Signal::TERM);
+    assert_eq!(mapper.finish().expect_code(0).json()["reloads"], 0);
+}
+
+#[test]
 fn a_drain_waits_for_connections() {
     let (mut mapper, address) = map(&[&rule(&[&named("a")])]);
     let mut stream = connect(&address);

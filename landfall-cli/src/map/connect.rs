@@ -228,7 +228,7 @@ mod tests_of_time {
         let time = Duration::from_millis(500);
         let (failure, failed) = failure(&targets, time, |index, target, settings| {
             for _ in 0..settings.check_fall {
-                target.checked(index == 4, settings);
+                target.checked(index == 4, settings, || true);
             }
         });
         assert!(began.elapsed() >= time, "{:?}", began.elapsed());

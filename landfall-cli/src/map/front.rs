@@ -1,7 +1,7 @@
 //! Where the mapper listens, and how other rules take the place of those in force.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -66,23 +66,80 @@ impl Door {
         self.closed.set();
     }
 
-    /// Whether a rule is for this door.
-    fn fits(&self, rule: &Rule) -> bool {
+    /// Whether a rule is for this door, however it spells one of these addresses.
+    fn fits(&self, rule: &Rule, addresses: &[SocketAddr]) -> bool {
         let own = &self.mapping().rule;
-        own.text.listen == rule.text.listen && own.settings.udp == rule.settings.udp
+        let is_here = match addresses.iter().all(|address| address.port() == 0) {
+            // The system has chosen one, which the rule does not know.
+            true => own.text.listen == rule.text.listen,
+            false => addresses.contains(&self.address),
+        };
+        is_here && own.settings.udp == rule.settings.udp
     }
 }
 
+/// A rule whose names have been asked for.
+#[derive(Debug)]
+pub struct Found {
+    /// Where it can listen.
+    addresses: Vec<SocketAddr>,
+    /// Where it listens already.
+    door: Option<Arc<Door>>,
+    mapping: Arc<Mapping>,
+}
+
+/// Finds the addresses of rules, and which of the doors that are open they are for. This may take long,
+/// and blocks.
+pub fn find(rules: Vec<Rule>, doors: &[Arc<Door>]) -> Result<Vec<Found>, Failure> {
+    let mut left = doors.to_vec();
+    let find = |rule: Rule| {
+        let listen = &rule.text.listen;
+        let addresses: Vec<_> = listen
+            .to_socket_addrs()
+            .map_err(|error| {
+                let problem = format!("cannot find the address of {listen}: {error}");
+                Failure::failed(problem)
+            })?
+            .collect();
+        let known = left.iter().position(|door| door.fits(&rule, &addresses));
+        let door = known.map(|place| left.swap_remove(place));
+        let last = door.as_deref().map(Door::mapping);
+        let mapping = Mapping::new(rule, last.as_deref()).map_err(Failure::failed)?;
+        Ok(Found {
+            addresses,
+            door,
+            mapping: Arc::new(mapping),
+        })
+    };
+    rules.into_iter().map(find).collect()
+}
+
 /// What a door is.
+#[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
     Udp(UdpSocket),
 }
 
 /// A door that is not open yet, or another rule for one that is.
+#[derive(Debug)]
 enum Step {
     Open(Socket, Arc<Door>),
     Change(Arc<Door>, Arc<Mapping>),
+}
+
+/// Rules that can take the place of those in force.
+#[derive(Debug)]
+pub struct Prepared(Vec<Step>);
+
+/// Listens where nobody does yet.
+pub fn prepare(found: Vec<Found>, descriptor_limit: u64) -> Result<Prepared, Failure> {
+    let step = |found: Found| match found.door {
+        Some(door) => Ok(Step::Change(door, found.mapping)),
+        None => open(&found.addresses, found.mapping, descriptor_limit),
+    };
+    let steps = found.into_iter().map(step).collect::<Result<_, _>>()?;
+    Ok(Prepared(steps))
 }
 
 impl Front {
@@ -99,30 +156,15 @@ impl Front {
         &self.doors
     }
 
-    /// Puts rules in the place of those in force, or leaves everything as it is. Connections go on
-    /// under the rules they came by.
-    pub fn apply(
-        &mut self,
-        rules: Vec<Rule>,
-        explain: impl Fn(&str, &io::Error) -> Failure,
-    ) -> Result<(), Failure> {
-        let mut old = self.doors.clone();
-        let mut steps = Vec::new();
-        for rule in rules {
-            let known = old.iter().position(|door| door.fits(&rule));
-            let door = known.map(|place| old.swap_remove(place));
-            let last = door.as_deref().map(Door::mapping);
-            let mapping = Mapping::new(rule, last.as_deref()).map_err(Failure::failed)?;
-            let mapping = Arc::new(mapping);
-            steps.push(match door {
-                Some(door) => Step::Change(door, mapping),
-                None => open(mapping, &explain)?,
-            });
-        }
-        // From here on nothing can fail.
-        self.doors = steps.into_iter().map(|step| self.take(step)).collect();
-        old.iter().for_each(|door| door.close());
-        Ok(())
+    /// Puts rules in the place of those in force. Connections go on under the rules they came by.
+    pub fn apply(&mut self, prepared: Prepared) {
+        let steps = prepared.0.into_iter();
+        let doors: Vec<_> = steps.map(|step| self.take(step)).collect();
+        let old = std::mem::replace(&mut self.doors, doors);
+        let is_kept = |door: &Arc<Door>| self.doors.iter().any(|kept| Arc::ptr_eq(kept, door));
+        old.iter()
+            .filter(|door| !is_kept(door))
+            .for_each(|door| door.close());
     }
 
     fn take(&self, step: Step) -> Arc<Door> {
@@ -166,28 +208,31 @@ impl Front {
 }
 
 fn open(
+    addresses: &[SocketAddr],
     mapping: Arc<Mapping>,
-    explain: impl Fn(&str, &io::Error) -> Failure,
+    descriptor_limit: u64,
 ) -> Result<Step, Failure> {
-    let address = mapping.rule.text.listen.clone();
     let is_udp = mapping.settings().udp;
-    let (socket, local) = bind(&address, is_udp).map_err(|error| explain(&address, &error))?;
+    let (socket, address) = bind(addresses, is_udp).map_err(|error| {
+        Failure::cannot_listen(&mapping.rule.text.listen, &error, descriptor_limit)
+    })?;
     let door = Door {
-        address: local,
+        address,
         mapping: Mutex::new(mapping),
         closed: Flag::default(),
     };
     Ok(Step::Open(socket, Arc::new(door)))
 }
 
-fn bind(address: &str, is_udp: bool) -> io::Result<(Socket, SocketAddr)> {
+/// Listens on the first of the addresses that can be had.
+fn bind(addresses: &[SocketAddr], is_udp: bool) -> io::Result<(Socket, SocketAddr)> {
     if is_udp {
-        let socket = UdpSocket::bind(address)?;
+        let socket = UdpSocket::bind(addresses)?;
         let local = socket.local_addr()?;
         return Ok((Socket::Udp(socket), local));
     }
     let options = ListenOptions::new().nodelay(true);
-    let listener = TcpListener::bind_with(address, options)?;
+    let listener = TcpListener::bind_with(addresses, options)?;
     let local = listener.local_addr()?;
     Ok((Socket::Tcp(listener), local))
 }

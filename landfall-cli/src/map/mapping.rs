@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::access::{AccessList, SourceGuard, Sources};
 use super::args::{SendProxy, Settings, Splicing};
+use super::health::Change;
 use super::rule::RuleText;
-use super::targets::{Counters, Targets};
+use super::targets::{Counters, Target, Targets};
 use crate::system::HAS_ZERO_COPY;
 
 /// A rule as it is asked for.
@@ -114,6 +115,12 @@ impl Mapping {
         }
     }
 
+    /// A check of a target has ended. If another rule has taken this one's place meanwhile, that says
+    /// nothing any more.
+    pub fn checked(&self, target: &Target, is_good: bool) -> Option<Change> {
+        target.checked(is_good, self.settings(), || !self.is_retired())
+    }
+
     /// Another one has taken its place. Its connections go on.
     pub fn retire(&self) {
         self.is_retired.store(true, Ordering::Release);
@@ -122,5 +129,38 @@ impl Mapping {
     /// Whether another one has.
     pub fn is_retired(&self) -> bool {
         self.is_retired.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::super::rule::parse_rule;
+    use super::*;
+    use crate::map::test_settings;
+
+    #[test]
+    fn a_check_that_outlasts_its_rule_says_nothing_of_the_target() {
+        let rule = Rule {
+            name: String::from("test"),
+            text: parse_rule("127.0.0.1:0=127.0.0.1:1").unwrap().remove(0),
+            settings: Settings {
+                check: true,
+                check_fall: 1,
+                ..test_settings()
+            },
+        };
+        let old = Mapping::new(rule.clone(), None).unwrap();
+        let target = old.targets.iter().next().unwrap();
+        assert_eq!(old.checked(target, false), Some(Change::Down));
+        let mut unchecked = rule;
+        unchecked.settings.check = false;
+        let new = Mapping::new(unchecked, Some(&old)).unwrap();
+        old.retire();
+        new.targets.uncheck();
+        assert_eq!(old.checked(target, false), None);
+        let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        assert!(new.targets.pick(client, &[]).is_some());
     }
 }

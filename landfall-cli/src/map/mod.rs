@@ -18,20 +18,21 @@ mod targets;
 mod udp;
 mod watch;
 
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_lite::future::or;
-use landfall::runtime::Runtime;
 use landfall::runtime::time::timeout;
+use landfall::runtime::{self, Runtime};
 
 pub use args::MapArgs;
 
 use control::Control;
-use front::Front;
-use mapping::{Mapping, Rule};
+use front::{Front, Prepared};
+use mapping::Rule;
 use report::{Announcement, Course, MapReport, Setting};
 
 use crate::exit::{Exit, Failure};
@@ -73,7 +74,8 @@ fn map(args: &MapArgs, messages: &Log) -> Result<Exit, Failure> {
     let reload = ReloadRequest::listen()?;
     args.runtime.end_with_parent(&stop)?;
     let descriptor_limit = limits::raise_descriptor_limit();
-    let runtime = args.runtime.build()?;
+    // Its end would wait for tasks that block, and those that ask for addresses may do so for long.
+    let runtime = ManuallyDrop::new(args.runtime.build()?);
     let room = room_for(args, rules.len() as u64, &runtime, descriptor_limit)?;
     // Where the system does not tell, it may be any.
     let local_ports = LocalPorts::read().map_or(1..=u16::MAX, |ports| ports.range().clone());
@@ -106,9 +108,7 @@ fn map(args: &MapArgs, messages: &Log) -> Result<Exit, Failure> {
 /// Says of rules that they are right; what is wrong has been said.
 fn check(rules: Vec<Rule>) -> Result<Exit, Failure> {
     let count = rules.len() as u64;
-    for rule in rules {
-        Mapping::new(rule, None).map_err(Failure::usage)?;
-    }
+    front::find(rules, &[]).map_err(|failure| Failure::usage(failure.to_string()))?;
     let text = format!("{}: no mistake found\n", counted(count, "rule"));
     write_stdout(&text)
         .map_err(|error| Failure::of_system("cannot write to standard output", &error))?;
@@ -146,12 +146,6 @@ struct Mapper<'a> {
     course: Course,
 }
 
-/// What a mapper waits for.
-enum Wish {
-    Drain,
-    Reload,
-}
-
 impl Mapper<'_> {
     /// Maps until it is to end, and drains.
     async fn serve(
@@ -161,22 +155,21 @@ impl Mapper<'_> {
         reload: &ReloadRequest,
         driver: &str,
     ) -> Result<(), Failure> {
-        self.apply(rules)?;
+        let stopped = async {
+            let signal = stop.wait_for_drain().await;
+            let message = "stopped before it listened anywhere";
+            Err(Failure::new(Exit::Stopped(signal), message))
+        };
+        let prepared = or(self.prepare(|| Ok(rules)), stopped).await?;
+        self.front.apply(prepared);
         self.announce(driver)?;
-        loop {
-            let drain = async {
-                stop.wait_for_drain().await;
-                Wish::Drain
-            };
-            let reload = async {
+        let reloading = async {
+            loop {
                 reload.wait().await;
-                Wish::Reload
-            };
-            match or(drain, reload).await {
-                Wish::Drain => break,
-                Wish::Reload => self.reload(),
+                self.reload().await;
             }
-        }
+        };
+        or(stop.wait_for_drain(), reloading).await;
         self.front.close();
         self.drain(stop).await;
         self.course.zero_copied = self.control.zero_copied.load(Ordering::Relaxed);
@@ -184,25 +177,32 @@ impl Mapper<'_> {
         Ok(())
     }
 
-    fn apply(&mut self, rules: Vec<Rule>) -> Result<(), Failure> {
-        let limit = self.descriptor_limit;
-        self.front.apply(rules, |address, error| {
-            Failure::cannot_listen(address, error, limit)
-        })
+    /// Finds what rules need, in a task, which may block.
+    async fn prepare(
+        &self,
+        rules: impl FnOnce() -> Result<Vec<Rule>, String> + Send + 'static,
+    ) -> Result<Prepared, Failure> {
+        let (doors, limit) = (self.front.doors().to_vec(), self.descriptor_limit);
+        let preparing = runtime::spawn(async move {
+            let found = front::find(rules().map_err(Failure::usage)?, &doors)?;
+            front::prepare(found, limit)
+        });
+        preparing
+            .await
+            .unwrap_or_else(|error| Err(Failure::failed(format!("the rules are lost: {error}"))))
     }
 
     /// Reads the rules again. If anything is wrong with them, those in force stay.
-    fn reload(&mut self) {
-        let messages = &self.control.messages;
+    async fn reload(&mut self) {
         if let Err(error) = reopen(&self.args.log, &self.control.log) {
-            messages.error(error);
+            self.control.messages.error(error);
         }
-        let applied = config::rules(self.args)
-            .map_err(Failure::usage)
-            .and_then(|rules| self.apply(rules));
+        let args = self.args.clone();
+        let prepared = self.prepare(move || config::rules(&args)).await;
         let messages = &self.control.messages;
-        match applied {
-            Ok(()) => {
+        match prepared {
+            Ok(prepared) => {
+                self.front.apply(prepared);
                 self.course.reloads[0] += 1;
                 let rules = counted(self.front.doors().len() as u64, "rule");
                 messages.note(format_args!("reloaded: {rules} in force"));

@@ -37,7 +37,7 @@ async fn check(control: Arc<Control>, mapping: Arc<Mapping>, target: Arc<Target>
     while !mapping.is_retired() {
         let time = settings.check_interval.min(settings.connect_timeout);
         let checked = connect_to(&control, &target.addresses(), time, None).await;
-        let change = target.checked(checked.is_ok(), settings);
+        let change = mapping.checked(&target, checked.is_ok());
         match checked {
             Ok(_) => control.tell(&mapping, &target, change, "it can be connected to"),
             Err(error) => control.tell(&mapping, &target, change, error),
