@@ -949,6 +949,18 @@ fn rules_are_checked_without_being_used() {
     run(&["map", "--config", &file, "--check-config"])
         .expect_code(2)
         .expect_message(&["bad.toml: rule 1: ", "ends before it begins"]);
+    let twice = good.to_owned()
+        + &good
+            .replace("[[map]]", "[[map]]\nname = \"again\"")
+            .replace("1-3", "3");
+    let file = directory.file("twice.toml", &twice);
+    run(&["map", "--config", &file, "--check-config"])
+        .expect_code(2)
+        .expect_message(&["rules 127.0.0.1:3 and again both listen on 127.0.0.1:3"]);
+    let circle = ["localhost:2=127.0.0.1:3", "127.0.0.1:3=127.0.0.1:2"];
+    run(&["map", circle[0], circle[1], "--check-config"])
+        .expect_code(2)
+        .expect_message(&["for ever: localhost:2 to 127.0.0.1:3 to localhost:2"]);
     run(&["map"]).expect_code(2).expect_message(&["no rule"]);
     run(&[
         "map",

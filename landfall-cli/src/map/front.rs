@@ -12,6 +12,7 @@ use landfall::runtime;
 use landfall::runtime::time::sleep;
 use parking_lot::Mutex;
 
+use super::conflicts::{self, Ends};
 use super::control::{Control, Flag};
 use super::mapping::{Mapping, Rule};
 use super::session::Session;
@@ -88,8 +89,22 @@ pub struct Found {
     mapping: Arc<Mapping>,
 }
 
-/// Finds the addresses of rules, and which of the doors that are open they are for. This may take long,
-/// and blocks.
+impl Found {
+    fn ends(&self) -> Ends {
+        let targets = self.mapping.targets.iter();
+        Ends {
+            name: self.mapping.rule.name.clone(),
+            is_udp: self.mapping.settings().udp,
+            listen: self.addresses.clone(),
+            targets: targets
+                .flat_map(|target| target.addresses().to_vec())
+                .collect(),
+        }
+    }
+}
+
+/// Finds the addresses of rules, and which of the doors that are open they are for. Refuses rules that
+/// cannot be in force together. This may take long, and blocks.
 pub fn find(rules: Vec<Rule>, doors: &[Arc<Door>]) -> Result<Vec<Found>, Failure> {
     let mut left = doors.to_vec();
     let find = |rule: Rule| {
@@ -111,7 +126,10 @@ pub fn find(rules: Vec<Rule>, doors: &[Arc<Door>]) -> Result<Vec<Found>, Failure
             mapping: Arc::new(mapping),
         })
     };
-    rules.into_iter().map(find).collect()
+    let found: Vec<_> = rules.into_iter().map(find).collect::<Result<_, _>>()?;
+    let ends: Vec<_> = found.iter().map(Found::ends).collect();
+    conflicts::check(&ends).map_err(Failure::usage)?;
+    Ok(found)
 }
 
 /// What a door is.

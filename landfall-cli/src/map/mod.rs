@@ -4,6 +4,7 @@ mod access;
 mod args;
 mod balance;
 mod config;
+mod conflicts;
 mod connect;
 mod control;
 mod front;
