@@ -989,14 +989,71 @@ fn limits_are_named_before_anything_is_done() {
         ]);
     let args = ["map", "127.0.0.1:0=127.0.0.1:7", "--max-conns", "1M"];
     let outcome = Running::start(landfall_after("ulimit -n 300", &args)).finish();
-    outcome
+    outcome.expect_code(4).expect_message(&[
+        "with 0 checks and 72 clients that wait",
+        "sockets: 2,000,073 needed",
+    ]);
+    let args = [
+        "map",
+        "127.0.0.1:0=127.0.0.1:7",
+        "--driver",
+        "poll",
+        "--check",
+    ];
+    Running::start(landfall_after("ulimit -n 130", &args))
+        .finish()
         .expect_code(4)
-        .expect_message(&["sockets: 2,000,001 needed"]);
+        .expect_message(&["sockets: 76 needed, 50 available"]);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     run(&["map", &format!("{address}=127.0.0.1:7")])
         .expect_code(1)
         .expect_message(&[&format!("cannot listen on {address}"), "ss -lntup"]);
+}
+
+#[test]
+fn descriptors_last_for_connections_sessions_and_checks() {
+    let directory = Directory::new();
+    let text = format!(
+        "[[map]]\nlisten = \"127.0.0.1:0\"\ntargets = [\"{}\"]\nudp = true\n",
+        udp_target("u")
+    );
+    let file = directory.file("map.toml", &text);
+    let tcp = rule(&[&named("a"), &named("b")]);
+    let checks = ["--check", "--check-interval", "20ms"];
+    let args = [
+        &["map", "--json", "--driver", "poll", &tcp, "--config", &file],
+        &checks[..],
+    ]
+    .concat();
+    // The checks are for TCP alone.
+    fs::write(&file, text + "check = false\n").unwrap();
+    let mut mapper = Running::start(landfall_after("ulimit -n 300", &args));
+    mapper
+        .stderr_after("room for 31 connections and 61 sessions of UDP; with 2 listeners, 2 checks");
+    let listening = mapper.stdout_after("{\"listening\":[");
+    let addresses: Vec<_> = listening
+        .split('"')
+        .filter(|part| part.contains(':'))
+        .collect();
+    let (tcp, udp) = (addresses[0], addresses[1].strip_suffix("/udp").unwrap());
+    let sessions: Vec<_> = (0..100).map(|_| udp_client(udp)).collect();
+    for session in &sessions {
+        session.send(b"x").unwrap();
+    }
+    // Some of them wait, and all are served in the end.
+    let clients: Vec<_> = (0..150).map(|_| connect(tcp)).collect();
+    for mut client in clients {
+        assert!(["a", "b"].contains(&ask(&mut client).as_str()));
+    }
+    assert_eq!(udp_ask(&sessions[0], 1), b"u");
+    let outcome = end(mapper);
+    let report = outcome.json();
+    assert_eq!(report["connections"], 150 + 61);
+    assert_eq!(report["refused"], 39);
+    let failed = (&report["failed_connects"], &report["accept_errors"]);
+    assert_eq!(failed, (&0.into(), &0.into()), "{outcome:#?}");
+    assert!(!outcome.stderr.contains(" is DOWN"), "{outcome:#?}");
 }
 
 #[test]

@@ -6,14 +6,14 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use async_lock::Semaphore;
 use event_listener::Event;
-use landfall::net::relay::Relay;
+use landfall::net::relay::{PipePool, Relay};
 use landfall::runtime::{self, JoinHandle};
 use parking_lot::Mutex;
 
 use super::health::Change;
 use super::mapping::Mapping;
+use super::room::Room;
 use super::targets::{Counters, Target};
 use crate::output::Log;
 
@@ -57,8 +57,10 @@ pub struct Control {
     pub log: Log,
     /// Everything together, rules of before a reload as well.
     pub total: Arc<Counters>,
-    /// Room for connections.
-    pub room: Arc<Semaphore>,
+    /// For connections.
+    pub room: Arc<Room>,
+    /// For sessions of UDP.
+    pub udp_room: Arc<Room>,
     /// The ports that this machine gives to connections.
     pub local_ports: RangeInclusive<u16>,
     /// What relays have in common: pipes and large buffers.
@@ -81,15 +83,21 @@ struct Tasks {
 }
 
 impl Control {
-    /// With nothing that has happened.
-    pub fn new(messages: Log, log: Log, room: usize, local_ports: RangeInclusive<u16>) -> Self {
+    /// With nothing that has happened, and no room yet.
+    pub fn new(
+        messages: Log,
+        log: Log,
+        local_ports: RangeInclusive<u16>,
+        pipes: &PipePool,
+    ) -> Self {
         Self {
             messages,
             log,
             total: Arc::default(),
-            room: Arc::new(Semaphore::new(room)),
+            room: Arc::default(),
+            udp_room: Arc::default(),
             local_ports,
-            relay: Relay::new(),
+            relay: Relay::new().pipes(pipes),
             zero_copied: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
             tasks: Mutex::default(),

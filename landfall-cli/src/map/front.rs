@@ -257,11 +257,21 @@ fn bind(addresses: &[SocketAddr], is_udp: bool) -> io::Result<(Socket, SocketAdd
 
 async fn accept_all(control: Arc<Control>, door: Arc<Door>, listener: TcpListener) {
     let accepting = async {
+        let mut has_failed = false;
         loop {
-            match listener.accept().await {
+            let accepted = listener.accept().await;
+            // Told once, not every time.
+            let is_news = !std::mem::replace(&mut has_failed, accepted.is_err());
+            match accepted {
                 Ok(stream) => admit(&control, &door, stream).await,
-                Err(_) => {
+                Err(error) => {
                     control.accept_errors.fetch_add(1, Ordering::Relaxed);
+                    if is_news {
+                        let address = door.address;
+                        control
+                            .messages
+                            .note(format_args!("clients of {address} have to wait: {error}"));
+                    }
                     sleep(PAUSE_AFTER_FAILURE).await;
                 }
             }
@@ -277,7 +287,7 @@ async fn admit(control: &Arc<Control>, door: &Door, stream: TcpStream) {
         return;
     };
     if let Some(session) = Session::admit(control, door.mapping(), peer) {
-        let room = control.room.acquire_arc().await;
+        let room = control.room.enter().await;
         control.run(|task| session.serve(stream, room, task));
     }
 }

@@ -13,6 +13,7 @@ mod log;
 mod mapping;
 mod proxy;
 mod report;
+mod room;
 mod rule;
 mod session;
 mod targets;
@@ -26,8 +27,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_lite::future::or;
+use landfall::net::relay::PipePool;
+use landfall::runtime;
 use landfall::runtime::time::timeout;
-use landfall::runtime::{self, Runtime};
 
 pub use args::MapArgs;
 
@@ -35,6 +37,7 @@ use control::Control;
 use front::{Front, Prepared};
 use mapping::Rule;
 use report::{Announcement, Course, MapReport, Setting};
+use room::{Shares, Supply};
 
 use crate::exit::{Exit, Failure};
 use crate::output::{Log, Sink, json_line, write_stdout};
@@ -45,10 +48,6 @@ use crate::units::{counted, show_time};
 
 /// How long connections that were cut have to end.
 const CUT_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Descriptors that are neither a connection's nor a listener's: the standard streams, files, the
-/// port's own, sockets on their way to the port.
-const OTHER_DESCRIPTORS: u64 = 64;
 
 /// Runs the subcommand.
 pub fn run(args: &MapArgs) -> Result<Exit, Failure> {
@@ -77,10 +76,11 @@ fn map(args: &MapArgs, messages: &Log) -> Result<Exit, Failure> {
     let descriptor_limit = limits::raise_descriptor_limit();
     // Its end would wait for tasks that block, and those that ask for addresses may do so for long.
     let runtime = ManuallyDrop::new(args.runtime.build()?);
-    let room = room_for(args, rules.len() as u64, &runtime, descriptor_limit)?;
+    let supply = Supply::of(&runtime, descriptor_limit);
+    let pipes = PipePool::new(supply.pipes());
     // Where the system does not tell, it may be any.
     let local_ports = LocalPorts::read().map_or(1..=u16::MAX, |ports| ports.range().clone());
-    let control = Arc::new(Control::new(messages.clone(), log, room, local_ports));
+    let control = Arc::new(Control::new(messages.clone(), log, local_ports, &pipes));
     let setting = Setting {
         args,
         driver: [
@@ -94,6 +94,8 @@ fn map(args: &MapArgs, messages: &Log) -> Result<Exit, Failure> {
         args,
         front: Front::new(Arc::clone(&control)),
         control,
+        supply,
+        shares: None,
         descriptor_limit,
         course: Course::default(),
     };
@@ -116,33 +118,13 @@ fn check(rules: Vec<Rule>) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// How many connections there can be, each with two sockets. Refuses if that is less than what is
-/// asked for.
-fn room_for(
-    args: &MapArgs,
-    listeners: u64,
-    runtime: &Runtime,
-    descriptor_limit: u64,
-) -> Result<usize, Failure> {
-    let sockets = runtime.port().socket_capacity() as u64;
-    let asked = args.max_conns.0.map(u64::from);
-    let needed = asked.unwrap_or(1).saturating_mul(2) + listeners;
-    limits::refuse_if_short(
-        &format!("mapping {}", counted(listeners, "port")),
-        [
-            limits::check_descriptors(listeners + OTHER_DESCRIPTORS, descriptor_limit),
-            limits::check_sockets(needed, sockets, descriptor_limit),
-        ],
-    )?;
-    let most = asked.unwrap_or((sockets - listeners) / 2);
-    Ok(usize::try_from(most).unwrap_or(usize::MAX))
-}
-
 /// A mapper that runs.
 struct Mapper<'a> {
     args: &'a MapArgs,
     front: Front,
     control: Arc<Control>,
+    supply: Supply,
+    shares: Option<Shares>,
     descriptor_limit: u64,
     course: Course,
 }
@@ -162,7 +144,7 @@ impl Mapper<'_> {
             Err(Failure::new(Exit::Stopped(signal), message))
         };
         let prepared = or(self.prepare(|| Ok(rules)), stopped).await?;
-        self.front.apply(prepared);
+        self.apply(prepared);
         self.announce(driver)?;
         let reloading = async {
             loop {
@@ -182,15 +164,27 @@ impl Mapper<'_> {
     async fn prepare(
         &self,
         rules: impl FnOnce() -> Result<Vec<Rule>, String> + Send + 'static,
-    ) -> Result<Prepared, Failure> {
+    ) -> Result<(Prepared, Shares), Failure> {
         let (doors, limit) = (self.front.doors().to_vec(), self.descriptor_limit);
+        let (supply, max_conns) = (self.supply, self.args.max_conns.0);
         let preparing = runtime::spawn(async move {
-            let found = front::find(rules().map_err(Failure::usage)?, &doors)?;
-            front::prepare(found, limit)
+            let rules = rules().map_err(Failure::usage)?;
+            let shares = supply.share(&rules, max_conns)?;
+            let prepared = front::prepare(front::find(rules, &doors)?, limit)?;
+            Ok((prepared, shares))
         });
         preparing
             .await
             .unwrap_or_else(|error| Err(Failure::failed(format!("the rules are lost: {error}"))))
+    }
+
+    fn apply(&mut self, (prepared, shares): (Prepared, Shares)) {
+        if self.shares.replace(shares) != Some(shares) {
+            self.control.messages.note(shares);
+        }
+        self.control.room.resize(shares.connections);
+        self.control.udp_room.resize(shares.sessions);
+        self.front.apply(prepared);
     }
 
     /// Reads the rules again. If anything is wrong with them, those in force stay.
@@ -200,17 +194,18 @@ impl Mapper<'_> {
         }
         let args = self.args.clone();
         let prepared = self.prepare(move || config::rules(&args)).await;
-        let messages = &self.control.messages;
         match prepared {
             Ok(prepared) => {
-                self.front.apply(prepared);
+                self.apply(prepared);
                 self.course.reloads[0] += 1;
                 let rules = counted(self.front.doors().len() as u64, "rule");
+                let messages = &self.control.messages;
                 messages.note(format_args!("reloaded: {rules} in force"));
             }
             Err(failure) => {
                 self.course.reloads[1] += 1;
                 let reason = failure.to_string().replace('\n', " ");
+                let messages = &self.control.messages;
                 messages.error(format_args!("not reloaded, the old rules stay: {reason}"));
             }
         }

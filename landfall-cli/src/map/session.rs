@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use async_lock::SemaphoreGuardArc;
 use landfall::buffer::Buffer;
 use landfall::net::TcpStream;
 use landfall::net::relay::{RelayCounters, Start};
@@ -18,6 +17,7 @@ use super::control::{Control, TaskGuard};
 use super::log::{Line, state, state_of};
 use super::mapping::Mapping;
 use super::proxy::{Ends, read_header, with_header};
+use super::room::Place;
 use super::targets::{OpenGuard, Target};
 
 /// A client's connection. Wherever it ends, it leaves its line in the log.
@@ -39,7 +39,7 @@ pub struct Session {
     /// Of the process and the rule.
     _open: [OpenGuard; 2],
     open_target: Option<OpenGuard>,
-    room: Option<SemaphoreGuardArc>,
+    room: Option<Place>,
     task: Option<TaskGuard>,
 }
 
@@ -106,12 +106,13 @@ impl Session {
     }
 
     /// The client's datagrams go to a target.
-    pub fn reach(&mut self, target: Arc<Target>, source: Option<SourceGuard>) {
+    pub fn reach(&mut self, target: Arc<Target>, source: SourceGuard, room: Place) {
         target.counters.came();
         self.open_target = Some(target.counters.open());
         self.target = Some(target);
         self.connecting = Some(Duration::ZERO);
-        self.source = source;
+        self.source = Some(source);
+        self.room = Some(room);
         self.state = state::KILLED;
     }
 
@@ -136,7 +137,7 @@ impl Session {
     }
 
     /// Serves the client, and has it counted as long as that takes.
-    pub async fn serve(mut self, client: TcpStream, room: SemaphoreGuardArc, task: TaskGuard) {
+    pub async fn serve(mut self, client: TcpStream, room: Place, task: TaskGuard) {
         self.room = Some(room);
         self.task = Some(task);
         let Some((client, first)) = self.identify(client).await else {

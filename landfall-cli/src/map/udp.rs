@@ -136,17 +136,18 @@ impl UdpDoor {
         let mapping = self.door.mapping();
         let most = mapping.settings().udp_sessions as usize;
         let has_room = self.flows.lock().len() < most;
-        let source = has_room.then(|| mapping.admit(client.ip())).flatten();
-        let picked = source
-            .is_some()
-            .then(|| mapping.targets.pick(client.ip(), &[]));
-        let Some((_, target)) = picked.flatten() else {
+        let room = has_room.then(|| self.control.udp_room.try_enter());
+        let admitted = room.flatten().and_then(|room| {
+            let source = mapping.admit(client.ip())?;
+            let (_, target) = mapping.targets.pick(client.ip(), &[])?;
+            Some((room, source, Arc::clone(target)))
+        });
+        let Some((room, source, target)) = admitted else {
             // No line for it in the log: every datagram would have one.
             mapping.counters.refused();
             self.control.total.refused();
             return None;
         };
-        let target = Arc::clone(target);
         let socket = match connect(&target).await {
             Ok(socket) => socket,
             Err(error) => {
@@ -172,7 +173,7 @@ impl UdpDoor {
         self.touch(&flow);
         self.flows.lock().insert(client, Arc::clone(&flow));
         let mut session = Session::begin(&self.control, mapping, client);
-        session.reach(target, source);
+        session.reach(target, source, room);
         let answering = Answering {
             door: Arc::clone(self),
             flow: Arc::clone(&flow),

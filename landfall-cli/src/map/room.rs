@@ -1,0 +1,320 @@
+//! How many sockets the rules can have open: what that is made of, who gets how many, and who waits or
+//! is refused when they are taken.
+
+use std::fmt;
+use std::sync::Arc;
+
+use event_listener::Event;
+use landfall::runtime::Runtime;
+use parking_lot::Mutex;
+
+use super::mapping::Rule;
+use crate::exit::Failure;
+use crate::system::{HAS_ZERO_COPY, limits};
+use crate::units::{counted, grouped};
+
+/// Descriptors that are neither a connection's nor a listener's: the standard streams, files, the
+/// port's own, sockets on their way to the port.
+const OTHER_DESCRIPTORS: u64 = 64;
+
+/// Clients that a listener takes in before there is room for them: the library's 64, and some more
+/// until it has stopped.
+const WAITING: u64 = 72;
+
+/// Of all descriptors, the part for pipes.
+const PART_FOR_PIPES: u64 = 8;
+
+/// Descriptors that a direction of bulk takes, with its pipe.
+const DESCRIPTORS_OF_A_PIPE: u64 = 4;
+
+/// What rules may have open.
+#[derive(Clone, Copy, Debug)]
+struct Demand {
+    listeners: u64,
+    /// Those of them that take connections.
+    doors: u64,
+    /// Targets that are checked, each of them by one connection at a time.
+    checks: u64,
+    /// Sessions of UDP.
+    sessions: u64,
+    /// Connections, if their number is given.
+    connections: Option<u64>,
+}
+
+/// What the system gives.
+#[derive(Clone, Copy, Debug)]
+pub struct Supply {
+    /// Sockets.
+    sockets: u64,
+    /// The limit on descriptors.
+    descriptors: u64,
+}
+
+/// Who gets how many sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// Connections, with two sockets each.
+    pub connections: u64,
+    /// Sessions of UDP.
+    pub sessions: u64,
+    /// Listeners, checks, and clients that wait.
+    others: [u64; 3],
+    /// What there is.
+    available: u64,
+}
+
+impl Demand {
+    fn of(rules: &[Rule], connections: Option<u32>) -> Self {
+        let sum = |of: &dyn Fn(&Rule) -> u64| rules.iter().map(of).sum();
+        let listeners = rules.len() as u64;
+        let doors = sum(&|rule| u64::from(!rule.settings.udp));
+        Self {
+            listeners,
+            doors,
+            checks: sum(&|rule| match rule.settings.check {
+                true => rule.text.targets.len() as u64,
+                false => 0,
+            }),
+            sessions: sum(&|rule| match rule.settings.udp {
+                true => u64::from(rule.settings.udp_sessions),
+                false => 0,
+            }),
+            connections: connections.map(u64::from).filter(|_| doors > 0),
+        }
+    }
+}
+
+impl Supply {
+    /// What a runtime can have.
+    pub fn of(runtime: &Runtime, descriptors: u64) -> Self {
+        let sockets = runtime.port().socket_capacity() as u64;
+        Self {
+            // Where sockets are descriptors, pipes take from the same.
+            sockets: match HAS_ZERO_COPY && sockets <= descriptors {
+                true => sockets.saturating_sub(descriptors / PART_FOR_PIPES),
+                false => sockets,
+            },
+            descriptors,
+        }
+    }
+
+    /// How many directions may have pipes.
+    pub fn pipes(&self) -> usize {
+        let pipes = self.descriptors / PART_FOR_PIPES / DESCRIPTORS_OF_A_PIPE;
+        usize::try_from(pipes).unwrap_or(usize::MAX)
+    }
+
+    /// Shares sockets out among connections and sessions, so that there is always one for whoever is
+    /// let in. Refuses if that is less than what is asked for.
+    pub fn share(&self, rules: &[Rule], max_conns: Option<u32>) -> Result<Shares, Failure> {
+        let demand = Demand::of(rules, max_conns);
+        let Demand {
+            listeners, checks, ..
+        } = demand;
+        let left = self.sockets.saturating_sub(listeners + checks);
+        // Of many listeners, only some have as many clients waiting: half of all is enough for them.
+        let waiting = (demand.doors * WAITING).min(WAITING.max(left / 2));
+        let least = match demand.connections {
+            Some(connections) => connections.saturating_mul(2),
+            None => 2 * demand.doors.min(1),
+        };
+        let needed = least
+            .saturating_add(demand.sessions.min(1))
+            .saturating_add(listeners + checks + waiting);
+        limits::refuse_if_short(
+            &format!(
+                "mapping {}, with {} and {} that wait,",
+                counted(listeners, "port"),
+                counted(checks, "check"),
+                counted(waiting, "client")
+            ),
+            [
+                limits::check_descriptors(listeners + OTHER_DESCRIPTORS, self.descriptors),
+                limits::check_sockets(needed, self.sockets, self.descriptors),
+            ],
+        )?;
+        let left = left - waiting;
+        let connections = demand.connections.unwrap_or_else(|| match demand.doors {
+            0 => 0,
+            _ => (left - demand.sessions.min(left / 2)) / 2,
+        });
+        Ok(Shares {
+            connections,
+            sessions: demand.sessions.min(left - 2 * connections),
+            others: [listeners, checks, waiting],
+            available: self.sockets,
+        })
+    }
+}
+
+impl fmt::Display for Shares {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [listeners, checks, waiting] = self.others;
+        let used = 2 * self.connections + self.sessions + listeners + checks + waiting;
+        write!(
+            f,
+            "room for {} and {} of UDP; with {}, {} and {} that wait, {} of {} sockets",
+            counted(self.connections, "connection"),
+            counted(self.sessions, "session"),
+            counted(listeners, "listener"),
+            counted(checks, "check"),
+            counted(waiting, "client"),
+            grouped(used),
+            grouped(self.available)
+        )
+    }
+}
+
+/// Places of which so many can be taken at a time.
+#[derive(Debug, Default)]
+pub struct Room {
+    places: Mutex<Places>,
+    more: Event,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    taken: u64,
+    most: u64,
+}
+
+impl Room {
+    /// Lets so many in from now on. Those that are in stay.
+    pub fn resize(&self, most: u64) {
+        self.places.lock().most = most;
+        self.more.notify(usize::MAX);
+    }
+
+    /// A place, if there is one.
+    pub fn try_enter(self: &Arc<Self>) -> Option<Place> {
+        let mut places = self.places.lock();
+        let has_room = places.taken < places.most;
+        places.taken += u64::from(has_room);
+        has_room.then(|| Place(Arc::clone(self)))
+    }
+
+    /// Waits for a place.
+    pub async fn enter(self: &Arc<Self>) -> Place {
+        loop {
+            let more = self.more.listen();
+            if let Some(place) = self.try_enter() {
+                return place;
+            }
+            more.await;
+        }
+    }
+}
+
+/// A place that is taken as long as this lives.
+#[derive(Debug)]
+pub struct Place(Arc<Room>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.places.lock().taken -= 1;
+        // One more each time, also if another has been told and has not looked yet.
+        self.0.more.notify_additional(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::{block_on, poll_once};
+
+    use super::super::args::Settings;
+    use super::super::rule::parse_rule;
+    use super::*;
+    use crate::map::test_settings;
+
+    fn rules(text: &str, udp: bool, check: bool) -> Vec<Rule> {
+        let rule = |text| Rule {
+            name: String::from("test"),
+            text,
+            settings: Settings {
+                udp,
+                check,
+                ..test_settings()
+            },
+        };
+        parse_rule(text).unwrap().into_iter().map(rule).collect()
+    }
+
+    fn supply(sockets: u64) -> Supply {
+        Supply {
+            sockets,
+            descriptors: sockets + OTHER_DESCRIPTORS,
+        }
+    }
+
+    fn shares(sockets: u64, rules: &[Rule], max_conns: Option<u32>) -> Option<[u64; 2]> {
+        let shares = supply(sockets).share(rules, max_conns).ok()?;
+        assert!(
+            shares.connections * 2 + shares.sessions + shares.others.iter().sum::<u64>() <= sockets
+        );
+        Some([shares.connections, shares.sessions])
+    }
+
+    #[test]
+    fn sockets_are_for_all_that_may_be_open() {
+        let tcp = rules("127.0.0.1:1=127.0.0.1:2,127.0.0.1:3", false, true);
+        let udp = rules("127.0.0.1:1=127.0.0.1:2", true, false);
+        let both = [tcp.clone(), udp.clone()].concat();
+        // A listener and two checks, 72 that wait, and two for each connection.
+        assert_eq!(shares(3 + 72 + 20, &tcp, None), Some([10, 0]));
+        assert_eq!(shares(3 + 72 + 1, &tcp, None), None);
+        assert_eq!(shares(3 + 72 + 20, &tcp, Some(10)), Some([10, 0]));
+        assert_eq!(shares(3 + 72 + 20, &tcp, Some(11)), None);
+        assert_eq!(shares(1_000, &tcp, Some(10)), Some([10, 0]));
+        // Sessions are fewer where they do not fit.
+        assert_eq!(shares(1 + 30, &udp, None), Some([0, 30]));
+        assert_eq!(shares(20_000, &udp, None), Some([0, 10_000]));
+        assert_eq!(shares(1, &udp, None), None);
+        assert_eq!(shares(4 + 72 + 40, &both, None), Some([10, 20]));
+        assert_eq!(shares(4 + 72 + 40, &both, Some(15)), Some([15, 10]));
+        assert_eq!(shares(4 + 72 + 40, &both, Some(20)), None);
+        // Of many listeners, not all have clients waiting.
+        let many = rules("127.0.0.1:1000-1999=127.0.0.1:2", false, false);
+        assert_eq!(shares(20_000, &many, None), Some([4_750, 0]));
+    }
+
+    #[test]
+    fn a_shortage_says_what_is_needed() {
+        let tcp = rules("127.0.0.1:1=127.0.0.1:2,127.0.0.1:3", false, true);
+        let refusal = supply(50).share(&tcp, None).unwrap_err().to_string();
+        assert!(
+            refusal.contains("mapping 1 port, with 2 checks and 72 clients that wait, is more"),
+            "{refusal}"
+        );
+        assert!(
+            refusal.contains("sockets: 77 needed, 50 available"),
+            "{refusal}"
+        );
+        let shares = supply(100).share(&tcp, None).unwrap();
+        assert_eq!(
+            shares.to_string(),
+            "room for 12 connections and 0 sessions of UDP; with 1 listener, 2 checks and 72 clients \
+             that wait, 99 of 100 sockets"
+        );
+    }
+
+    #[test]
+    fn a_place_that_is_left_is_for_the_next() {
+        let room = Arc::new(Room::default());
+        assert!(room.try_enter().is_none());
+        room.resize(2);
+        let (first, second) = (room.try_enter(), room.try_enter());
+        assert!(first.is_some() && second.is_some() && room.try_enter().is_none());
+        block_on(async {
+            let (mut one, mut other) = (Box::pin(room.enter()), Box::pin(room.enter()));
+            assert!(poll_once(&mut one).await.is_none() && poll_once(&mut other).await.is_none());
+            drop((first, second));
+            let one = poll_once(&mut one).await;
+            assert!(one.is_some() && poll_once(&mut other).await.is_some());
+        });
+        let place = room.try_enter();
+        room.resize(1);
+        drop(place);
+        let place = room.try_enter();
+        assert!(place.is_some() && room.try_enter().is_none());
+    }
+}
