@@ -313,6 +313,12 @@ fn where_nobody_listens_clients_are_shut_out() {
     );
     // Also when both are left out: there is nobody else.
     assert_eq!(outcome.json()["failed_connects"], 4);
+
+    let (mapper, address) = map(&[&rule(&[&nobody()])]);
+    assert!(is_shut_out(&mut connect(&address)));
+    let outcome = end(mapper);
+    assert!(!outcome.stderr.contains("left out"), "{outcome:#?}");
+    outcome.expect_message(&[" fails, and there is no other to try: Connection refused"]);
 }
 
 #[test]
@@ -620,6 +626,22 @@ fn a_reload_keeps_connections_and_wrong_rules_change_nothing() {
     );
     let log = fs::read_to_string(log).unwrap();
     assert!(log.matches(" web web/").count() >= 7, "{log}");
+}
+
+#[test]
+fn without_a_file_a_hangup_opens_the_log_anew() {
+    let directory = Directory::new();
+    let (log, old) = (directory.0.join("log"), directory.0.join("log.1"));
+    let rule = rule(&[&named("a")]);
+    let (mut mapper, address) = map(&[&rule, "--log", log.to_str().unwrap()]);
+    fs::rename(&log, &old).unwrap();
+    mapper.signal(Signal::HUP);
+    mapper.stderr_after("log is open anew");
+    mapper.stderr_after("no rule is read again, as there is no --config");
+    assert_eq!(ask(&mut connect(&address)), "a");
+    assert_eq!(end(mapper).json()["reloads"], 0);
+    let lines = [log, old].map(|path| fs::read_to_string(path).unwrap().lines().count());
+    assert_eq!(lines, [1, 0]);
 }
 
 #[test]
@@ -948,7 +970,7 @@ fn rules_are_checked_without_being_used() {
     let file = directory.file("bad.toml", &good.replace("1-3", "3-1"));
     run(&["map", "--config", &file, "--check-config"])
         .expect_code(2)
-        .expect_message(&["bad.toml: rule 1: ", "ends before it begins"]);
+        .expect_message(&["bad.toml: line 2, listen: ", "ends before it begins"]);
     let twice = good.to_owned()
         + &good
             .replace("[[map]]", "[[map]]\nname = \"again\"")

@@ -11,6 +11,7 @@
 //! ```
 
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,13 +19,14 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-use toml::{Table, Value};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use super::access::parse_network;
 use super::args::{MapArgs, SendProxy, Settings, Splicing};
 use super::balance::Balance;
 use super::mapping::Rule;
-use super::rule::{RuleText, expand, parse_rule};
+use super::rule::{Ports, RuleText, expand, parse_rule};
 use crate::units::{Limit, parse_count, parse_time};
 
 /// All rules there are, checked as far as that goes without the network.
@@ -59,28 +61,79 @@ fn read_file(path: &Path, settings: &Settings) -> Result<Vec<Rule>, String> {
 }
 
 fn parse_file(text: &str, settings: &Settings) -> Result<Vec<Rule>, String> {
-    let mut table: Table = text
-        .parse()
-        .map_err(|error: toml::de::Error| error.to_string())?;
-    let maps = match table.remove("map") {
-        Some(Value::Array(maps)) => maps,
-        Some(_) => {
-            return Err(String::from(
-                "rules are written as [[map]], in two brackets",
-            ));
-        }
+    let mistake = |mistake: Mistake| mistake.shown(text);
+    let mut table = DeTable::parse(text).map_err(|error| mistake(Mistake::from(error)))?;
+    let maps = match table.get_mut().remove_entry("map") {
         None => Vec::new(),
+        Some((key, maps)) => match maps.into_inner() {
+            DeValue::Array(maps) => maps.into_iter().collect(),
+            _ => {
+                let problem = "rules are written as [[map]], in two brackets";
+                return Err(mistake(Mistake::at(&key, problem)));
+            }
+        },
     };
-    let settings = overridden(settings, table)?;
-    let mut rules = Vec::new();
-    for (number, map) in (1..).zip(maps) {
-        let read = parse_map(map, &settings).map_err(|problem| {
-            // Of several lines, the first says what, and the others where.
-            format!("rule {number}: {}", problem.trim_end().replace('\n', " "))
-        })?;
-        rules.extend(read);
+    let settings = overridden(settings, table).map_err(mistake)?;
+    let rules = maps.into_iter().map(|map| parse_map(map, &settings));
+    let rules = rules.collect::<Result<Vec<_>, _>>().map_err(mistake)?;
+    Ok(rules.concat())
+}
+
+/// Something in the file that is wrong.
+#[derive(Debug)]
+struct Mistake {
+    /// Where, in bytes.
+    start: usize,
+    /// The key it is the value of, if it is one.
+    key: Option<String>,
+    problem: String,
+}
+
+impl Mistake {
+    fn at<T>(place: &Spanned<T>, problem: impl Into<String>) -> Self {
+        Self {
+            start: place.span().start,
+            key: None,
+            problem: problem.into(),
+        }
     }
-    Ok(rules)
+
+    /// Names the key among these that it belongs to.
+    fn among(mut self, keys: &[(String, Range<usize>)]) -> Self {
+        let own = keys.iter().find(|(_, value)| value.contains(&self.start));
+        self.key = own.map(|(key, _)| key.clone());
+        self
+    }
+
+    fn shown(self, text: &str) -> String {
+        let line = 1 + text
+            .bytes()
+            .take(self.start)
+            .filter(|byte| *byte == b'\n')
+            .count();
+        let key = self.key.map(|key| format!(", {key}")).unwrap_or_default();
+        format!("line {line}{key}: {}", self.problem.replace('\n', ", "))
+    }
+}
+
+impl From<toml::de::Error> for Mistake {
+    fn from(error: toml::de::Error) -> Self {
+        Self {
+            start: error.span().unwrap_or_default().start,
+            key: None,
+            problem: error.message().to_owned(),
+        }
+    }
+}
+
+/// Reads a table, each value for a key.
+fn read<'de, T: Deserialize<'de>>(table: Spanned<DeTable<'de>>) -> Result<T, Mistake> {
+    let entries = table.get_ref().iter();
+    let keys: Vec<_> = entries
+        .map(|(key, value)| (key.get_ref().to_string(), value.span()))
+        .collect();
+    T::deserialize(toml::Deserializer::from(table))
+        .map_err(|error| Mistake::from(error).among(&keys))
 }
 
 /// What a rule of the file has beside settings.
@@ -88,23 +141,33 @@ fn parse_file(text: &str, settings: &Settings) -> Result<Vec<Rule>, String> {
 #[serde(deny_unknown_fields)]
 struct Head {
     name: Option<String>,
-    listen: String,
-    targets: Vec<String>,
+    listen: Spanned<String>,
+    targets: Spanned<Vec<String>>,
 }
 
-fn parse_map(map: Value, settings: &Settings) -> Result<Vec<Rule>, String> {
-    let Value::Table(mut rest) = map else {
-        return Err(String::from("a rule is a table"));
+fn parse_map(map: Spanned<DeValue<'_>>, settings: &Settings) -> Result<Vec<Rule>, Mistake> {
+    let span = map.span();
+    let DeValue::Table(mut rest) = map.into_inner() else {
+        let problem = "rules are written as [[map]], each one a table";
+        return Err(Mistake::at(&Spanned::new(span, ()), problem));
     };
-    let mut head = Table::new();
+    let mut head = DeTable::new();
     for key in ["name", "listen", "targets"] {
-        if let Some(value) = rest.remove(key) {
-            head.insert(key.to_owned(), value);
+        if let Some((key, value)) = rest.remove_entry(key) {
+            head.insert(key, value);
         }
     }
-    let head: Head = head.try_into().map_err(|error| error.to_string())?;
-    let settings = overridden(settings, rest)?;
-    let texts = expand(&head.listen, &head.targets)?;
+    let head: Head = read(Spanned::new(span.clone(), head))?;
+    let settings = overridden(settings, Spanned::new(span, rest))?;
+    let of_key = |key: &str, start, problem| Mistake {
+        start,
+        key: Some(key.to_owned()),
+        problem,
+    };
+    let listen = Ports::parse(head.listen.get_ref())
+        .map_err(|problem| of_key("listen", head.listen.span().start, problem))?;
+    let texts = expand(&listen, head.targets.get_ref())
+        .map_err(|problem| of_key("targets", head.targets.span().start, problem))?;
     let is_one = texts.len() == 1;
     let rule = |text: RuleText| Rule {
         name: match &head.name {
@@ -119,8 +182,8 @@ fn parse_map(map: Value, settings: &Settings) -> Result<Vec<Rule>, String> {
     Ok(texts.into_iter().map(rule).collect())
 }
 
-fn overridden(settings: &Settings, table: Table) -> Result<Settings, String> {
-    let overrides: Overrides = table.try_into().map_err(|error| error.to_string())?;
+fn overridden(settings: &Settings, table: Spanned<DeTable<'_>>) -> Result<Settings, Mistake> {
+    let overrides: Overrides = read(table)?;
     Ok(overrides.over(settings.clone()))
 }
 
@@ -309,16 +372,53 @@ mod tests {
             format!("[[map]]\nlisten = \"127.0.0.1:80\"\ntargets = [\"127.0.0.1:8080\"]\n{line}")
         };
         let wrong = [
-            (String::from("map = 3"), "[[map]]"),
-            (String::from("[[map]]\ntargets = []"), "listen"),
-            (String::from("[[map]\n"), "1"),
+            (
+                String::from("\nmap = 3"),
+                "line 2: rules are written as [[map]]",
+            ),
+            (
+                String::from("map = [3]"),
+                "line 1: rules are written as [[map]]",
+            ),
+            (
+                String::from("\n[[map]]\ntargets = []"),
+                "line 2: missing field `listen`",
+            ),
+            (String::from("\n[[map]\n"), "line 2: "),
+            (rule("idle-timeout = 5"), "line 4, idle-timeout: "),
             (rule("idle-timeout = 5"), "5s for seconds"),
-            (rule("idle-timeuot = \"5s\""), "idle-timeuot"),
-            (rule("send-proxy = 3"), "no version"),
-            (rule("allow = [\"10\"]"), "no network"),
-            (rule("max-fails = 0"), "at least 1"),
-            (rule("targets = []"), "targets"),
-            (rule("balance = \"fair\""), "fair"),
+            (
+                rule("idle-timeuot = \"5s\""),
+                "line 4: unknown field `idle-timeuot`",
+            ),
+            (
+                rule("send-proxy = 3"),
+                "line 4, send-proxy: `3` is no version",
+            ),
+            (
+                rule("allow = [\"10\"]"),
+                "line 4, allow: `10` is no network",
+            ),
+            (rule("max-fails = 0"), "line 4, max-fails: "),
+            (
+                rule("udp = 1"),
+                "line 4, udp: invalid type: integer `1`, expected a boolean",
+            ),
+            (rule("targets = []"), "line 4: duplicate key"),
+            (
+                rule("").replace("[\"127.0.0.1:8080\"]", "[]"),
+                "line 3, targets: ",
+            ),
+            (
+                rule("").replace(":8080", ""),
+                "line 3, targets: `127.0.0.1` is not HOST:PORT",
+            ),
+            (rule("").replace(":80\"", ":80-79\""), "line 2, listen: "),
+            (
+                rule("balance = \"fair\""),
+                "line 4, balance: unknown variant `fair`",
+            ),
+            (String::from("balance = \"fair\""), "line 1, balance: "),
         ];
         for (text, reason) in wrong {
             let refusal = parse(&text).unwrap_err();

@@ -134,7 +134,11 @@ impl Control {
         for counters in [&self.total, &mapping.counters, &target.counters] {
             counters.connect_failed();
         }
-        self.tell(mapping, target, target.failed(mapping.settings()), reason);
+        let change = match target.failed(mapping.settings()) {
+            Some(Change::LeftOut(_)) if mapping.targets.count() == 1 => Some(Change::Failing),
+            change => change,
+        };
+        self.tell(mapping, target, change, reason);
     }
 
     /// Says that a target has changed, if it has.

@@ -34,6 +34,8 @@ pub enum Fitness {
 pub enum Change {
     /// Left out after failed connects, for so long.
     LeftOut(Duration),
+    /// It would be, if there were another one.
+    Failing,
     /// Used again after it was left out.
     Back,
     /// Down by its checks.
@@ -103,6 +105,7 @@ impl fmt::Display for Change {
                 let time = crate::units::show_time(*time);
                 write!(f, "is left out for {time}")
             }
+            Self::Failing => f.write_str("fails, and there is no other to try"),
             Self::Back => f.write_str("is back"),
             Self::Down => f.write_str("is DOWN"),
             Self::Up => f.write_str("is UP"),

@@ -21,7 +21,6 @@ mod udp;
 mod watch;
 
 use std::mem::ManuallyDrop;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -189,8 +188,10 @@ impl Mapper<'_> {
 
     /// Reads the rules again. If anything is wrong with them, those in force stay.
     async fn reload(&mut self) {
-        if let Err(error) = reopen(&self.args.log, &self.control.log) {
-            self.control.messages.error(error);
+        self.reopen();
+        if self.args.config.0.is_none() {
+            let message = "no rule is read again, as there is no --config";
+            return self.control.messages.note(message);
         }
         let args = self.args.clone();
         let prepared = self.prepare(move || config::rules(&args)).await;
@@ -208,6 +209,18 @@ impl Mapper<'_> {
                 let messages = &self.control.messages;
                 messages.error(format_args!("not reloaded, the old rules stay: {reason}"));
             }
+        }
+    }
+
+    fn reopen(&self) {
+        let (path, messages) = (&self.args.log, &self.control.messages);
+        if path.as_os_str() == "-" {
+            return;
+        }
+        let shown = path.display();
+        match self.control.log.reopen(path) {
+            Ok(()) => messages.note(format_args!("--log {shown} is open anew")),
+            Err(error) => messages.error(format_args!("cannot open --log {shown} again: {error}")),
         }
     }
 
@@ -252,14 +265,6 @@ impl Mapper<'_> {
         self.course.cut_off = control.cut();
         let _ = timeout(CUT_PATIENCE, control.ended()).await;
     }
-}
-
-fn reopen(path: &Path, log: &Log) -> Result<(), String> {
-    if path.as_os_str() == "-" {
-        return Ok(());
-    }
-    log.reopen(path)
-        .map_err(|error| format!("cannot open --log {} again: {error}", path.display()))
 }
 
 /// What the flags say by default.

@@ -26,7 +26,7 @@ pub struct TargetText {
 
 /// A host and one port, or several in a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Ports<'a> {
+pub struct Ports<'a> {
     host: &'a str,
     first: u16,
     count: u16,
@@ -40,14 +40,18 @@ pub fn parse_rule(text: &str) -> Result<Vec<RuleText>, String> {
              127.0.0.1:9000=127.0.0.1:7000"
         )
     })?;
-    let targets: Vec<&str> = targets.split(',').collect();
-    expand(listen, &targets)
+    let targets: Vec<&str> = targets.split(',').map(str::trim).collect();
+    if targets.contains(&"") {
+        return Err(format!(
+            "`{text}` has an empty target: write one after `=`, and one after each comma"
+        ));
+    }
+    expand(&Ports::parse(listen.trim())?, &targets)
 }
 
 /// Makes one rule for each port that is listened on. A target with as many ports gets them one by
 /// one, a target with one port gets all.
-pub fn expand(listen: &str, targets: &[impl AsRef<str>]) -> Result<Vec<RuleText>, String> {
-    let listen = Ports::parse(listen.trim())?;
+pub fn expand(listen: &Ports<'_>, targets: &[impl AsRef<str>]) -> Result<Vec<RuleText>, String> {
     if listen.first == 0 && listen.count > 1 {
         return Err(String::from(
             "port 0 lets the system choose one: it cannot begin a range",
@@ -58,7 +62,7 @@ pub fn expand(listen: &str, targets: &[impl AsRef<str>]) -> Result<Vec<RuleText>
     }
     let targets = targets
         .iter()
-        .map(|target| parse_target(target.as_ref().trim(), &listen))
+        .map(|target| parse_target(target.as_ref().trim(), listen))
         .collect::<Result<Vec<_>, _>>()?;
     let rule = |index| RuleText {
         listen: listen.nth(index),
@@ -94,17 +98,21 @@ fn parse_target<'a>(text: &'a str, listen: &Ports<'_>) -> Result<(Ports<'a>, u32
 }
 
 fn parse_weight(target: &str, weight: &str) -> Result<u32, String> {
-    let is_number = weight.bytes().all(|digit| digit.is_ascii_digit());
     match weight.parse() {
-        Ok(weight @ 1..=MOST_WEIGHT) if is_number => Ok(weight),
+        Ok(number @ 1..=MOST_WEIGHT) if is_number(weight) => Ok(number),
         _ => Err(format!(
             "`{target}`: a weight is a whole number from 1 to {MOST_WEIGHT}, as in HOST:PORT*3"
         )),
     }
 }
 
+fn is_number(text: &str) -> bool {
+    text.bytes().all(|digit| digit.is_ascii_digit())
+}
+
 impl<'a> Ports<'a> {
-    fn parse(text: &'a str) -> Result<Self, String> {
+    /// Reads `HOST:PORT` or `HOST:FIRST-LAST`.
+    pub fn parse(text: &'a str) -> Result<Self, String> {
         let refuse = || {
             format!(
                 "`{text}` is not HOST:PORT or HOST:FIRST-LAST: write 127.0.0.1:7000, [::1]:7000 \
@@ -113,7 +121,12 @@ impl<'a> Ports<'a> {
         };
         let (host, ports) = text.rsplit_once(':').ok_or_else(refuse)?;
         let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-        let port = |text: &str| port_of(&format!("{host}:{text}")).map_err(|_| refuse());
+        let port = |port: &str| {
+            port_of(&format!("{host}:{port}")).map_err(|problem| match is_number(port) {
+                true => problem,
+                false => refuse(),
+            })
+        };
         let (first, last) = (port(first)?, port(last)?);
         let count = last
             .checked_sub(first)
@@ -197,10 +210,19 @@ mod tests {
     fn what_is_no_rule_is_refused_with_the_reason() {
         let wrong = [
             ("127.0.0.1:9000", "LISTEN=TARGET"),
-            ("127.0.0.1:9000=", "HOST:PORT"),
+            ("127.0.0.1:9000=", "empty target"),
+            (":80=", "`:80=` has an empty target"),
+            (":80=127.0.0.1:80", "`:80` is not HOST:PORT"),
+            (
+                "127.0.0.1:99999=127.0.0.1:80",
+                "`127.0.0.1:99999`: 99999 is no port",
+            ),
+            ("127.0.0.1:80-65536=127.0.0.1:80", "65536 is no port"),
+            ("127.0.0.1:80=127.0.0.1:99999*3", "99999 is no port"),
             ("=127.0.0.1:7000", "HOST:PORT"),
             ("9000=127.0.0.1:7000", "HOST:PORT"),
-            ("127.0.0.1:9000=127.0.0.1:7000,", "HOST:PORT"),
+            ("127.0.0.1:9000=127.0.0.1:7000,", "empty target"),
+            ("127.0.0.1:9000= ,127.0.0.1:7000", "empty target"),
             ("127.0.0.1:9000=127.0.0.1:0", "port 0"),
             ("127.0.0.1:0-3=127.0.0.1:7", "port 0"),
             ("127.0.0.1:0-65535=127.0.0.1:7", "port 0"),

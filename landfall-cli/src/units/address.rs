@@ -2,14 +2,20 @@
 
 /// The port of `HOST:PORT`. An IPv6 address needs its brackets, since `::1:7000` is an address too.
 pub fn port_of(address: &str) -> Result<u16, String> {
-    let parts = address.rsplit_once(':').and_then(|(host, port)| {
-        let is_bracketed = host.starts_with('[') && host.ends_with(']');
-        let is_host = !host.is_empty() && (is_bracketed || !host.contains([':', '[', ']']));
-        is_host.then(|| port.parse().ok()).flatten()
-    });
-    parts.ok_or_else(|| {
+    let refuse = || {
         format!("`{address}` is not HOST:PORT: write 127.0.0.1:7000, [::1]:7000 or example.net:7")
-    })
+    };
+    let (host, port) = address.rsplit_once(':').ok_or_else(refuse)?;
+    let is_bracketed = host.starts_with('[') && host.ends_with(']');
+    let is_host = !host.is_empty() && (is_bracketed || !host.contains([':', '[', ']']));
+    let is_number = !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit());
+    match port.parse() {
+        Ok(port) if is_host => Ok(port),
+        Err(_) if is_host && is_number => Err(format!(
+            "`{address}`: {port} is no port, the last one is 65535"
+        )),
+        _ => Err(refuse()),
+    }
 }
 
 #[cfg(test)]
@@ -33,7 +39,6 @@ mod tests {
             "127.0.0.1",
             "127.0.0.1:",
             "127.0.0.1:http",
-            "127.0.0.1:70000",
             "::1",
             "::1:7000",
             "[::1]",
@@ -46,5 +51,10 @@ mod tests {
                 "{address}"
             );
         }
+        let refusal = port_of("127.0.0.1:70000").unwrap_err();
+        assert!(
+            refusal.contains("70000 is no port, the last one is 65535"),
+            "{refusal}"
+        );
     }
 }
