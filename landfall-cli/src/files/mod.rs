@@ -80,7 +80,7 @@ fn serve(args: &FilesArgs, log: &Log) -> Result<Exit, Failure> {
         log.clone(),
     )?;
     announce(&setting.announcement, args.output.json)?;
-    for address in server.local_addrs().unwrap_or_default() {
+    for address in server.local_addrs() {
         log.note(format_args!("{}", url_of(address)));
     }
 

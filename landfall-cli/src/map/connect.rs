@@ -46,7 +46,7 @@ pub async fn connect(
     control: &Control,
     mapping: &Mapping,
     client: IpAddr,
-    beside: &TcpStream,
+    beside: Option<&TcpStream>,
 ) -> Result<Connected, Failure> {
     let settings = mapping.settings();
     let began = Instant::now();
@@ -69,7 +69,7 @@ pub async fn connect(
         tried.push(index);
         // Counted from now on, for those that choose by it.
         let open = target.counters.open();
-        let error = match connect_to(control, &target.addresses(), time, Some(beside)).await {
+        let error = match connect_to(control, &target.addresses(), time, beside).await {
             Ok(stream) => {
                 let change = target.connected();
                 control.tell(mapping, target, change, "a client got through");
@@ -193,7 +193,7 @@ mod tests_of_time {
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let failure = Runtime::new()
             .unwrap()
-            .block_on(connect(&control, &mapping, client))
+            .block_on(connect(&control, &mapping, client, None))
             .unwrap_err();
         let failed = mapping.targets.iter();
         let failed = failed.map(|target| target.counters.read().failed_connects);

@@ -174,7 +174,7 @@ impl Session {
     async fn connect(&mut self, client: &TcpStream) -> Option<TcpStream> {
         let source = self.ends.client.ip();
         let began = Instant::now();
-        match connect(&self.control, &self.mapping, source, client).await {
+        match connect(&self.control, &self.mapping, source, Some(client)).await {
             Ok(connected) => {
                 let Connected {
                     stream,
