@@ -240,20 +240,9 @@ fn nginx(site: &Site) -> (Running, String) {
     (server, address)
 }
 
-#[test]
-fn answers_are_those_of_nginx() {
-    let site = Site::new();
-    site.write("large.png", &noise(300_000));
-    site.write("b c.txt", b"blank\n");
-    site.sparse("far", (5 << 30) + 7)
-        .write_all_at(b"the end", 5 << 30)
-        .unwrap();
-    let (_server, ours) = site.serve(&[]);
-    let (_nginx, theirs) = nginx(&site);
-    let servers = [&ours, &theirs];
-
-    let mut requests = Vec::new();
-    for target in [
+/// Requests that name what they ask for in many ways.
+fn requests_for_paths() -> Vec<String> {
+    let targets = [
         "/a.txt",
         "/empty",
         "/large.png",
@@ -283,17 +272,17 @@ fn answers_are_those_of_nginx() {
         "/a.txt?x=y&z",
         "/%2561.txt",
         "http://other/a.txt",
-    ] {
-        for method in ["GET", "HEAD"] {
-            requests.push(format!("{method} {target} HTTP/1.1\r\nHost: h\r\n"));
-        }
-    }
-    for method in ["POST", "PUT", "DELETE"] {
-        requests.push(format!(
-            "{method} /a.txt HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n"
-        ));
-    }
-    for range in [
+    ];
+    let of_target =
+        |target| ["GET", "HEAD"].map(|method| format!("{method} {target} HTTP/1.1\r\nHost: h\r\n"));
+    targets.into_iter().flat_map(of_target).collect()
+}
+
+fn requests_for_ranges() -> Vec<String> {
+    let ask = |target: &str, range: &str| {
+        format!("GET {target} HTTP/1.1\r\nHost: h\r\nRange: {range}\r\n")
+    };
+    let of_small = [
         "bytes=0-0",
         "bytes=0-4",
         "bytes=4-",
@@ -311,36 +300,29 @@ fn answers_are_those_of_nginx() {
         "items=0-1",
         "bytes=99-,2-3",
         "bytes=0-99999999999999999",
-    ] {
-        for target in ["/a.txt", "/empty"] {
-            requests.push(format!(
-                "GET {target} HTTP/1.1\r\nHost: h\r\nRange: {range}\r\n"
-            ));
-        }
-    }
-    for range in ["bytes=100-250000", "bytes=299990-", "bytes=1-"] {
-        requests.push(format!(
-            "GET /large.png HTTP/1.1\r\nHost: h\r\nRange: {range}\r\n"
-        ));
-    }
-    for range in [
+    ];
+    let of_large = ["bytes=100-250000", "bytes=299990-", "bytes=1-"];
+    let of_far = [
         "bytes=5368709120-",
         "bytes=-7",
         "bytes=5368709118-5368709122",
-    ] {
-        requests.push(format!(
-            "GET /far HTTP/1.1\r\nHost: h\r\nRange: {range}\r\n"
-        ));
+    ];
+    let mut requests = Vec::new();
+    for range in of_small {
+        requests.extend(["/a.txt", "/empty"].map(|target| ask(target, range)));
     }
-    let changed = get(&ours, "/a.txt", "")
-        .field("last-modified")
-        .unwrap()
-        .to_owned();
+    requests.extend(of_large.map(|range| ask("/large.png", range)));
+    requests.extend(of_far.map(|range| ask("/far", range)));
+    requests
+}
+
+/// `changed` is when `a.txt` was; `TAG` stands for the tag that a server has given it.
+fn requests_with_conditions(changed: &str) -> Vec<String> {
     let (before, after) = (
         "Sun, 06 Nov 1994 08:49:37 GMT",
         "Fri, 06 Nov 2099 08:49:37 GMT",
     );
-    for fields in [
+    let conditions = [
         format!("If-Modified-Since: {changed}"),
         format!("If-Modified-Since: {before}"),
         format!("If-Modified-Since: {after}"),
@@ -356,71 +338,102 @@ fn answers_are_those_of_nginx() {
         String::from("If-Range: \"x\"\r\nRange: bytes=2-3"),
         format!("If-Modified-Since: {before}\r\nRange: bytes=2-3"),
         format!("If-Modified-Since: {changed}\r\nRange: bytes=99-"),
-    ] {
-        requests.push(format!("GET /a.txt HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
-    }
-    let own_tags = [
-        "If-None-Match: TAG",
-        "If-None-Match: W/TAG",
-        "If-None-Match: \"x\",TAG",
-        "If-Match: TAG",
-        "If-Match: \"x\", TAG",
-        "If-Match: TAG\r\nIf-None-Match: TAG",
-        "If-Range: TAG\r\nRange: bytes=2-3",
+        String::from("If-None-Match: TAG"),
+        String::from("If-None-Match: W/TAG"),
+        String::from("If-None-Match: \"x\",TAG"),
+        String::from("If-Match: TAG"),
+        String::from("If-Match: \"x\", TAG"),
+        String::from("If-Match: TAG\r\nIf-None-Match: TAG"),
+        String::from("If-Range: TAG\r\nRange: bytes=2-3"),
     ];
-    for fields in own_tags {
-        requests.push(format!("GET /a.txt HTTP/1.1\r\nHost: h\r\n{fields}\r\n"));
-    }
+    conditions
+        .map(|fields| format!("GET /a.txt HTTP/1.1\r\nHost: h\r\n{fields}\r\n"))
+        .to_vec()
+}
+
+/// Requests whose method, version or framing is out of the ordinary.
+fn requests_with_other_heads() -> Vec<String> {
+    let mut requests = [
+        "GET /a.txt HTTP/1.0\r\n",
+        "GET /a.txt HTTP/1.0\r\nConnection: keep-alive\r\n",
+        "GET /a.txt HTTP/1.1\r\n",
+        "GET /a.txt HTTP/1.1\r\nHost:\r\n",
+        "GET /a.txt HTTP/1.1\r\nHost: h\r\nHost: h\r\n",
+        "GET /a.txt HTTP/2.0\r\nHost: h\r\n",
+        "GET /a.txt HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 1\r\n",
+        "GET /a.txt HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n",
+        "GET /a.txt HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n",
+    ]
+    .map(String::from)
+    .to_vec();
     requests.extend(
-        [
-            "GET /a.txt HTTP/1.0\r\n",
-            "GET /a.txt HTTP/1.0\r\nConnection: keep-alive\r\n",
-            "GET /a.txt HTTP/1.1\r\n",
-            "GET /a.txt HTTP/1.1\r\nHost:\r\n",
-            "GET /a.txt HTTP/1.1\r\nHost: h\r\nHost: h\r\n",
-            "GET /a.txt HTTP/2.0\r\nHost: h\r\n",
-            "GET /a.txt HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 1\r\n",
-            "GET /a.txt HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n",
-            "GET /a.txt HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n",
-        ]
-        .map(String::from),
+        ["POST", "PUT", "DELETE"]
+            .map(|method| format!("{method} /a.txt HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n")),
     );
     requests.push(format!("GET /{} HTTP/1.1\r\nHost: h\r\n", "x".repeat(9000)));
+    requests
+}
 
-    let tags = servers.map(|address| get(address, "/a.txt", "").field("etag").unwrap().to_owned());
+/// In what an answer differs from that of nginx.
+fn differences(ours: &Answer, theirs: &Answer) -> Vec<String> {
     let mut differences = Vec::new();
-    for request in &requests {
+    let mut compare = |what: &str, ours: Option<&str>, theirs: Option<&str>| {
+        if ours != theirs {
+            differences.push(format!("{what} {ours:?}, not {theirs:?}"));
+        }
+    };
+    let statuses = [ours, theirs].map(|answer| answer.status.to_string());
+    compare("status", Some(&statuses[0]), Some(&statuses[1]));
+    let mut names = vec!["content-range", "location", "last-modified"];
+    if [200, 206].contains(&ours.status) {
+        names.extend(["content-length", "content-type"]);
+        let is_same = (ours.body == theirs.body).then_some("other");
+        compare("body", is_same, Some("other"));
+    }
+    if ours.status == 200 {
+        names.push("accept-ranges");
+    }
+    for name in names {
+        compare(name, ours.field(name), theirs.field(name));
+    }
+    // What these say is each server's own.
+    for name in ["etag", "server", "date"] {
+        let is_there = |answer: &Answer| answer.field(name).map(|_| "there");
+        compare(name, is_there(ours), is_there(theirs));
+    }
+    differences
+}
+
+#[test]
+fn answers_are_those_of_nginx() {
+    let site = Site::new();
+    site.write("large.png", &noise(300_000));
+    site.write("b c.txt", b"blank\n");
+    site.sparse("far", (5 << 30) + 7)
+        .write_all_at(b"the end", 5 << 30)
+        .unwrap();
+    let (_server, ours) = site.serve(&[]);
+    let (_nginx, theirs) = nginx(&site);
+    let servers = [&ours, &theirs];
+    let states = servers.map(|address| get(address, "/a.txt", ""));
+    let requests = [
+        requests_for_paths(),
+        requests_for_ranges(),
+        requests_with_conditions(states[0].field("last-modified").unwrap()),
+        requests_with_other_heads(),
+    ];
+    let mut all = Vec::new();
+    for request in requests.concat() {
         let [ours, theirs] = [0, 1].map(|which| {
-            let request = request.replace("TAG", &tags[which]);
+            let request = request.replace("TAG", states[which].field("etag").unwrap());
             ask_raw(servers[which], &format!("{request}\r\n"))
         });
-        let shown = &request[..request.len().min(200)];
-        let mut compare = |what: &str, ours: Option<&str>, theirs: Option<&str>| {
-            if ours != theirs {
-                differences.push(format!("{what} {ours:?}, not {theirs:?}: {shown}"));
-            }
-        };
-        let statuses = [&ours, &theirs].map(|answer| answer.status.to_string());
-        compare("status", Some(&statuses[0]), Some(&statuses[1]));
-        let mut names = vec!["content-range", "location", "last-modified"];
-        if [200, 206].contains(&ours.status) {
-            names.extend(["content-length", "content-type"]);
-            let is_same = (ours.body == theirs.body).then_some("other");
-            compare("body", is_same, Some("other"));
-        }
-        if ours.status == 200 {
-            names.push("accept-ranges");
-        }
-        for name in names {
-            compare(name, ours.field(name), theirs.field(name));
-        }
-        // What these say is each server's own.
-        for name in ["etag", "server", "date"] {
-            let is_there = |answer: &Answer| answer.field(name).map(|_| "there");
-            compare(name, is_there(&ours), is_there(&theirs));
+        let found = differences(&ours, &theirs);
+        if !found.is_empty() {
+            all.push((request.chars().take(200).collect::<String>(), found));
         }
     }
-    assert!(differences.is_empty(), "{differences:#?}");
+    assert!(all.is_empty(), "{all:#?}");
 }
 
 #[test]
@@ -753,27 +766,30 @@ fn a_head_and_the_beginning_of_its_file_are_one_segment() {
     }
 }
 
-/// A delayed acknowledgement takes 40 ms, and an answer in two small segments waits for one.
+/// A delayed acknowledgement takes 40 ms, and an answer in two small segments waits for one. That meets
+/// nearly every round; a machine at other work delays some.
 #[test]
 fn no_answer_waits_for_an_acknowledgement() {
-    const ROUNDS: u32 = 25;
+    const ROUNDS: usize = 25;
     let site = Site::new();
     for length in [1, 8_192, 8_193, 65_536, 70_000, 300_000] {
         site.write("file", &noise(length));
         for driver in ["auto", "poll"] {
             let (_server, address) = site.serve(&["--driver", driver]);
             let mut stream = connect(&address);
-            let began = Instant::now();
-            for _ in 0..ROUNDS {
+            let mut times = [(); ROUNDS].map(|()| {
+                let began = Instant::now();
                 stream
                     .write_all(b"GET /file HTTP/1.1\r\nHost: h\r\n\r\n")
                     .unwrap();
                 assert_eq!(read_answer(&mut stream, true).body.len(), length);
-            }
-            let each = began.elapsed() / ROUNDS;
+                began.elapsed()
+            });
+            times.sort();
+            let median = times[ROUNDS / 2];
             assert!(
-                each < Duration::from_millis(30),
-                "{each:?} for {length} bytes on {driver}"
+                median < Duration::from_millis(40),
+                "{median:?} for {length} bytes on {driver}"
             );
         }
     }
@@ -836,6 +852,7 @@ fn a_file_that_is_cut_short_ends_its_connection_and_one_that_grows_keeps_its_len
 
 #[test]
 fn who_is_slow_with_a_request_is_not_waited_for() {
+    const TIMEOUT: Duration = Duration::from_millis(300);
     let site = Site::new();
     let (_server, address) = site.serve(&["--timeout", "300ms", "--idle-timeout", "10s"]);
     let mut stream = connect(&address);
@@ -851,20 +868,27 @@ fn who_is_slow_with_a_request_is_not_waited_for() {
         }
     });
     assert_eq!(read_answer(&mut stream, true).status, 408);
-    assert!(began.elapsed() >= Duration::from_millis(300));
+    assert!(began.elapsed() >= TIMEOUT);
     dripping.join().unwrap();
     // The time is that of one request: many of them in a row have as much each.
     let mut stream = connect(&address);
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_millis(600) {
-        stream
-            .write_all(b"GET /a.txt HTTP/1.1\r\nHost: h\r\n\r\nGET")
-            .unwrap();
-        assert_eq!(read_answer(&mut stream, true).status, 200);
-        stream
-            .write_all(b" /a.txt HTTP/1.1\r\nHost: h\r\n\r\n")
-            .unwrap();
-        assert_eq!(read_answer(&mut stream, true).status, 200);
+    let mut began = Instant::now();
+    while began.elapsed() < 2 * TIMEOUT {
+        let round = Instant::now();
+        for part in [
+            "GET /a.txt HTTP/1.1\r\nHost: h\r\n\r\nGET",
+            " /a.txt HTTP/1.1\r\nHost: h\r\n\r\n",
+        ] {
+            stream.write_all(part.as_bytes()).unwrap();
+            let status = read_answer(&mut stream, true).status;
+            if status != 200 {
+                // We were too slow ourselves.
+                assert!(status == 408 && round.elapsed() >= TIMEOUT, "{status}");
+                stream = connect(&address);
+                began = Instant::now();
+                break;
+            }
+        }
     }
 }
 
