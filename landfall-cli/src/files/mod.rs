@@ -30,12 +30,12 @@ pub use args::FilesArgs;
 use connection::Service;
 use counts::Counts;
 use date::DateText;
-use report::{FilesReport, Setting};
+use report::FilesReport;
 use respond::Site;
 
 use crate::exit::{Exit, Failure};
 use crate::output::{Log, Sink};
-use crate::serve::{Announcement, announce, listen, obey};
+use crate::serve::{Announcement, ServerReport, Setting, announce, listen, obey};
 use crate::system::limits;
 use crate::system::signals::StopRequest;
 
@@ -67,7 +67,8 @@ fn serve(args: &FilesArgs, log: &Log) -> Result<Exit, Failure> {
     let began = Instant::now();
     let server = bind(args, most, descriptor_limit)?;
     let setting = Setting {
-        args,
+        command: "files",
+        runtime: &args.runtime,
         announcement: Announcement::new(&server, runtime.port().driver()),
         driver_reason: runtime.port().driver_reason().to_owned(),
         descriptor_limit,
@@ -101,10 +102,9 @@ fn serve(args: &FilesArgs, log: &Log) -> Result<Exit, Failure> {
     log.finish();
     let exit = stop.now().map_or(Exit::Done, Exit::Stopped);
     sink.write(&FilesReport::new(
-        setting,
-        &served,
+        ServerReport::new(setting, &served, exit),
+        args.directory.display().to_string(),
         &service.site.counts,
-        exit,
     ))?;
     Ok(exit)
 }

@@ -14,10 +14,10 @@ use landfall::net::ListenOptions;
 use landfall::server::{Server, ServerHandle};
 
 pub use args::ServeArgs;
-pub use report::Announcement;
+pub use report::{Announcement, ServerReport, Setting};
 
 use handler::{Delay, Service};
-use report::{ServeReport, Setting};
+use report::ServeReport;
 
 use crate::exit::{Exit, Failure};
 use crate::output::{Log, Sink, json_line, write_stdout};
@@ -56,7 +56,8 @@ fn serve(args: &ServeArgs, log: &Log) -> Result<Exit, Failure> {
     let began = Instant::now();
     let server = bind(args, descriptor_limit)?;
     let setting = Setting {
-        args,
+        command: "serve",
+        runtime: &args.runtime,
         announcement: Announcement::new(&server, runtime.port().driver()),
         driver_reason: runtime.port().driver_reason().to_owned(),
         descriptor_limit,
@@ -78,7 +79,10 @@ fn serve(args: &ServeArgs, log: &Log) -> Result<Exit, Failure> {
 
     log.finish();
     let exit = stop.now().map_or(Exit::Done, Exit::Stopped);
-    sink.write(&ServeReport::new(setting, &served, exit))?;
+    sink.write(&ServeReport {
+        server: ServerReport::new(setting, &served, exit),
+        mode: if args.discard { "discard" } else { "echo" },
+    })?;
     if let Exit::Stopped(_) = exit {
         // Asked to stop at once: a handler that still computes or sleeps is not waited for.
         std::process::exit(exit.code().into());

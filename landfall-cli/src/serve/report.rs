@@ -5,8 +5,8 @@ use std::time::Instant;
 use landfall::server::Server;
 use serde::Serialize;
 
-use super::args::ServeArgs;
 use crate::exit::Exit;
+use crate::options::RuntimeOptions;
 use crate::output::{Report, list, render};
 use crate::system::process;
 use crate::units::{counted, grouped, show_bytes};
@@ -32,17 +32,15 @@ impl Announcement {
     }
 }
 
-/// The result. Its keys are documented in the README and stay.
+/// What is said of every server. Its keys are documented in the README and stay.
 #[derive(Debug, Serialize)]
-pub struct ServeReport {
-    /// `serve`.
+pub struct ServerReport {
+    /// The subcommand.
     pub command: &'static str,
     /// The version of the tool.
     pub version: &'static str,
     /// The addresses listened on.
     pub addresses: Vec<String>,
-    /// `echo` or `discard`.
-    pub mode: &'static str,
     /// The driver that ran.
     pub driver: String,
     /// Why that one.
@@ -84,8 +82,10 @@ pub struct ServeReport {
 /// What is known of a run before it begins.
 #[derive(Debug)]
 pub struct Setting<'a> {
-    /// The command line.
-    pub args: &'a ServeArgs,
+    /// The subcommand.
+    pub command: &'static str,
+    /// What the command line says of the runtime.
+    pub runtime: &'a RuntimeOptions,
     /// The addresses and the driver.
     pub announcement: Announcement,
     /// Why that driver.
@@ -96,26 +96,18 @@ pub struct Setting<'a> {
     pub began: Instant,
 }
 
-impl ServeReport {
+impl ServerReport {
     /// Puts together what is known before and after, and what this process has used until now.
     pub fn new(setting: Setting<'_>, served: &landfall::server::Report, exit: Exit) -> Self {
-        let Setting {
-            args,
-            announcement,
-            driver_reason,
-            descriptor_limit,
-            began,
-        } = setting;
         let stats = served.stats;
         Self {
-            command: "serve",
+            command: setting.command,
             version: env!("CARGO_PKG_VERSION"),
-            addresses: announcement.listening,
-            mode: if args.discard { "discard" } else { "echo" },
-            driver: announcement.driver,
-            driver_reason,
-            workers: args.runtime.workers,
-            concurrency: args.runtime.concurrency,
+            addresses: setting.announcement.listening,
+            driver: setting.announcement.driver,
+            driver_reason: setting.driver_reason,
+            workers: setting.runtime.workers,
+            concurrency: setting.runtime.concurrency,
             accepted: stats.accepted,
             refused: stats.refused,
             failed: stats.failed + stats.panicked,
@@ -124,26 +116,22 @@ impl ServeReport {
             received_bytes: stats.received_bytes,
             sent_bytes: stats.sent_bytes,
             cut_off: served.cut_off,
-            uptime_seconds: began.elapsed().as_secs_f64(),
+            uptime_seconds: setting.began.elapsed().as_secs_f64(),
             server_cpu_seconds: process::own_cpu_time().as_secs_f64(),
             peak_memory_bytes: process::own_peak_memory().ok(),
             descriptors: process::own_descriptors().ok(),
-            descriptor_limit,
+            descriptor_limit: setting.descriptor_limit,
             exit_code: exit.code(),
         }
     }
-}
 
-impl Report for ServeReport {
-    fn table(&self) -> String {
+    /// The table of a server of so and so, with a row of its own.
+    pub fn table(&self, what: &str, own: (&str, String)) -> String {
         let mut table = list();
         let mut row = |label: &str, value: String| {
             table.add_row([label, &value]);
         };
-        row(
-            "served",
-            format!("{} on {}", self.mode, self.addresses.join(", ")),
-        );
+        row("served", format!("{what} on {}", self.addresses.join(", ")));
         row(
             "driver",
             format!(
@@ -157,22 +145,17 @@ impl Report for ServeReport {
         if self.accept_errors > 0 {
             row("accepts that failed", self.show_accept_errors());
         }
-        if self.refused > 0 {
-            row("came too late", grouped(self.refused));
+        for (label, count) in [
+            ("came too late", self.refused),
+            ("ended with an error", self.failed),
+            ("idle for too long", self.timed_out),
+            ("cut off while draining", self.cut_off),
+        ] {
+            if count > 0 {
+                row(label, grouped(count));
+            }
         }
-        if self.failed > 0 {
-            row("ended with an error", grouped(self.failed));
-        }
-        if self.timed_out > 0 {
-            row("idle for too long", grouped(self.timed_out));
-        }
-        if self.cut_off > 0 {
-            row("cut off while draining", grouped(self.cut_off));
-        }
-        row(
-            "received",
-            format!("{} bytes", grouped(self.received_bytes)),
-        );
+        row(own.0, own.1);
         row("sent", format!("{} bytes", grouped(self.sent_bytes)));
         row("time", format!("{:.2} s", self.uptime_seconds));
         row("processor", format!("{:.2} s", self.server_cpu_seconds));
@@ -181,9 +164,7 @@ impl Report for ServeReport {
         }
         render(&mut table)
     }
-}
 
-impl ServeReport {
     /// The server does not tell them apart, but little else fails an accept.
     fn show_accept_errors(&self) -> String {
         format!(
@@ -192,5 +173,22 @@ impl ServeReport {
             grouped(self.accept_errors),
             grouped(self.descriptor_limit)
         )
+    }
+}
+
+/// The result of `serve`.
+#[derive(Debug, Serialize)]
+pub struct ServeReport {
+    /// What is said of every server.
+    #[serde(flatten)]
+    pub server: ServerReport,
+    /// `echo` or `discard`.
+    pub mode: &'static str,
+}
+
+impl Report for ServeReport {
+    fn table(&self) -> String {
+        let received = format!("{} bytes", grouped(self.server.received_bytes));
+        self.server.table(self.mode, ("received", received))
     }
 }
