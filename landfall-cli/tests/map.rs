@@ -45,11 +45,13 @@ fn connect(address: &str) -> TcpStream {
 
 /// A target that does something with every connection, on a thread of its own.
 fn target(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
-    target_at("127.0.0.1:0", serve)
+    serve_on(TcpListener::bind("127.0.0.1:0").unwrap(), serve)
 }
 
-fn target_at(address: &str, serve: impl Fn(TcpStream) + Clone + Send + 'static) -> SocketAddr {
-    let listener = TcpListener::bind(address).unwrap();
+fn serve_on(
+    listener: TcpListener,
+    serve: impl Fn(TcpStream) + Clone + Send + 'static,
+) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -82,10 +84,26 @@ fn ask(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&buffer[..count]).into_owned()
 }
 
-/// An address at which nobody listens.
-fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+/// An address at which nobody listens, and nobody else can as long as this lives.
+struct Nobody {
+    socket: socket2::Socket,
+    address: SocketAddr,
+}
+
+impl Nobody {
+    /// Listens there, and says this name.
+    fn becomes(self, name: &'static str) {
+        self.socket.listen(128).unwrap();
+        serve_on(self.socket.into(), move |stream| say_name(stream, name));
+    }
+}
+
+fn nobody() -> Nobody {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    Nobody { socket, address }
 }
 
 /// Whether a client was shut out: its connection has ended without a byte.
@@ -275,7 +293,7 @@ fn a_line_has_the_form_of_haproxy() {
 #[test]
 fn a_target_that_refuses_is_passed_over_and_tried_again_later() {
     let gone = nobody();
-    let (mapper, address) = map(&[&rule(&[&gone, &named("b")]), "--fail-timeout", "1s"]);
+    let (mapper, address) = map(&[&rule(&[&gone.address, &named("b")]), "--fail-timeout", "1s"]);
     let began = Instant::now();
     for _ in 0..6 {
         assert_eq!(ask(&mut connect(&address)), "b");
@@ -285,7 +303,8 @@ fn a_target_that_refuses_is_passed_over_and_tried_again_later() {
         "{:?}",
         began.elapsed()
     );
-    target_at(&gone.to_string(), |stream| say_name(stream, "a"));
+    let address_of_gone = gone.address;
+    gone.becomes("a");
     while ask(&mut connect(&address)) != "a" {
         assert!(began.elapsed() < PATIENCE);
         thread::sleep(Duration::from_millis(50));
@@ -293,15 +312,16 @@ fn a_target_that_refuses_is_passed_over_and_tried_again_later() {
     let outcome = end(mapper);
     assert_eq!(outcome.json()["failed_connects"], 1, "{outcome:#?}");
     outcome.expect_message(&[
-        &format!("{gone} is left out for 1s: Connection refused"),
-        &format!("{gone} is back"),
+        &format!("{address_of_gone} is left out for 1s: Connection refused"),
+        &format!("{address_of_gone} is back"),
         "/+1 0/0",
     ]);
 }
 
 #[test]
 fn where_nobody_listens_clients_are_shut_out() {
-    let (mapper, address) = map(&[&rule(&[&nobody(), &nobody()])]);
+    let (one, other) = (nobody(), nobody());
+    let (mapper, address) = map(&[&rule(&[&one.address, &other.address])]);
     let mut streams = [connect(&address), connect(&address)];
     assert!(streams.iter_mut().all(is_shut_out));
     let clients = streams.map(|stream| stream.local_addr().unwrap());
@@ -314,11 +334,43 @@ fn where_nobody_listens_clients_are_shut_out() {
     // Also when both are left out: there is nobody else.
     assert_eq!(outcome.json()["failed_connects"], 4);
 
-    let (mapper, address) = map(&[&rule(&[&nobody()])]);
+    let (mapper, address) = map(&[&rule(&[&one.address])]);
     assert!(is_shut_out(&mut connect(&address)));
     let outcome = end(mapper);
     assert!(!outcome.stderr.contains("left out"), "{outcome:#?}");
     outcome.expect_message(&[" fails, and there is no other to try: Connection refused"]);
+}
+
+#[test]
+fn a_target_that_cannot_be_reached_from_here_is_passed_over() {
+    // Nobody connects to a group.
+    let group = "224.0.0.1:9".parse().unwrap();
+    let (mapper, address) = map(&[&rule(&[&group, &named("b")])]);
+    assert_eq!(ask(&mut connect(&address)), "b");
+    let outcome = end(mapper);
+    assert_eq!(outcome.json()["failed_connects"], 1);
+    outcome.expect_message(&["target 127.0.0.1:0/224.0.0.1:9 is left out", "/+1 0/0"]);
+}
+
+#[test]
+fn a_target_to_which_no_local_port_is_left_is_passed_over() {
+    // Two for each target; all clients but those of the other's share are to go to the first.
+    let script = "ip link set lo up
+        echo 40000 40001 >/proc/sys/net/ipv4/ip_local_port_range
+        wait_for() { until ss -Hltn | grep -q \"$1 \"; do sleep 0.02; done; }
+        \"$LANDFALL\" serve 127.0.0.1:7000 127.0.0.1:7001 -q >/dev/null &
+        \"$LANDFALL\" map 127.0.0.1:9000=127.0.0.1:7000*9,127.0.0.1:7001 >/dev/null &
+        mapper=$!
+        wait_for :7001; wait_for :9000
+        \"$LANDFALL\" load 127.0.0.1:9000 -c 4 --messages 2 --interval 100ms --json
+        kill $mapper; wait $mapper";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--map-root-user", "--net", "sh", "-ec", script]);
+    command.env("LANDFALL", env!("CARGO_BIN_EXE_landfall"));
+    let outcome = Running::start(command).finish().expect_code(0);
+    assert_eq!(outcome.json()["verified"], 8);
+    assert_eq!(outcome.stderr.matches("/+1 0/0").count(), 2, "{outcome:#?}");
+    outcome.expect_message(&["no connection to 127.0.0.1:7000: "]);
 }
 
 #[test]
@@ -390,11 +442,11 @@ fn the_least_loaded_target_is_chosen() {
 fn checks_find_targets_down_and_up() {
     let gone = nobody();
     let args = ["--check", "--check-interval", "50ms", "--check-fall", "2"];
-    let (mut mapper, address) = map(&[&[rule(&[&gone]).as_str()], &args[..]].concat());
+    let (mut mapper, address) = map(&[&[rule(&[&gone.address]).as_str()], &args[..]].concat());
     mapper.stderr_after(" is DOWN: Connection refused");
     let mut stream = connect(&address);
     assert!(is_shut_out(&mut stream));
-    target_at(&gone.to_string(), |stream| say_name(stream, "a"));
+    gone.becomes("a");
     mapper.stderr_after(" is UP: ");
     assert_eq!(ask(&mut connect(&address)), "a");
     let outcome = end(mapper);
@@ -907,10 +959,10 @@ fn quiet_sessions_end_and_their_number_is_bounded() {
 
 #[test]
 fn a_datagram_target_that_is_not_there_is_passed_over() {
-    let gone = UdpSocket::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    // It is for the datagrams of one peer, and refuses those of others.
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect("127.0.0.1:9").unwrap();
+    let gone = socket.local_addr().unwrap();
     let rule = rule(&[&gone, &udp_target("b")]);
     let (mapper, address) = map(&["--udp", &rule]);
     let client = udp_client(address.strip_suffix("/udp").unwrap());
@@ -933,24 +985,16 @@ fn several_rules_and_ranges_have_their_ports() {
     let directory = Directory::new();
     let text = format!("[[map]]\nlisten = \"127.0.0.1:0\"\ntargets = [\"{b}\"]\n");
     let file = directory.file("map.toml", &text);
-    // Two ports in a row: those after one that the system has chosen are free as a rule.
-    let (mapper, listening) = (0..20)
-        .find_map(|_| {
-            let first = nobody().port();
-            let ports = format!("127.0.0.1:{}-{}={a}", first, first.checked_add(1)?);
-            let args = ["map", &ports, "--config", &file, "--json"];
-            let mut mapper = Running::start(landfall(&args));
-            // It ends at once if a port is taken.
-            thread::sleep(Duration::from_millis(300));
-            if !mapper.is_running() {
-                return None;
-            }
-            let line = mapper.stdout_after("{\"listening\":");
-            let list = line.split(']').next()?.to_owned() + "]";
-            let list: Vec<String> = serde_json::from_str(&list).ok()?;
-            Some((mapper, list))
-        })
-        .expect("two ports in a row");
+    // An address that is this process's own, so that ports of it are free.
+    let [_, x, y, z] = std::process::id().to_be_bytes();
+    let ports = format!("127.{x}.{y}.{z}:17000-17001={a}");
+    let args = ["map", "--json", &ports, "--config", &file];
+    let mut mapper = Running::start(landfall(&args));
+    let line = mapper.stdout_after("{\"listening\":[");
+    let listening: Vec<_> = line
+        .split('"')
+        .filter(|part| part.contains("127."))
+        .collect();
     let names: Vec<_> = listening
         .iter()
         .map(|address| ask(&mut connect(address)))
