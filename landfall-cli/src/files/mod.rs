@@ -34,8 +34,8 @@ use report::FilesReport;
 use respond::Site;
 
 use crate::exit::{Exit, Failure};
-use crate::output::{Log, Sink};
-use crate::serve::{Announcement, ServerReport, Setting, announce, listen, obey};
+use crate::output::{Announcement, Log, Sink, announce};
+use crate::serve::{ServerReport, Setting, listen, obey};
 use crate::system::limits;
 use crate::system::signals::StopRequest;
 

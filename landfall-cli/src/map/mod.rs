@@ -35,15 +35,15 @@ pub use args::MapArgs;
 use control::Control;
 use front::{Front, Prepared};
 use mapping::Rule;
-use report::{Announcement, Course, MapReport, Setting};
+use report::{Course, MapReport, Setting};
 use room::{Shares, Supply};
 
 use crate::exit::{Exit, Failure};
-use crate::output::{Log, Sink, json_line, write_stdout};
+use crate::output::{Announcement, Log, Sink, announce, announce_drain, write_stdout};
 use crate::system::limits;
 use crate::system::ports::LocalPorts;
 use crate::system::signals::{ReloadRequest, StopRequest};
-use crate::units::{counted, show_time};
+use crate::units::counted;
 
 /// How long connections that were cut have to end.
 const CUT_PATIENCE: Duration = Duration::from_secs(2);
@@ -224,7 +224,6 @@ impl Mapper<'_> {
         }
     }
 
-    /// Says where it listens, on standard output, for clients and scripts that wait for it.
     fn announce(&self, driver: &str) -> Result<(), Failure> {
         let listening = self.front.doors().iter().map(|door| match door.is_udp() {
             true => format!("{}/udp", door.address),
@@ -234,30 +233,14 @@ impl Mapper<'_> {
             listening: listening.collect(),
             driver: driver.to_owned(),
         };
-        let text = match self.args.output.json {
-            true => json_line(&announcement)?,
-            false => announcement
-                .listening
-                .iter()
-                .map(|address| format!("listening on {address}\n"))
-                .collect(),
-        };
-        write_stdout(&text)
-            .map_err(|error| Failure::of_system("cannot write to standard output", &error))
+        announce(&announcement, self.args.output.json)
     }
 
     /// Waits for connections to end, and cuts those that do not.
     async fn drain(&mut self, stop: &StopRequest) {
         let control = &self.control;
         let time = self.args.drain_timeout;
-        match control.running() {
-            0 => control.messages.note("no connection is open: ending"),
-            running => control.messages.note(format_args!(
-                "letting {} finish, for {} at most; again to stop now",
-                counted(running, "connection"),
-                show_time(time)
-            )),
-        }
+        announce_drain(&control.messages, control.running(), time);
         let stopped = async {
             stop.wait_for_now().await;
         };

@@ -13,16 +13,6 @@ use crate::output::{Report, list, render};
 use crate::system::process;
 use crate::units::{counted, grouped, show_bytes};
 
-/// What clients and scripts need to know once the mapper listens; printed as one line with
-/// `--json`.
-#[derive(Debug, Serialize)]
-pub struct Announcement {
-    /// The addresses, with the ports the system chose.
-    pub listening: Vec<String>,
-    /// The driver that runs.
-    pub driver: String,
-}
-
 /// The result. Its keys are documented in the README and stay.
 #[derive(Debug, Serialize)]
 pub struct MapReport {

@@ -14,16 +14,16 @@ use landfall::net::ListenOptions;
 use landfall::server::{Server, ServerHandle};
 
 pub use args::ServeArgs;
-pub use report::{Announcement, ServerReport, Setting};
+pub use report::{ServerReport, Setting};
 
 use handler::{Delay, Service};
 use report::ServeReport;
 
 use crate::exit::{Exit, Failure};
-use crate::output::{Log, Sink, json_line, write_stdout};
+use crate::output::{Announcement, Log, Sink, announce, announce_drain};
 use crate::system::limits;
 use crate::system::signals::StopRequest;
-use crate::units::{counted, port_of, show_time};
+use crate::units::port_of;
 
 /// Runs the subcommand.
 pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
@@ -121,21 +121,6 @@ pub fn listen(addresses: &[String], descriptor_limit: u64) -> Result<Server, Fai
     Ok(server)
 }
 
-/// Says where the server listens, on standard output, for clients and scripts that wait for it.
-pub fn announce(announcement: &Announcement, json: bool) -> Result<(), Failure> {
-    let text = if json {
-        json_line(announcement)?
-    } else {
-        announcement
-            .listening
-            .iter()
-            .map(|address| format!("listening on {address}\n"))
-            .collect()
-    };
-    write_stdout(&text)
-        .map_err(|error| Failure::of_system("cannot write to standard output", &error))
-}
-
 /// Passes signals on to the server: the first drains it, the second stops it.
 pub fn obey(
     stop: StopRequest,
@@ -145,14 +130,7 @@ pub fn obey(
 ) -> Result<(), Failure> {
     let watch = move || {
         block_on(stop.wait_for_drain());
-        match server.stats().active {
-            0 => log.note("no connection is open: ending"),
-            active => log.note(format_args!(
-                "letting {} finish, for {} at most; again to stop now",
-                counted(active, "connection"),
-                show_time(timeout)
-            )),
-        }
+        announce_drain(&log, server.stats().active, timeout);
         server.drain();
         block_on(stop.wait_for_now());
         server.stop();

@@ -2,35 +2,13 @@
 
 use std::time::Instant;
 
-use landfall::server::Server;
 use serde::Serialize;
 
 use crate::exit::Exit;
 use crate::options::RuntimeOptions;
-use crate::output::{Report, list, render};
+use crate::output::{Announcement, Report, list, render};
 use crate::system::process;
 use crate::units::{counted, grouped, show_bytes};
-
-/// What clients and scripts need to know once the server listens; printed as one line with
-/// `--json`.
-#[derive(Debug, Serialize)]
-pub struct Announcement {
-    /// The addresses, with the ports the system chose.
-    pub listening: Vec<String>,
-    /// The driver that runs.
-    pub driver: String,
-}
-
-impl Announcement {
-    /// What is to be said of a server that listens.
-    pub fn new(server: &Server, driver: &str) -> Self {
-        let addresses = server.local_addrs();
-        Self {
-            listening: addresses.iter().map(ToString::to_string).collect(),
-            driver: driver.to_owned(),
-        }
-    }
-}
 
 /// What is said of every server. Its keys are documented in the README and stay.
 #[derive(Debug, Serialize)]

@@ -1,0 +1,58 @@
+//! What a program that serves says of itself: where it listens, and how it ends.
+
+use std::time::Duration;
+
+use landfall::server::Server;
+use serde::Serialize;
+
+use super::log::Log;
+use super::sink::{json_line, write_stdout};
+use crate::exit::Failure;
+use crate::units::{counted, show_time};
+
+/// What clients and scripts need to know once a server listens; printed as one line with `--json`.
+#[derive(Debug, Serialize)]
+pub struct Announcement {
+    /// The addresses, with the ports the system chose.
+    pub listening: Vec<String>,
+    /// The driver that runs.
+    pub driver: String,
+}
+
+impl Announcement {
+    /// What is to be said of a server that listens.
+    pub fn new(server: &Server, driver: &str) -> Self {
+        let addresses = server.local_addrs();
+        Self {
+            listening: addresses.iter().map(ToString::to_string).collect(),
+            driver: driver.to_owned(),
+        }
+    }
+}
+
+/// Says where the server listens, on standard output, for clients and scripts that wait for it.
+pub fn announce(announcement: &Announcement, json: bool) -> Result<(), Failure> {
+    let text = if json {
+        json_line(announcement)?
+    } else {
+        announcement
+            .listening
+            .iter()
+            .map(|address| format!("listening on {address}\n"))
+            .collect()
+    };
+    write_stdout(&text)
+        .map_err(|error| Failure::of_system("cannot write to standard output", &error))
+}
+
+/// Says that so many connections are waited for, for so long.
+pub fn announce_drain(log: &Log, active: u64, timeout: Duration) {
+    match active {
+        0 => log.note("no connection is open: ending"),
+        active => log.note(format_args!(
+            "letting {} finish, for {} at most; again to stop now",
+            counted(active, "connection"),
+            show_time(timeout)
+        )),
+    }
+}
