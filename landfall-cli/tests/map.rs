@@ -528,8 +528,9 @@ fn echo(mut stream: TcpStream) {
 /// What a target has received when a client has sent this.
 fn through(address: &str, text: &[u8]) -> (Vec<u8>, SocketAddr) {
     let mut stream = connect(address);
-    stream.write_all(text).unwrap();
-    stream.shutdown(Shutdown::Write).unwrap();
+    // One that is refused may not get that far.
+    let _ = stream.write_all(text);
+    let _ = stream.shutdown(Shutdown::Write);
     let mut received = Vec::new();
     let _ = stream.read_to_end(&mut received);
     (received, stream.local_addr().unwrap())
@@ -1069,7 +1070,7 @@ fn limits_are_named_before_anything_is_done() {
     Running::start(landfall_after("ulimit -n 130", &args))
         .finish()
         .expect_code(4)
-        .expect_message(&["sockets: 76 needed, 50 available"]);
+        .expect_message(&["sockets: 76 needed, 34 available"]);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     run(&["map", &format!("{address}=127.0.0.1:7")])
@@ -1096,7 +1097,7 @@ fn descriptors_last_for_connections_sessions_and_checks() {
     fs::write(&file, text + "check = false\n").unwrap();
     let mut mapper = Running::start(landfall_after("ulimit -n 300", &args));
     mapper
-        .stderr_after("room for 31 connections and 61 sessions of UDP; with 2 listeners, 2 checks");
+        .stderr_after("room for 21 connections and 43 sessions of UDP; with 2 listeners, 2 checks");
     let listening = mapper.stdout_after("{\"listening\":[");
     let addresses: Vec<_> = listening
         .split('"')
@@ -1115,8 +1116,8 @@ fn descriptors_last_for_connections_sessions_and_checks() {
     assert_eq!(udp_ask(&sessions[0], 1), b"u");
     let outcome = end(mapper);
     let report = outcome.json();
-    assert_eq!(report["connections"], 150 + 61);
-    assert_eq!(report["refused"], 39);
+    assert_eq!(report["connections"], 150 + 43);
+    assert_eq!(report["refused"], 57);
     let failed = (&report["failed_connects"], &report["accept_errors"]);
     assert_eq!(failed, (&0.into(), &0.into()), "{outcome:#?}");
     assert!(!outcome.stderr.contains(" is DOWN"), "{outcome:#?}");

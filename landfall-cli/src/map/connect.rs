@@ -158,7 +158,6 @@ mod tests_of_time {
     use std::net::{Ipv4Addr, TcpListener};
 
     use landfall::Runtime;
-    use landfall::net::relay::PipePool;
 
     use super::*;
     use crate::map::args::Settings;
@@ -189,7 +188,7 @@ mod tests_of_time {
             prepare(index, target, mapping.settings());
         }
         let messages = Log::start(Messages::new(Verbosity::Quiet)).unwrap();
-        let control = Control::new(messages.clone(), messages, 1..=u16::MAX, &PipePool::new(0));
+        let control = Control::new(messages.clone(), messages, 1..=u16::MAX);
         let client = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let failure = Runtime::new()
             .unwrap()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use event_listener::Event;
-use landfall::net::relay::{PipePool, Relay};
+use landfall::net::relay::Relay;
 use landfall::runtime::{self, JoinHandle};
 use parking_lot::Mutex;
 
@@ -84,12 +84,7 @@ struct Tasks {
 
 impl Control {
     /// With nothing that has happened, and no room yet.
-    pub fn new(
-        messages: Log,
-        log: Log,
-        local_ports: RangeInclusive<u16>,
-        pipes: &PipePool,
-    ) -> Self {
+    pub fn new(messages: Log, log: Log, local_ports: RangeInclusive<u16>) -> Self {
         Self {
             messages,
             log,
@@ -97,7 +92,7 @@ impl Control {
             room: Arc::default(),
             udp_room: Arc::default(),
             local_ports,
-            relay: Relay::new().pipes(pipes),
+            relay: Relay::new(),
             zero_copied: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
             tasks: Mutex::default(),

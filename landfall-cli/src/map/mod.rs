@@ -26,7 +26,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_lite::future::or;
-use landfall::net::relay::PipePool;
 use landfall::runtime;
 use landfall::runtime::time::timeout;
 
@@ -76,10 +75,9 @@ fn map(args: &MapArgs, messages: &Log) -> Result<Exit, Failure> {
     // Its end would wait for tasks that block, and those that ask for addresses may do so for long.
     let runtime = ManuallyDrop::new(args.runtime.build()?);
     let supply = Supply::of(&runtime, descriptor_limit);
-    let pipes = PipePool::new(supply.pipes());
     // Where the system does not tell, it may be any.
     let local_ports = LocalPorts::read().map_or(1..=u16::MAX, |ports| ports.range().clone());
-    let control = Arc::new(Control::new(messages.clone(), log, local_ports, &pipes));
+    let control = Arc::new(Control::new(messages.clone(), log, local_ports));
     let setting = Setting {
         args,
         driver: [
@@ -178,7 +176,8 @@ impl Mapper<'_> {
     }
 
     fn apply(&mut self, (prepared, shares): (Prepared, Shares)) {
-        if self.shares.replace(shares) != Some(shares) {
+        let is_news = self.shares.replace(shares) != Some(shares);
+        if is_news && shares.is_limited() {
             self.control.messages.note(shares);
         }
         self.control.room.resize(shares.connections);

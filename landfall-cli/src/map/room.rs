@@ -21,11 +21,8 @@ const OTHER_DESCRIPTORS: u64 = 64;
 /// until it has stopped.
 const WAITING: u64 = 72;
 
-/// Of all descriptors, the part for pipes.
-const PART_FOR_PIPES: u64 = 8;
-
-/// Descriptors that a direction of bulk takes, with its pipe.
-const DESCRIPTORS_OF_A_PIPE: u64 = 4;
+/// Of all descriptors, the part that the library's relays take for pipes at most: a quarter.
+const PART_FOR_PIPES: u64 = 4;
 
 /// What rules may have open.
 #[derive(Clone, Copy, Debug)]
@@ -98,12 +95,6 @@ impl Supply {
         }
     }
 
-    /// How many directions may have pipes.
-    pub fn pipes(&self) -> usize {
-        let pipes = self.descriptors / PART_FOR_PIPES / DESCRIPTORS_OF_A_PIPE;
-        usize::try_from(pipes).unwrap_or(usize::MAX)
-    }
-
     /// Shares sockets out among connections and sessions, so that there is always one for whoever is
     /// let in. Refuses if that is less than what is asked for.
     pub fn share(&self, rules: &[Rule], max_conns: Option<u32>) -> Result<Shares, Failure> {
@@ -144,6 +135,13 @@ impl Supply {
             others: [listeners, checks, waiting],
             available: self.sockets,
         })
+    }
+}
+
+impl Shares {
+    /// Whether there is a limit at all.
+    pub fn is_limited(&self) -> bool {
+        self.available < usize::MAX as u64
     }
 }
 
