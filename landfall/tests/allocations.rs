@@ -374,6 +374,58 @@ fn the_runtime_allocates_nothing_for_datagrams() {
     passed.expect("see above");
 }
 
+#[test]
+fn the_runtime_allocates_nothing_for_datagrams_of_sessions() {
+    use landfall::net::{UdpSessions, UdpSocket};
+
+    let _alone = ALONE.lock();
+    let target = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
+    let target_address = target.local_addr().expect("an address");
+    let echo = thread::spawn(move || {
+        IS_EXEMPT.set(true);
+        let mut datagram = [0; MESSAGE.len()];
+        while let Ok((1.., from)) = target.recv_from(&mut datagram) {
+            target.send_to(&datagram, from).expect("send");
+        }
+    });
+    let runtime = Runtime::new().expect("a runtime");
+    let server = runtime.block_on(async {
+        let sessions = UdpSessions::new(UdpSocket::bind("127.0.0.1:0").expect("bind"));
+        let server = sessions.socket().local_addr().expect("an address");
+        drop(runtime::spawn(async move {
+            let mut vec = Vec::with_capacity(1024);
+            loop {
+                vec.clear();
+                let (received, datagram) = sessions.receive(vec).await;
+                let received = received.expect("received");
+                let upstream = match received.session {
+                    Some(upstream) => upstream,
+                    None => {
+                        let upstream = UdpSocket::bind("127.0.0.1:0").expect("bind");
+                        upstream.connect(target_address).await.expect("connect");
+                        let opened = sessions.open(received.peer, upstream);
+                        let mut session = opened.expect("there is room");
+                        let upstream = session.value().clone();
+                        let answers = upstream.clone();
+                        drop(runtime::spawn(async move {
+                            while let Ok(Some(_)) = session.forward(&answers).await {}
+                        }));
+                        upstream
+                    }
+                };
+                let (sent, datagram) = upstream.send_owned(datagram).await;
+                sent.expect("sent");
+                vec = datagram.into_vec();
+            }
+        }));
+        server
+    });
+    let passed = thread::spawn(move || assert_echo_of_datagrams_allocates_nothing(server)).join();
+    connect_datagrams(target_address).send(&[]).expect("send");
+    echo.join().expect("no panic");
+    passed.expect("see above");
+}
+
 /// Bytes that the tables of a port and of a runtime may have grown by, however many connections
 /// there were: fewer than any of these can leave without being noticed.
 const TABLES: isize = 64 * 1024;

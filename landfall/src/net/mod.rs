@@ -54,6 +54,6 @@ pub use idle::is_idle_timeout;
 pub use listener::Listener;
 pub use stream::Stream;
 pub use tcp::{ListenOptions, Tcp, TcpListener, TcpStream};
-pub use udp::{UdpSocket, is_too_long};
+pub use udp::{FromPeer, UdpSession, UdpSessions, UdpSocket, is_too_long};
 #[cfg(unix)]
 pub use unix::{Unix, UnixListener, UnixStream};

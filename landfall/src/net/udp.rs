@@ -3,6 +3,7 @@
 mod line;
 mod receives;
 mod sends;
+mod sessions;
 
 use std::fmt;
 use std::future::Future;
@@ -20,6 +21,7 @@ use crate::port::{CompletionKind, Handle, Operation, SocketOption, Source};
 use crate::runtime::{self, Event, Respond, Shared};
 use receives::{Receive, Receives};
 use sends::{Call, Sends};
+pub use sessions::{FromPeer, UdpSession, UdpSessions};
 
 /// A UDP socket.
 ///
