@@ -96,12 +96,15 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Server {
     runtime: runtime::Builder,
     limits: Limits,
+    tell: Option<Tell>,
     control: Arc<Control>,
 }
 
+/// Whom to tell of accepts that fail, and at which address.
+type Tell = Arc<dyn Fn(SocketAddr, &io::Error) + Send + Sync>;
+
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    connections: u64,
     idle: Option<Duration>,
     drain: Duration,
     drain_ends_receives: bool,
@@ -117,15 +120,17 @@ impl Server {
     /// A server that does not listen on anything yet: see [`and_bind`](Self::and_bind) and
     /// [`ServerHandle::bind`].
     pub fn new() -> Self {
+        let control = Arc::<Control>::default();
+        control.set_limit(u64::MAX);
         Server {
             runtime: Runtime::builder(),
             limits: Limits {
-                connections: u64::MAX,
                 idle: None,
                 drain: DRAIN_TIMEOUT,
                 drain_ends_receives: true,
             },
-            control: Arc::default(),
+            tell: None,
+            control,
         }
     }
 
@@ -213,8 +218,19 @@ impl Server {
     /// all in the system's backlog, where clients see them as connected. Those that meet an accept
     /// that had been posted already, some dozens for each lane of the port, wait in the server: they
     /// take a socket each, and no handler.
-    pub fn max_connections(mut self, connections: usize) -> Self {
-        self.limits.connections = connections as u64;
+    pub fn max_connections(self, connections: usize) -> Self {
+        self.control.set_limit(connections as u64);
+        self
+    }
+
+    /// Calls a function when an accept fails, for want of descriptors or memory as a rule, with the
+    /// address listened on: the first time, and again only when one has succeeded since. Clients wait
+    /// meanwhile; each failure is [counted](Stats::accept_errors).
+    pub fn on_accept_error(
+        mut self,
+        tell: impl Fn(SocketAddr, &io::Error) + Send + Sync + 'static,
+    ) -> Self {
+        self.tell = Some(Arc::new(tell));
         self
     }
 
@@ -389,6 +405,12 @@ impl ServerHandle {
     /// system's backlog, or wait for [room](Server::max_connections), are refused.
     pub fn remove(&self, address: SocketAddr) -> bool {
         self.0.remove(address)
+    }
+
+    /// Allows another number of [connections](Server::max_connections) from now on. Those that are open
+    /// stay.
+    pub fn set_max_connections(&self, connections: usize) {
+        self.0.set_limit(connections as u64);
     }
 
     /// Runs a task that is none of a connection's, on the runtime that the calling code runs in. The

@@ -224,6 +224,23 @@ fn all_listeners_together_let_in_so_many_and_no_more() {
 }
 
 #[test]
+fn how_many_are_let_in_can_change() {
+    let running = Running::new(server().max_connections(0), tell);
+    let handle = running.handle.clone();
+    let address = handle.bind(LOOPBACK).expect("a free port");
+    let waiting = [(); 3].map(|()| thread::spawn(move || ask(address)));
+    handle.set_max_connections(2);
+    wait_until("two are let in", || handle.stats().active == 2);
+    handle.set_max_connections(1);
+    assert_eq!(handle.stats().active, 2, "those that are in stay");
+    handle.set_max_connections(3);
+    let served = waiting.map(|client| client.join().expect("served"));
+    assert_eq!(handle.stats().accepted, 3);
+    drop(served);
+    running.end();
+}
+
+#[test]
 fn whoever_waits_for_room_at_a_listener_that_is_removed_is_refused() {
     let running = Running::new(server().max_connections(1), tell);
     let handle = running.handle.clone();

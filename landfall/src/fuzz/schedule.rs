@@ -1,7 +1,8 @@
 //! One schedule, from the seed to the checks.
 
 use std::net::TcpListener;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -101,6 +102,8 @@ struct Schedule {
     server: JoinHandle<std::io::Result<Report>>,
     handle: ServerHandle,
     reports: Reports,
+    /// How often accepts were told to fail.
+    told: Arc<AtomicU64>,
     peers: Vec<Peer>,
     /// Those that handlers have connected to.
     others: Vec<usize>,
@@ -159,6 +162,13 @@ impl Schedule {
         if let Some(idle) = plan.idle {
             server = server.idle_timeout(idle);
         }
+        let told = Arc::new(AtomicU64::new(0));
+        server = server.on_accept_error({
+            let told = told.clone();
+            move |_, _| {
+                told.fetch_add(1, Ordering::Relaxed);
+            }
+        });
         let reports = Reports::default();
         let handle = server.handle();
         let handler = {
@@ -176,6 +186,7 @@ impl Schedule {
             server,
             handle,
             reports,
+            told,
             peers,
             others: Vec::new(),
             now,
@@ -310,6 +321,11 @@ impl Schedule {
             (stats.received_bytes, stats.sent_bytes, stats.active),
             (received as u64, sent as u64, 0),
             "the counts are not those of the network: {stats:?}"
+        );
+        let (told, failed) = (self.told.load(Ordering::Relaxed), stats.accept_errors);
+        assert!(
+            told <= failed && (told > 0) == (failed > 0),
+            "{told} of {failed}"
         );
         let (tasks, sockets) = self.runtime.census();
         assert_eq!((tasks, sockets), (0, 0), "tasks and sockets are left");

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::control::{Admission, Control, Phase};
 use super::handler::Serving;
 use super::listeners::Added;
-use super::{Connection, Limits, Report, Server};
+use super::{Connection, Limits, Report, Server, Tell};
 use crate::net::{TcpListener, TcpStream};
 use crate::port::{Accepted, is_aborted};
 use crate::runtime::time::{sleep, timeout};
@@ -27,15 +27,19 @@ where
 {
     let runtime = runtime::current_or_error()?;
     let Server {
-        limits, control, ..
+        limits,
+        tell,
+        control,
+        ..
     } = server;
     let _end = End(control.clone());
-    control.begin(&runtime, limits.connections);
+    control.begin(&runtime);
     let handler = Arc::new(handler);
     while let Some(added) = poll_fn(|cx| control.poll_added(cx)).await {
         for added in added {
             let door = Door::open(added, &control, &runtime)?;
-            drop(runtime::spawn(door.accept_all(limits, handler.clone())));
+            let accepting = door.accept_all(limits.idle, tell.clone(), handler.clone());
+            drop(runtime::spawn(accepting));
         }
     }
     let cut_off = drain(&runtime, limits, &control).await;
@@ -110,15 +114,17 @@ impl Door {
     }
 
     /// Accepts, and starts handlers, until the listener is removed or the server is to end.
-    async fn accept_all<H, F>(mut self, limits: Limits, handler: Arc<H>)
+    async fn accept_all<H, F>(mut self, idle: Option<Duration>, tell: Option<Tell>, handler: Arc<H>)
     where
         H: Fn(Connection) -> F + Send + Sync + 'static,
         F: Future<Output = crate::Result<()>> + Send + 'static,
     {
+        let mut has_failed = false;
         while let Some(accepted) = self.next_connection().await {
+            let had_failed = std::mem::replace(&mut has_failed, accepted.is_err());
             match accepted {
                 Ok(mut stream) => {
-                    stream.set_idle_timeout(limits.idle);
+                    stream.set_idle_timeout(idle);
                     self.control.started();
                     drop(runtime::spawn(Serving::new(
                         self.control.clone(),
@@ -130,8 +136,11 @@ impl Door {
                     )));
                 }
                 Err(error) if is_aborted(&error) => return self.control.fail(error),
-                Err(_) => {
+                Err(error) => {
                     self.control.accept_failed();
+                    if let Some(tell) = tell.as_ref().filter(|_| !had_failed) {
+                        tell(*self.address, &error);
+                    }
                     sleep(PAUSE_AFTER_FAILURE).await;
                 }
             }

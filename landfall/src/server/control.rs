@@ -143,11 +143,21 @@ impl Control {
         self.state.lock().phase == Phase::Serving
     }
 
-    /// The server serves, so many connections at a time.
-    pub(super) fn begin(&self, runtime: &Arc<Shared>, connections: u64) {
-        let mut state = self.state.lock();
-        state.limit = connections;
-        state.runtime = Some(runtime.clone());
+    /// The server serves.
+    pub(super) fn begin(&self, runtime: &Arc<Shared>) {
+        self.state.lock().runtime = Some(runtime.clone());
+    }
+
+    /// How many connections may be open at a time.
+    pub(super) fn set_limit(&self, connections: u64) {
+        self.change(|state| {
+            state.limit = connections;
+            let next = match state.counts.active < connections {
+                true => state.listeners.call_for_room(),
+                false => None,
+            };
+            (next.into_iter().collect(), ())
+        });
     }
 
     /// Goes on to a phase, unless it is past that already: one that was stopped does not drain.
@@ -400,7 +410,7 @@ mod tests {
     /// A server with one connection, which is all that it may have, and listeners whose tasks wait.
     fn full(listeners: u64) -> (Control, Vec<Arc<Task>>) {
         let control = Control::default();
-        control.state.lock().limit = 1;
+        control.set_limit(1);
         for number in 1..=listeners {
             let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is left");
             let address = socket.local_addr().expect("an address");
@@ -437,6 +447,16 @@ mod tests {
         assert!(tasks[1].was_called() && !tasks[2].was_called());
         assert_eq!(tasks[1].looks(&control, 2), Admission::Open);
         assert!(tasks[2].was_called());
+    }
+
+    #[test]
+    fn room_that_is_made_by_another_limit_is_offered() {
+        let (control, tasks) = full(2);
+        control.set_limit(0);
+        assert!(!tasks[0].was_called() && !tasks[1].was_called());
+        control.set_limit(2);
+        assert!(tasks[0].was_called() && !tasks[1].was_called());
+        assert!(control.admit(1) && !control.admit(2));
     }
 
     #[test]
