@@ -1,34 +1,37 @@
 //! Where the mapper listens, and how other rules take the place of those in force.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_lite::future::or;
-use landfall::net::{ListenOptions, TcpListener, TcpStream, UdpSocket};
+use landfall::net::{ListenOptions, TcpListener, UdpSessions, UdpSocket};
 use landfall::runtime;
-use landfall::runtime::time::sleep;
+use landfall::server::{Connection, ServerHandle};
 use parking_lot::Mutex;
 
 use super::conflicts::{self, Ends};
-use super::control::{Control, Flag};
+use super::control::Control;
 use super::mapping::{Mapping, Rule};
 use super::session::Session;
 use super::targets::Counts;
-use super::udp::UdpDoor;
+use super::udp::{Flow, UdpDoor};
 use super::watch::watch;
 use crate::exit::Failure;
 
-/// The pause after an accept that failed for want of something.
-const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(50);
+/// How long a session of UDP lasts after its last datagram once nobody is taken in any more: nobody
+/// says of datagrams which one is the last.
+const DRAIN_QUIET: Duration = Duration::from_secs(1);
 
 /// All that is listened on.
 #[derive(Debug)]
 pub struct Front {
     control: Arc<Control>,
+    /// Of what takes connections in.
+    server: ServerHandle,
     doors: Vec<Arc<Door>>,
+    tcp: Arc<TcpDoors>,
 }
 
 /// One address that is listened on.
@@ -38,7 +41,26 @@ pub struct Door {
     pub address: SocketAddr,
     /// The rule for those that come now.
     mapping: Mutex<Arc<Mapping>>,
-    closed: Flag,
+    /// Of whom its datagrams are, if those come in by it, and not connections.
+    datagrams: Option<UdpSessions<Flow>>,
+}
+
+/// The doors that connections come in by.
+#[derive(Debug, Default)]
+pub struct TcpDoors(Mutex<HashMap<SocketAddr, Arc<Door>>>);
+
+impl TcpDoors {
+    /// Serves a client, unless it is refused.
+    pub async fn serve(&self, control: &Arc<Control>, client: Connection) {
+        let door = self.0.lock().get(&client.listener()).map(Arc::clone);
+        let (Some(door), Ok(peer)) = (door, client.peer_addr()) else {
+            // One of them has left already.
+            return;
+        };
+        if let Some(session) = Session::admit(control, door.mapping(), peer) {
+            session.serve(client.into_stream()).await;
+        }
+    }
 }
 
 impl Door {
@@ -49,22 +71,17 @@ impl Door {
 
     /// Whether datagrams come in by it, and not connections.
     pub fn is_udp(&self) -> bool {
-        self.mapping().settings().udp
+        self.datagrams.is_some()
     }
 
-    /// Whether it takes nobody in any more.
-    pub fn is_closed(&self) -> bool {
-        self.closed.is_set()
-    }
-
-    /// Waits until it takes nobody in any more.
-    pub async fn closed(&self) {
-        self.closed.wait().await;
-    }
-
-    fn close(&self) {
-        self.mapping.lock().retire();
-        self.closed.set();
+    /// Puts a rule in force.
+    fn open(&self, control: &Arc<Control>, mapping: &Arc<Mapping>) {
+        if let Some(sessions) = &self.datagrams {
+            let settings = mapping.settings();
+            sessions.set_max_sessions(settings.udp_sessions as usize);
+            sessions.set_idle_timeout(settings.udp_timeout);
+        }
+        watch(control, mapping);
     }
 
     /// Whether a rule is for this door, however it spells one of these addresses.
@@ -75,7 +92,7 @@ impl Door {
             true => own.text.listen == rule.text.listen,
             false => addresses.contains(&self.address),
         };
-        is_here && own.settings.udp == rule.settings.udp
+        is_here && self.is_udp() == rule.settings.udp
     }
 }
 
@@ -136,7 +153,7 @@ pub fn find(rules: Vec<Rule>, doors: &[Arc<Door>]) -> Result<Vec<Found>, Failure
 #[derive(Debug)]
 enum Socket {
     Tcp(TcpListener),
-    Udp(UdpSocket),
+    Udp(UdpSessions<Flow>),
 }
 
 /// A door that is not open yet, or another rule for one that is.
@@ -162,11 +179,18 @@ pub fn prepare(found: Vec<Found>, descriptor_limit: u64) -> Result<Prepared, Fai
 
 impl Front {
     /// With nothing to listen on.
-    pub fn new(control: Arc<Control>) -> Self {
+    pub fn new(control: Arc<Control>, server: ServerHandle) -> Self {
         Self {
             control,
+            server,
             doors: Vec::new(),
+            tcp: Arc::default(),
         }
+    }
+
+    /// What connections come in by.
+    pub fn tcp_doors(&self) -> Arc<TcpDoors> {
+        Arc::clone(&self.tcp)
     }
 
     /// What is listened on.
@@ -182,20 +206,23 @@ impl Front {
         let is_kept = |door: &Arc<Door>| self.doors.iter().any(|kept| Arc::ptr_eq(kept, door));
         old.iter()
             .filter(|door| !is_kept(door))
-            .for_each(|door| door.close());
+            .for_each(|door| self.close_door(door));
     }
 
     fn take(&self, step: Step) -> Arc<Door> {
         match step {
             Step::Open(socket, door) => {
-                watch(&self.control, &door.mapping());
-                let (control, own) = (Arc::clone(&self.control), Arc::clone(&door));
+                door.open(&self.control, &door.mapping());
                 match socket {
                     Socket::Tcp(listener) => {
-                        drop(runtime::spawn(accept_all(control, own, listener)));
+                        let own = Arc::clone(&door);
+                        self.tcp.0.lock().insert(door.address, own);
+                        // A server that has been told to end refuses it, and everybody.
+                        let _ = self.server.add(listener);
                     }
-                    Socket::Udp(socket) => {
-                        let udp = UdpDoor::new(control, own, socket);
+                    Socket::Udp(sessions) => {
+                        let (control, server) = (Arc::clone(&self.control), self.server.clone());
+                        let udp = UdpDoor::new(control, server, Arc::clone(&door), sessions);
                         drop(runtime::spawn(udp.serve()));
                     }
                 }
@@ -206,10 +233,21 @@ impl Front {
                 if current.rule != mapping.rule {
                     current.retire();
                     *current = Arc::clone(&mapping);
-                    watch(&self.control, &mapping);
+                    door.open(&self.control, &mapping);
                 }
                 drop(current);
                 door
+            }
+        }
+    }
+
+    fn close_door(&self, door: &Door) {
+        door.mapping.lock().retire();
+        match &door.datagrams {
+            Some(sessions) => sessions.drain(DRAIN_QUIET),
+            None => {
+                self.server.remove(door.address);
+                self.tcp.0.lock().remove(&door.address);
             }
         }
     }
@@ -221,7 +259,7 @@ impl Front {
 
     /// Takes nobody in any more. Connections go on.
     pub fn close(&self) {
-        self.doors.iter().for_each(|door| door.close());
+        self.doors.iter().for_each(|door| self.close_door(door));
     }
 }
 
@@ -234,10 +272,14 @@ fn open(
     let (socket, address) = bind(addresses, is_udp).map_err(|error| {
         Failure::cannot_listen(&mapping.rule.text.listen, &error, descriptor_limit)
     })?;
+    let datagrams = match &socket {
+        Socket::Tcp(_) => None,
+        Socket::Udp(sessions) => Some(sessions.clone()),
+    };
     let door = Door {
         address,
         mapping: Mutex::new(mapping),
-        closed: Flag::default(),
+        datagrams,
     };
     Ok(Step::Open(socket, Arc::new(door)))
 }
@@ -247,47 +289,10 @@ fn bind(addresses: &[SocketAddr], is_udp: bool) -> io::Result<(Socket, SocketAdd
     if is_udp {
         let socket = UdpSocket::bind(addresses)?;
         let local = socket.local_addr()?;
-        return Ok((Socket::Udp(socket), local));
+        return Ok((Socket::Udp(UdpSessions::new(socket)), local));
     }
     let options = ListenOptions::new().nodelay(true);
     let listener = TcpListener::bind_with(addresses, options)?;
     let local = listener.local_addr()?;
     Ok((Socket::Tcp(listener), local))
-}
-
-async fn accept_all(control: Arc<Control>, door: Arc<Door>, listener: TcpListener) {
-    let accepting = async {
-        let mut has_failed = false;
-        loop {
-            let accepted = listener.accept().await;
-            // Told once, not every time.
-            let is_news = !std::mem::replace(&mut has_failed, accepted.is_err());
-            match accepted {
-                Ok(stream) => admit(&control, &door, stream).await,
-                Err(error) => {
-                    control.accept_errors.fetch_add(1, Ordering::Relaxed);
-                    if is_news {
-                        let address = door.address;
-                        control
-                            .messages
-                            .note(format_args!("clients of {address} have to wait: {error}"));
-                    }
-                    sleep(PAUSE_AFTER_FAILURE).await;
-                }
-            }
-        }
-    };
-    or(door.closed(), accepting).await;
-}
-
-/// Lets a client in once there is room, unless it is refused.
-async fn admit(control: &Arc<Control>, door: &Door, stream: TcpStream) {
-    let Ok(peer) = stream.peer_addr() else {
-        // It has left already.
-        return;
-    };
-    if let Some(session) = Session::admit(control, door.mapping(), peer) {
-        let room = control.room.enter().await;
-        control.run(|task| session.serve(stream, room, task));
-    }
 }

@@ -20,14 +20,17 @@ mod targets;
 mod udp;
 mod watch;
 
+use std::future::pending;
+use std::io;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_lite::future::or;
-use landfall::runtime;
 use landfall::runtime::time::timeout;
+use landfall::runtime::{self, JoinHandle};
+use landfall::server::{Report, Server, ServerHandle};
 
 pub use args::MapArgs;
 
@@ -87,16 +90,18 @@ fn map(args: &MapArgs, messages: &Log) -> Result<Exit, Failure> {
         descriptor_limit,
         began: Instant::now(),
     };
+    let server = server_of(args, messages.clone());
     let mut mapper = Mapper {
         args,
-        front: Front::new(Arc::clone(&control)),
+        front: Front::new(Arc::clone(&control), server.handle()),
+        server: server.handle(),
         control,
         supply,
         shares: None,
         descriptor_limit,
         course: Course::default(),
     };
-    runtime.block_on(mapper.serve(rules, &stop, &reload, &setting.driver[0]))?;
+    runtime.block_on(mapper.serve(server, rules, &stop, &reload, &setting.driver[0]))?;
 
     let exit = stop.now().map_or(Exit::Done, Exit::Stopped);
     mapper.control.log.finish();
@@ -115,10 +120,22 @@ fn check(rules: Vec<Rule>) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
+/// What takes connections in. It listens nowhere yet.
+fn server_of(args: &MapArgs, messages: Log) -> Server {
+    Server::new()
+        .drain_timeout(args.drain_timeout)
+        // A relay would pass such an end on.
+        .drain_ends_receives(false)
+        .on_accept_error(move |address, error| {
+            messages.note(format_args!("clients of {address} have to wait: {error}"));
+        })
+}
+
 /// A mapper that runs.
 struct Mapper<'a> {
     args: &'a MapArgs,
     front: Front,
+    server: ServerHandle,
     control: Arc<Control>,
     supply: Supply,
     shares: Option<Shares>,
@@ -130,6 +147,7 @@ impl Mapper<'_> {
     /// Maps until it is to end, and drains.
     async fn serve(
         &mut self,
+        server: Server,
         rules: Vec<Rule>,
         stop: &StopRequest,
         reload: &ReloadRequest,
@@ -142,6 +160,14 @@ impl Mapper<'_> {
         };
         let prepared = or(self.prepare(|| Ok(rules)), stopped).await?;
         self.apply(prepared);
+        let (control, doors) = (Arc::clone(&self.control), self.front.tcp_doors());
+        let serving = runtime::spawn(server.run(move |client| {
+            let (control, doors) = (Arc::clone(&control), Arc::clone(&doors));
+            async move {
+                doors.serve(&control, client).await;
+                Ok(())
+            }
+        }));
         self.announce(driver)?;
         let reloading = async {
             loop {
@@ -151,9 +177,10 @@ impl Mapper<'_> {
         };
         or(stop.wait_for_drain(), reloading).await;
         self.front.close();
-        self.drain(stop).await;
+        let report = self.drain(serving, stop).await?;
+        self.course.cut_off = report.cut_off;
+        self.course.accept_errors = report.stats.accept_errors;
         self.course.zero_copied = self.control.zero_copied.load(Ordering::Relaxed);
-        self.course.accept_errors = self.control.accept_errors.load(Ordering::Relaxed);
         Ok(())
     }
 
@@ -180,7 +207,8 @@ impl Mapper<'_> {
         if is_news && shares.is_limited() {
             self.control.messages.note(shares);
         }
-        self.control.room.resize(shares.connections);
+        let connections = usize::try_from(shares.connections).unwrap_or(usize::MAX);
+        self.server.set_max_connections(connections);
         self.control.udp_room.resize(shares.sessions);
         self.front.apply(prepared);
     }
@@ -235,17 +263,28 @@ impl Mapper<'_> {
         announce(&announcement, self.args.output.json)
     }
 
-    /// Waits for connections to end, and cuts those that do not.
-    async fn drain(&mut self, stop: &StopRequest) {
-        let control = &self.control;
-        let time = self.args.drain_timeout;
-        announce_drain(&control.messages, control.running(), time);
+    /// Lets connections end, and has those cut that do not.
+    async fn drain(
+        &self,
+        serving: JoinHandle<io::Result<Report>>,
+        stop: &StopRequest,
+    ) -> Result<Report, Failure> {
+        let stats = self.server.stats();
+        let open = stats.active + stats.tasks;
+        announce_drain(&self.control.messages, open, self.args.drain_timeout);
+        self.server.drain();
         let stopped = async {
             stop.wait_for_now().await;
+            self.server.stop();
+            pending().await
         };
-        let _ = timeout(time, or(control.ended(), stopped)).await;
-        self.course.cut_off = control.cut();
-        let _ = timeout(CUT_PATIENCE, control.ended()).await;
+        let report = or(serving, stopped)
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
+            .map_err(|error| Failure::of_system("cannot serve", &error))?;
+        // Those that were cut leave their lines in the log.
+        let _ = timeout(CUT_PATIENCE, self.server.ended()).await;
+        Ok(report)
     }
 }
 

@@ -4,7 +4,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use event_listener::Event;
 use landfall::runtime::Runtime;
 use parking_lot::Mutex;
 
@@ -165,10 +164,7 @@ impl fmt::Display for Shares {
 
 /// Places of which so many can be taken at a time.
 #[derive(Debug, Default)]
-pub struct Room {
-    places: Mutex<Places>,
-    more: Event,
-}
+pub struct Room(Mutex<Places>);
 
 #[derive(Debug, Default)]
 struct Places {
@@ -179,27 +175,15 @@ struct Places {
 impl Room {
     /// Lets so many in from now on. Those that are in stay.
     pub fn resize(&self, most: u64) {
-        self.places.lock().most = most;
-        self.more.notify(usize::MAX);
+        self.0.lock().most = most;
     }
 
     /// A place, if there is one.
     pub fn try_enter(self: &Arc<Self>) -> Option<Place> {
-        let mut places = self.places.lock();
+        let mut places = self.0.lock();
         let has_room = places.taken < places.most;
         places.taken += u64::from(has_room);
         has_room.then(|| Place(Arc::clone(self)))
-    }
-
-    /// Waits for a place.
-    pub async fn enter(self: &Arc<Self>) -> Place {
-        loop {
-            let more = self.more.listen();
-            if let Some(place) = self.try_enter() {
-                return place;
-            }
-            more.await;
-        }
     }
 }
 
@@ -209,16 +193,12 @@ pub struct Place(Arc<Room>);
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.places.lock().taken -= 1;
-        // One more each time, also if another has been told and has not looked yet.
-        self.0.more.notify_additional(1);
+        self.0.0.lock().taken -= 1;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_lite::future::{block_on, poll_once};
-
     use super::super::args::Settings;
     use super::super::rule::parse_rule;
     use super::*;
@@ -302,13 +282,10 @@ mod tests {
         room.resize(2);
         let (first, second) = (room.try_enter(), room.try_enter());
         assert!(first.is_some() && second.is_some() && room.try_enter().is_none());
-        block_on(async {
-            let (mut one, mut other) = (Box::pin(room.enter()), Box::pin(room.enter()));
-            assert!(poll_once(&mut one).await.is_none() && poll_once(&mut other).await.is_none());
-            drop((first, second));
-            let one = poll_once(&mut one).await;
-            assert!(one.is_some() && poll_once(&mut other).await.is_some());
-        });
+        drop(first);
+        let third = room.try_enter();
+        assert!(third.is_some() && room.try_enter().is_none());
+        drop((second, third));
         let place = room.try_enter();
         room.resize(1);
         drop(place);

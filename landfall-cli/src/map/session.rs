@@ -11,9 +11,8 @@ use landfall::net::TcpStream;
 use landfall::net::relay::{RelayCounters, Start};
 
 use super::access::{SourceGuard, any_contains};
-use super::args::Settings;
 use super::connect::{Connected, connect};
-use super::control::{Control, TaskGuard};
+use super::control::Control;
 use super::log::{Line, state, state_of};
 use super::mapping::Mapping;
 use super::proxy::{Ends, read_header, with_header};
@@ -39,8 +38,8 @@ pub struct Session {
     /// Of the process and the rule.
     _open: [OpenGuard; 2],
     open_target: Option<OpenGuard>,
+    /// Of a session of UDP.
     room: Option<Place>,
-    task: Option<TaskGuard>,
 }
 
 impl Session {
@@ -68,7 +67,6 @@ impl Session {
             source: None,
             open_target: None,
             room: None,
-            task: None,
         }
     }
 
@@ -100,11 +98,6 @@ impl Session {
         self.control.total.refused();
     }
 
-    /// What the rule is like.
-    pub fn settings(&self) -> &Settings {
-        self.mapping.settings()
-    }
-
     /// The client's datagrams go to a target.
     pub fn reach(&mut self, target: Arc<Target>, source: SourceGuard, room: Place) {
         target.counters.came();
@@ -114,11 +107,6 @@ impl Session {
         self.source = Some(source);
         self.room = Some(room);
         self.state = state::KILLED;
-    }
-
-    /// Is one of those that the end of the mapper waits for.
-    pub fn count(&mut self, task: TaskGuard) {
-        self.task = Some(task);
     }
 
     /// How it ends.
@@ -136,10 +124,8 @@ impl Session {
         self.datagrams = [to_server, to_client];
     }
 
-    /// Serves the client, and has it counted as long as that takes.
-    pub async fn serve(mut self, client: TcpStream, room: Place, task: TaskGuard) {
-        self.room = Some(room);
-        self.task = Some(task);
+    /// Serves the client.
+    pub async fn serve(mut self, client: TcpStream) {
         let Some((client, first)) = self.identify(client).await else {
             return;
         };
