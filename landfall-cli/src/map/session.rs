@@ -224,6 +224,8 @@ impl Drop for Session {
             counters.passed(to_server, to_client);
         }
         drop(self.open_target.take());
+        // Whoever reads the line finds its place free.
+        drop((self.room.take(), self.source.take()));
         let rule = self.mapping.counters.read().active;
         let line = Line {
             client: self.ends.client,
