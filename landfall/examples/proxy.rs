@@ -40,7 +40,8 @@ fn serve(listen: &str, target: String) -> landfall::Result<()> {
 
 async fn forward(relay: Relay, client: Connection, target: String) -> landfall::Result<()> {
     let options = ConnectOptions::new().nodelay(true).timeout(CONNECT_TIMEOUT);
-    let server = options.connect(target.as_str()).await.map_err(|error| {
+    let connected = options.connect_beside(&client, target.as_str()).await;
+    let server = connected.map_err(|error| {
         eprintln!("cannot connect to {target}: {error}");
         error
     })?;

@@ -398,8 +398,11 @@ impl ServerHandle {
             .map(|()| address)
     }
 
-    /// Stops listening on an address, which is free again a moment later. Returns whether it was
-    /// listened on.
+    /// Stops listening on an address. Returns whether it was listened on.
+    ///
+    /// The address is free again some milliseconds later, when the workers have taken the accepts back
+    /// that were under way: until then [`bind`](Self::bind) to it may fail with
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse), and is to be tried again.
     ///
     /// Connections that have been given to the handler go on. Those that have come and are still in the
     /// system's backlog, or wait for [room](Server::max_connections), are refused.

@@ -6,8 +6,10 @@ use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use event_listener::Event;
+use parking_lot::Mutex;
 #[cfg(unix)]
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 #[cfg(unix)]
@@ -31,8 +33,15 @@ struct Shared {
     // Signal numbers; 0 means not yet.
     first: AtomicI32,
     second: AtomicI32,
+    /// The last signal, and when it came.
+    last: Mutex<Option<(i32, Instant)>>,
     changed: Event,
 }
+
+/// The same signal again within this time is the same wish: timeout(1) sends one to its child and then
+/// to all of its group, and a shell's Ctrl-C may arrive from the terminal and from the shell. Nobody
+/// presses a key twice so fast.
+const ECHO: Duration = Duration::from_millis(100);
 
 impl StopRequest {
     /// Starts to listen for the signals, on a thread of its own.
@@ -83,11 +92,20 @@ impl StopRequest {
     }
 
     fn receive(&self, signal: i32) {
+        self.receive_at(signal, Instant::now());
+    }
+
+    fn receive_at(&self, signal: i32, now: Instant) {
         let Shared {
             first,
             second,
+            last,
             changed,
         } = &*self.shared;
+        let before = last.lock().replace((signal, now));
+        if before.is_some_and(|(known, then)| known == signal && now - then < ECHO) {
+            return;
+        }
         let is_new = |slot: &AtomicI32| {
             slot.compare_exchange(0, signal, Ordering::AcqRel, Ordering::Acquire)
                 .is_ok()
@@ -206,6 +224,17 @@ mod tests {
     }
 
     #[test]
+    fn a_signal_that_arrives_twice_is_one_wish() {
+        let request = StopRequest::default();
+        let began = Instant::now();
+        request.receive_at(SIGINT, began);
+        request.receive_at(SIGINT, began + ECHO / 2);
+        assert_eq!((request.drain(), request.now()), (Some(SIGINT), None));
+        request.receive_at(SIGINT, began + 2 * ECHO);
+        assert_eq!(request.now(), Some(SIGINT));
+    }
+
+    #[test]
     fn waiters_are_told() {
         let request = StopRequest::default();
         let waiter = thread::spawn({
@@ -213,8 +242,8 @@ mod tests {
             move || futures_lite::future::block_on(request.wait_for_now())
         });
         request.receive(SIGINT);
-        request.receive(SIGINT);
-        assert_eq!(waiter.join().unwrap(), SIGINT);
+        request.receive(SIGTERM);
+        assert_eq!(waiter.join().unwrap(), SIGTERM);
     }
 
     #[test]

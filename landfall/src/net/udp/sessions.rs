@@ -46,34 +46,46 @@ const MOST_SPARES: usize = 16;
 /// use std::io;
 /// use std::net::SocketAddr;
 /// use std::sync::Arc;
-/// use landfall::net::{UdpSessions, UdpSocket};
+/// use std::time::Duration;
+/// use landfall::net::{FromPeer, UdpSessions, UdpSocket};
+/// use landfall::runtime::time::sleep;
 /// use landfall::runtime::{self, Runtime};
 ///
-/// async fn relay(sessions: UdpSessions<UdpSocket>, target: SocketAddr) -> io::Result<()> {
-///     let mut vec = Vec::with_capacity(2048);
+/// /// A datagram that does not go on is lost, as datagrams are: no peer can end it for the others.
+/// async fn relay(sessions: UdpSessions<UdpSocket>, target: SocketAddr) {
+///     let mut vec = Vec::with_capacity(65_527);
 ///     loop {
 ///         vec.clear();
-///         let (received, datagram) = sessions.receive(vec).await;
-///         let received = received?;
-///         let upstream = match received.session {
-///             Some(upstream) => upstream,
-///             None => begin(&sessions, received.peer, target).await?,
+///         let (received, mut datagram) = sessions.receive(vec).await;
+///         let upstream = match received {
+///             Ok(FromPeer { session: Some(upstream), .. }) => Some(upstream),
+///             Ok(received) => begin(&sessions, received.peer, target).await.ok().flatten(),
+///             Err(_) => {
+///                 sleep(Duration::from_millis(10)).await;
+///                 None
+///             }
 ///         };
-///         let (sent, datagram) = upstream.send_owned(datagram).await;
-///         sent?;
-///         vec = datagram.into_vec();
+///         if let Some(upstream) = upstream {
+///             let (_, sent) = upstream.send_owned(datagram).await;
+///             datagram = sent.into_vec();
+///         }
+///         vec = datagram;
 ///     }
 /// }
 ///
+/// /// A session for a new peer, unless there are too many.
 /// async fn begin(
 ///     sessions: &UdpSessions<UdpSocket>,
 ///     peer: SocketAddr,
 ///     target: SocketAddr,
-/// ) -> io::Result<Arc<UdpSocket>> {
+/// ) -> io::Result<Option<Arc<UdpSocket>>> {
+///     if sessions.is_full() {
+///         return Ok(None);
+///     }
 ///     let upstream = UdpSocket::bind("127.0.0.1:0")?;
 ///     upstream.connect(target).await?;
 ///     let Some(mut session) = sessions.open(peer, upstream) else {
-///         return Err(io::Error::other("there are too many clients"));
+///         return Ok(None);
 ///     };
 ///     let upstream = session.value().clone();
 ///     let answers = upstream.clone();
@@ -81,7 +93,7 @@ const MOST_SPARES: usize = 16;
 ///         // Until it has been quiet for too long, or the target is not there.
 ///         while let Ok(Some(_)) = session.forward(&answers).await {}
 ///     }));
-///     Ok(upstream)
+///     Ok(Some(upstream))
 /// }
 ///
 /// let runtime = Runtime::new()?;
@@ -191,9 +203,11 @@ impl<T> UdpSessions<T> {
     /// to, which lasts longer by it. While the sessions [drain](Self::drain), those of peers that have
     /// none are dropped.
     ///
+    /// It goes on to wait once all sessions have ended: race it with [`drained`](Self::drained).
+    ///
     /// # Errors
     ///
-    /// As [`UdpSocket::receive_from`].
+    /// As [`UdpSocket::receive_from`]. The socket stays usable after any of them.
     pub async fn receive(&self, mut vec: Vec<u8>) -> (io::Result<FromPeer<T>>, Vec<u8>) {
         let length = vec.len();
         loop {
