@@ -1006,6 +1006,31 @@ fn several_rules_and_ranges_have_their_ports() {
 }
 
 #[test]
+fn a_reload_of_the_same_leaves_each_port_to_its_rule() {
+    let names = ["a", "b", "c", "d"];
+    let rules = names.map(|name| {
+        let target = named(name);
+        format!("[[map]]\nname = \"{name}\"\nlisten = \"127.0.0.1:0\"\ntargets = [\"{target}\"]\n")
+    });
+    let directory = Directory::new();
+    let file = directory.file("map.toml", &rules.concat());
+    let mut mapper = Running::start(landfall(&["map", "--json", "--config", &file]));
+    let line = mapper.stdout_after("{\"listening\":[");
+    let listening: Vec<_> = line
+        .split('"')
+        .filter(|part| part.contains("127."))
+        .collect();
+    for _ in 0..2 {
+        mapper.signal(Signal::HUP);
+        mapper.stderr_after("reloaded: 4 rules in force");
+        for (address, name) in listening.iter().zip(names) {
+            assert_eq!(ask(&mut connect(address)), name);
+        }
+    }
+    end(mapper);
+}
+
+#[test]
 fn rules_are_checked_without_being_used() {
     let directory = Directory::new();
     let good = "[[map]]\nlisten = \"127.0.0.1:1-3\"\ntargets = [\"localhost:7\"]\n";

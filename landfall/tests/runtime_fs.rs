@@ -328,6 +328,30 @@ fn runtimes() -> impl Iterator<Item = Runtime> {
     ports.into_iter().map(build)
 }
 
+/// A head that waits for more to come would wait for 200 ms each time.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_head_that_no_file_follows_is_not_held_back() {
+    let scratch = Scratch::holding(b"short");
+    for runtime in runtimes() {
+        run_on(&runtime, async {
+            let file = Arc::new(scratch.open());
+            let (mut stream, mut peer) = pair().await;
+            for (offset, length) in [(0, 0), (5, 7)] {
+                let times = (0..5).map(|_| {
+                    let began = std::time::Instant::now();
+                    let sent = stream.try_send_file(b"head", &file, offset, length);
+                    assert_eq!(sent.expect("there is room"), 4);
+                    peer.read_exact(&mut [0; 4]).expect("it comes");
+                    began.elapsed()
+                });
+                let quickest = times.min().expect("five");
+                assert!(quickest < Duration::from_millis(100), "{quickest:?}");
+            }
+        });
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_file_goes_at_once_as_far_as_the_system_takes_it() {

@@ -55,7 +55,8 @@ impl TcpDoors {
         let door = self.0.lock().get(&client.listener()).map(Arc::clone);
         let (Some(door), Ok(peer)) = (door, client.peer_addr()) else {
             // One of them has left already.
-            return;
+            control.total.came();
+            return control.total.refused();
         };
         if let Some(session) = Session::admit(control, door.mapping(), peer) {
             session.serve(client.into_stream()).await;
@@ -89,7 +90,7 @@ impl Door {
         let own = &self.mapping().rule;
         let is_here = match addresses.iter().all(|address| address.port() == 0) {
             // The system has chosen one, which the rule does not know.
-            true => own.text.listen == rule.text.listen,
+            true => own.text.listen == rule.text.listen && own.name == rule.name,
             false => addresses.contains(&self.address),
         };
         is_here && self.is_udp() == rule.settings.udp
@@ -107,12 +108,18 @@ pub struct Found {
 }
 
 impl Found {
+    /// Where it listens, or tries to first.
+    fn address(&self) -> Option<SocketAddr> {
+        let door = self.door.as_ref().map(|door| door.address);
+        door.or_else(|| self.addresses.first().copied())
+    }
+
     fn ends(&self) -> Ends {
         let targets = self.mapping.targets.iter();
         Ends {
             name: self.mapping.rule.name.clone(),
             is_udp: self.mapping.settings().udp,
-            listen: self.addresses.clone(),
+            listen: self.address().into_iter().collect(),
             targets: targets
                 .flat_map(|target| target.addresses().to_vec())
                 .collect(),
@@ -134,7 +141,7 @@ pub fn find(rules: Vec<Rule>, doors: &[Arc<Door>]) -> Result<Vec<Found>, Failure
             })?
             .collect();
         let known = left.iter().position(|door| door.fits(&rule, &addresses));
-        let door = known.map(|place| left.swap_remove(place));
+        let door = known.map(|place| left.remove(place));
         let last = door.as_deref().map(Door::mapping);
         let mapping = Mapping::new(rule, last.as_deref()).map_err(Failure::failed)?;
         Ok(Found {

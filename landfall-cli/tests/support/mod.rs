@@ -6,6 +6,7 @@
     reason = "every test file is a crate of its own and includes all of this"
 )]
 
+use std::cell::Cell;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -94,6 +95,7 @@ pub struct Running {
     stdout: Output,
     stderr: Output,
     began: Instant,
+    signalled: Cell<Option<Instant>>,
 }
 
 impl Running {
@@ -119,6 +121,7 @@ impl Running {
             stdout,
             stderr,
             began: Instant::now(),
+            signalled: Cell::default(),
         }
     }
 
@@ -135,8 +138,12 @@ impl Running {
         self.stderr.wait_for(marker)
     }
 
-    /// Sends it a signal.
+    /// Sends it a signal, some time after the last one: the tool takes two at once for one wish.
     pub fn signal(&self, signal: Signal) {
+        const APART: Duration = Duration::from_millis(150);
+        if let Some(last) = self.signalled.replace(Some(Instant::now())) {
+            thread::sleep(APART.saturating_sub(last.elapsed()));
+        }
         kill_process(self.pid(), signal).expect("the process has not been waited for");
     }
 

@@ -107,11 +107,15 @@ pub(super) fn send_file_at_once(
     use rustix::fs::sendfile;
     use rustix::io::Errno;
 
+    let socket_options = socket2::SockRef::from(socket);
     let mut of_head = 0;
     if !head.is_empty() {
         // With the first bytes of the file it makes one segment.
-        let flags = libc::MSG_MORE | libc::MSG_NOSIGNAL;
-        of_head = socket2::SockRef::from(socket).send_with_flags(head, flags)?;
+        let flags = match length {
+            0 => libc::MSG_NOSIGNAL,
+            _ => libc::MSG_MORE | libc::MSG_NOSIGNAL,
+        };
+        of_head = socket_options.send_with_flags(head, flags)?;
         if of_head < head.len() {
             return Ok(of_head as u64);
         }
@@ -130,6 +134,11 @@ pub(super) fn send_file_at_once(
             Err(error) => break Err(error),
         }
     };
+    if of_head > 0 && position == offset && result != Err(Errno::AGAIN) {
+        // None followed: the system would hold the head back for 200 ms. A socket that is not TCP
+        // holds nothing back.
+        let _ = socket_options.set_tcp_cork(false);
+    }
     match (of_head as u64 + position - offset, result) {
         (0, Err(error)) => Err(error.into()),
         (sent, _) => Ok(sent),
