@@ -1054,6 +1054,10 @@ fn rules_are_checked_without_being_used() {
         .expect_code(2)
         .expect_message(&["for ever: localhost:2 to 127.0.0.1:3 to localhost:2"]);
     run(&["map"]).expect_code(2).expect_message(&["no rule"]);
+    let file = directory.file("empty.toml", "udp = true\n");
+    run(&["map", "--config", &file])
+        .expect_code(2)
+        .expect_message(&["empty.toml has no rule: write [[map]] with listen and targets"]);
     run(&[
         "map",
         "127.0.0.1:0=127.0.0.1:7",

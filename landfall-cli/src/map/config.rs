@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::{ArgAction, Args, Command, ValueEnum};
 use ipnet::IpNet;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
@@ -44,10 +44,16 @@ pub fn rules(args: &MapArgs) -> Result<Vec<Rule>, String> {
         rules.extend(read_file(path, &args.settings)?);
     }
     if rules.is_empty() {
-        return Err(String::from(
-            "no rule: write LISTEN=TARGET, as in 127.0.0.1:9000=127.0.0.1:7000, or name a file of \
-             rules with --config",
-        ));
+        return Err(match &args.config.0 {
+            Some(path) => format!(
+                "{} has no rule: write [[map]] with listen and targets",
+                path.display()
+            ),
+            None => String::from(
+                "no rule: write LISTEN=TARGET, as in 127.0.0.1:9000=127.0.0.1:7000, or name a \
+                 file of rules with --config",
+            ),
+        });
     }
     rules.iter().try_for_each(Rule::check)?;
     Ok(rules)
@@ -62,21 +68,90 @@ fn read_file(path: &Path, settings: &Settings) -> Result<Vec<Rule>, String> {
 
 fn parse_file(text: &str, settings: &Settings) -> Result<Vec<Rule>, String> {
     let mistake = |mistake: Mistake| mistake.shown(text);
-    let mut table = DeTable::parse(text).map_err(|error| mistake(Mistake::from(error)))?;
+    let mut table =
+        DeTable::parse(text).map_err(|error| mistake(Mistake::of_toml(&error, text)))?;
+    check_keys(table.get_ref(), &["map"]).map_err(mistake)?;
     let maps = match table.get_mut().remove_entry("map") {
         None => Vec::new(),
         Some((key, maps)) => match maps.into_inner() {
             DeValue::Array(maps) => maps.into_iter().collect(),
-            _ => {
-                let problem = "rules are written as [[map]], in two brackets";
-                return Err(mistake(Mistake::at(&key, problem)));
-            }
+            _ => return Err(mistake(Mistake::at(&key, TWO_BRACKETS))),
         },
     };
     let settings = overridden(settings, table).map_err(mistake)?;
     let rules = maps.into_iter().map(|map| parse_map(map, &settings));
     let rules = rules.collect::<Result<Vec<_>, _>>().map_err(mistake)?;
     Ok(rules.concat())
+}
+
+/// For `[map]`, be it there once or several times.
+const TWO_BRACKETS: &str = "rules are written as [[map]], in two brackets";
+
+/// What a rule of the file has beside settings.
+const OF_A_RULE: [&str; 3] = ["name", "listen", "targets"];
+
+/// Names this alike (from 0 to 1) are taken for one another, as clap does with flags.
+const ALIKE: f64 = 0.7;
+
+/// Refuses keys that are neither settings nor among these, and a text where there is to be a list.
+fn check_keys(table: &DeTable<'_>, others: &[&str]) -> Result<(), Mistake> {
+    let settings = Settings::augment_args(Command::new("settings"));
+    let long = |arg: &clap::Arg| arg.get_long().unwrap_or_default().to_owned();
+    let mut known: Vec<_> = settings.get_arguments().map(long).collect();
+    let lists = settings.get_arguments();
+    let lists = lists.filter(|arg| matches!(arg.get_action(), ArgAction::Append));
+    let lists: Vec<_> = lists.map(long).chain([String::from("targets")]).collect();
+    known.extend(others.iter().map(|key| String::from(*key)));
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    for (key, value) in entries {
+        let name = key.get_ref().as_ref();
+        if !known.iter().any(|known| known == name) {
+            return Err(Mistake::at(key, unknown(name, &known)));
+        }
+        if let (DeValue::String(text), true) =
+            (value.get_ref(), lists.iter().any(|key| key == name))
+        {
+            let items: Vec<_> = text.split(',').map(str::trim).collect();
+            return Err(Mistake {
+                key: Some(name.to_owned()),
+                ..Mistake::at(value, format!("it is a list: write {name} = {items:?}"))
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What to do about a key that is not among those known.
+fn unknown(name: &str, known: &[String]) -> String {
+    if OF_A_RULE.contains(&name) {
+        return format!("`{name}` is for a rule: write [[map]] on a line before it");
+    }
+    if name == "map" {
+        return String::from("`map` is a rule, and is not in another one");
+    }
+    let flags = MapArgs::augment_args(Command::new("map"));
+    if flags
+        .get_arguments()
+        .any(|arg| arg.get_long() == Some(name))
+    {
+        return format!("`{name}` is a flag, not for the file: give --{name}");
+    }
+    let likeness = |known: &&String| strsim::jaro(name, known);
+    let near = known
+        .iter()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    match near.filter(|near| likeness(near) > ALIKE) {
+        Some(near) => format!("unknown key `{name}`: did you mean `{near}`?"),
+        None => format!(
+            "unknown key `{name}`: there are {}, and the flags of a rule without their dashes \
+             (landfall map --help)",
+            match known.iter().any(|known| known == "map") {
+                true => String::from("map"),
+                false => OF_A_RULE.join(", "),
+            }
+        ),
+    }
 }
 
 /// Something in the file that is wrong.
@@ -95,6 +170,18 @@ impl Mistake {
             start: place.span().start,
             key: None,
             problem: problem.into(),
+        }
+    }
+
+    fn of_toml(error: &toml::de::Error, text: &str) -> Self {
+        let mistake = Self::from(error.clone());
+        let line = text[..mistake.start].rfind('\n').map_or(0, |end| end + 1);
+        match text[line..].trim_start().starts_with("[map]") {
+            true => Self {
+                problem: String::from(TWO_BRACKETS),
+                ..mistake
+            },
+            false => mistake,
         }
     }
 
@@ -151,8 +238,9 @@ fn parse_map(map: Spanned<DeValue<'_>>, settings: &Settings) -> Result<Vec<Rule>
         let problem = "rules are written as [[map]], each one a table";
         return Err(Mistake::at(&Spanned::new(span, ()), problem));
     };
+    check_keys(&rest, &OF_A_RULE)?;
     let mut head = DeTable::new();
-    for key in ["name", "listen", "targets"] {
+    for key in OF_A_RULE {
         if let Some((key, value)) = rest.remove_entry(key) {
             head.insert(key, value);
         }
@@ -389,7 +477,43 @@ mod tests {
             (rule("idle-timeout = 5"), "5s for seconds"),
             (
                 rule("idle-timeuot = \"5s\""),
-                "line 4: unknown field `idle-timeuot`",
+                "line 4: unknown key `idle-timeuot`: did you mean `idle-timeout`?",
+            ),
+            (
+                String::from("\n[map]\n[map]\n"),
+                "line 3: rules are written as [[map]]",
+            ),
+            (
+                rule("").replace("targets", "target"),
+                "line 3: unknown key `target`: did you mean `targets`?",
+            ),
+            (
+                rule("").replace("[[map]]", "[[maps]]"),
+                "line 1: unknown key `maps`: did you mean `map`?",
+            ),
+            (
+                String::from("\nlisten = \"127.0.0.1:80\""),
+                "line 2: `listen` is for a rule: write [[map]]",
+            ),
+            (
+                rule("zzz = 1"),
+                "line 4: unknown key `zzz`: there are name, listen, targets, and",
+            ),
+            (String::from("zzz = 1"), "unknown key `zzz`: there are map,"),
+            (
+                rule("drain-timeout = \"5s\""),
+                "line 4: `drain-timeout` is a flag, not for the file: give --drain-timeout",
+            ),
+            (String::from("max-conns = 5"), "give --max-conns"),
+            (String::from("driver = \"poll\""), "give --driver"),
+            (String::from("quiet = true"), "give --quiet"),
+            (
+                rule("").replace("[\"127.0.0.1:8080\"]", "\"a:1, b:2\""),
+                "line 3, targets: it is a list: write targets = [\"a:1\", \"b:2\"]",
+            ),
+            (
+                String::from("allow = \"10.0.0.0/8\""),
+                "line 1, allow: it is a list: write allow = [\"10.0.0.0/8\"]",
             ),
             (
                 rule("send-proxy = 3"),
