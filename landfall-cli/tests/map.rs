@@ -682,6 +682,24 @@ fn a_reload_keeps_connections_and_wrong_rules_change_nothing() {
 }
 
 #[test]
+fn a_reload_that_is_in_its_own_way_says_so() {
+    let directory = Directory::new();
+    let text = format!(
+        "[[map]]\nlisten = \"127.0.0.1:0\"\ntargets = [\"{}\"]\n",
+        named("a")
+    );
+    let file = directory.file("map.toml", &text);
+    let (mut mapper, address) = map(&["--config", &file]);
+    let all = address.replace("127.0.0.1", "0.0.0.0");
+    fs::write(&file, text.replace("127.0.0.1:0", &all)).unwrap();
+    mapper.signal(Signal::HUP);
+    let said = mapper.stderr_after("not reloaded, the old rules stay: ");
+    let own = format!("cannot listen on {all}: this mapper itself listens on {address}");
+    assert!(said.starts_with(&own), "{said}");
+    end(mapper);
+}
+
+#[test]
 fn without_a_file_a_hangup_opens_the_log_anew() {
     let directory = Directory::new();
     let (log, old) = (directory.0.join("log"), directory.0.join("log.1"));

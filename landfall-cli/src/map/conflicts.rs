@@ -56,7 +56,7 @@ pub fn check(rules: &[Ends]) -> Result<(), String> {
 }
 
 /// Whether one socket at most can listen on both.
-fn overlap(a: &SocketAddr, b: &SocketAddr) -> bool {
+pub fn overlap(a: &SocketAddr, b: &SocketAddr) -> bool {
     let is_any = a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (is_any || a.ip() == b.ip())
 }

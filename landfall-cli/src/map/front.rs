@@ -11,7 +11,7 @@ use landfall::runtime;
 use landfall::server::{Connection, ServerHandle};
 use parking_lot::Mutex;
 
-use super::conflicts::{self, Ends};
+use super::conflicts::{self, Ends, overlap};
 use super::control::Control;
 use super::mapping::{Mapping, Rule};
 use super::session::Session;
@@ -174,11 +174,15 @@ enum Step {
 #[derive(Debug)]
 pub struct Prepared(Vec<Step>);
 
-/// Listens where nobody does yet.
-pub fn prepare(found: Vec<Found>, descriptor_limit: u64) -> Result<Prepared, Failure> {
+/// Listens where nobody does yet. Those doors are open.
+pub fn prepare(
+    found: Vec<Found>,
+    doors: &[Arc<Door>],
+    descriptor_limit: u64,
+) -> Result<Prepared, Failure> {
     let step = |found: Found| match found.door {
         Some(door) => Ok(Step::Change(door, found.mapping)),
-        None => open(&found.addresses, found.mapping, descriptor_limit),
+        None => open(&found.addresses, found.mapping, doors, descriptor_limit),
     };
     let steps = found.into_iter().map(step).collect::<Result<_, _>>()?;
     Ok(Prepared(steps))
@@ -273,11 +277,24 @@ impl Front {
 fn open(
     addresses: &[SocketAddr],
     mapping: Arc<Mapping>,
+    doors: &[Arc<Door>],
     descriptor_limit: u64,
 ) -> Result<Step, Failure> {
     let is_udp = mapping.settings().udp;
     let (socket, address) = bind(addresses, is_udp).map_err(|error| {
-        Failure::cannot_listen(&mapping.rule.text.listen, &error, descriptor_limit)
+        let listen = &mapping.rule.text.listen;
+        let is_own = |door: &&Arc<Door>| {
+            let mut addresses = addresses.iter();
+            door.is_udp() == is_udp && addresses.any(|address| overlap(address, &door.address))
+        };
+        match doors.iter().find(is_own) {
+            Some(door) if error.kind() == io::ErrorKind::AddrInUse => Failure::failed(format!(
+                "cannot listen on {listen}: this mapper itself listens on {} until it ends; start \
+                 it anew",
+                door.address
+            )),
+            _ => Failure::cannot_listen(listen, &error, descriptor_limit),
+        }
     })?;
     let datagrams = match &socket {
         Socket::Tcp(_) => None,

@@ -194,7 +194,7 @@ impl Mapper<'_> {
         let preparing = runtime::spawn(async move {
             let rules = rules().map_err(Failure::usage)?;
             let shares = supply.share(&rules, max_conns)?;
-            let prepared = front::prepare(front::find(rules, &doors)?, limit)?;
+            let prepared = front::prepare(front::find(rules, &doors)?, &doors, limit)?;
             Ok((prepared, shares))
         });
         preparing
