@@ -10,6 +10,7 @@
 //! idle-timeout = "1m"                  # for this one
 //! ```
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::path::Path;
@@ -79,7 +80,10 @@ fn parse_file(text: &str, settings: &Settings) -> Result<Vec<Rule>, String> {
         },
     };
     let settings = overridden(settings, table).map_err(mistake)?;
-    let rules = maps.into_iter().map(|map| parse_map(map, &settings));
+    let mut names = HashMap::new();
+    let rules = maps
+        .into_iter()
+        .map(|map| parse_map(map, &settings, &mut names));
     let rules = rules.collect::<Result<Vec<_>, _>>().map_err(mistake)?;
     Ok(rules.concat())
 }
@@ -227,12 +231,17 @@ fn read<'de, T: Deserialize<'de>>(table: Spanned<DeTable<'de>>) -> Result<T, Mis
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Head {
-    name: Option<String>,
+    name: Option<Spanned<String>>,
     listen: Spanned<String>,
     targets: Spanned<Vec<String>>,
 }
 
-fn parse_map(map: Spanned<DeValue<'_>>, settings: &Settings) -> Result<Vec<Rule>, Mistake> {
+/// Reads a rule. With those before it, it has its name for itself; `names` says where those listen.
+fn parse_map(
+    map: Spanned<DeValue<'_>>,
+    settings: &Settings,
+    names: &mut HashMap<String, String>,
+) -> Result<Vec<Rule>, Mistake> {
     let span = map.span();
     let DeValue::Table(mut rest) = map.into_inner() else {
         let problem = "rules are written as [[map]], each one a table";
@@ -256,18 +265,39 @@ fn parse_map(map: Spanned<DeValue<'_>>, settings: &Settings) -> Result<Vec<Rule>
         .map_err(|problem| of_key("listen", head.listen.span().start, problem))?;
     let texts = expand(&listen, head.targets.get_ref())
         .map_err(|problem| of_key("targets", head.targets.span().start, problem))?;
+    if let Some(name) = &head.name {
+        check_name(name.get_ref(), head.listen.get_ref(), names)
+            .map_err(|problem| of_key("name", name.span().start, problem))?;
+    }
     let is_one = texts.len() == 1;
     let rule = |text: RuleText| Rule {
         name: match &head.name {
-            Some(name) if is_one => name.clone(),
+            Some(name) if is_one => name.get_ref().clone(),
             // One rule of many: its port tells it from the others.
-            Some(name) => format!("{name}@{}", text.listen),
+            Some(name) => format!("{}@{}", name.get_ref(), text.listen),
             None => text.listen.clone(),
         },
         text,
         settings: settings.clone(),
     };
     Ok(texts.into_iter().map(rule).collect())
+}
+
+/// Refuses a name that would leave lines in the log that cannot be told apart, or into parts.
+fn check_name(name: &str, listen: &str, names: &mut HashMap<String, String>) -> Result<(), String> {
+    if name.is_empty() || name.contains(|char: char| char.is_whitespace() || char.is_control()) {
+        return Err(format!(
+            "{name:?} of the rule on {listen} would break the lines of the log, whose parts are \
+             between spaces: write a name without any, as in my-web"
+        ));
+    }
+    match names.insert(name.to_owned(), listen.to_owned()) {
+        Some(other) => Err(format!(
+            "the rules on {other} and {listen} are both named {name}, and could not be told apart \
+             in the log: give one of them another name"
+        )),
+        None => Ok(()),
+    }
 }
 
 fn overridden(settings: &Settings, table: Spanned<DeTable<'_>>) -> Result<Settings, Mistake> {
@@ -529,6 +559,15 @@ mod tests {
                 "line 4, udp: invalid type: integer `1`, expected a boolean",
             ),
             (rule("targets = []"), "line 4: duplicate key"),
+            (
+                rule("name = \"a\"\n") + &rule("name = \"a\"").replace(":80\"", ":81\""),
+                "line 8, name: the rules on 127.0.0.1:80 and 127.0.0.1:81 are both named a,",
+            ),
+            (
+                rule("name = \"my web\""),
+                "line 4, name: \"my web\" of the rule on 127.0.0.1:80 would break",
+            ),
+            (rule("name = \"\""), "line 4, name: "),
             (
                 rule("").replace("[\"127.0.0.1:8080\"]", "[]"),
                 "line 3, targets: ",
