@@ -1104,7 +1104,7 @@ fn limits_are_named_before_anything_is_done() {
     let args = ["map", "127.0.0.1:0=127.0.0.1:7", "--max-conns", "1M"];
     let outcome = Running::start(landfall_after("ulimit -n 300", &args)).finish();
     outcome.expect_code(4).expect_message(&[
-        "with 0 checks and 72 clients that wait",
+        "mapping 1 port, with 72 clients that wait, is more",
         "sockets: 2,000,073 needed",
     ]);
     let args = [

@@ -112,12 +112,10 @@ impl Supply {
             .saturating_add(demand.sessions.min(1))
             .saturating_add(listeners + checks + waiting);
         limits::refuse_if_short(
-            &format!(
-                "mapping {}, with {} and {} that wait,",
-                counted(listeners, "port"),
-                counted(checks, "check"),
-                counted(waiting, "client")
-            ),
+            &match parts(&[(checks, "check", ""), (waiting, "client", " that wait")]) {
+                none if none.is_empty() => format!("mapping {}", counted(listeners, "port")),
+                some => format!("mapping {}, with {some},", counted(listeners, "port")),
+            },
             [
                 limits::check_descriptors(listeners + OTHER_DESCRIPTORS, self.descriptors),
                 limits::check_sockets(needed, self.sockets, self.descriptors),
@@ -150,15 +148,31 @@ impl fmt::Display for Shares {
         let used = 2 * self.connections + self.sessions + listeners + checks + waiting;
         write!(
             f,
-            "room for {} and {} of UDP; with {}, {} and {} that wait, {} of {} sockets",
-            counted(self.connections, "connection"),
-            counted(self.sessions, "session"),
-            counted(listeners, "listener"),
-            counted(checks, "check"),
-            counted(waiting, "client"),
+            "room for {}; with {}, {} of {} sockets",
+            parts(&[
+                (self.connections, "connection", ""),
+                (self.sessions, "session", " of UDP"),
+            ]),
+            parts(&[
+                (listeners, "listener", ""),
+                (checks, "check", ""),
+                (waiting, "client", " that wait"),
+            ]),
             grouped(used),
             grouped(self.available)
         )
+    }
+}
+
+/// Counts in a row, each with its noun and what follows that, without those of nothing.
+fn parts(counts: &[(u64, &str, &str)]) -> String {
+    let some = counts.iter().filter(|(count, ..)| *count > 0);
+    let mut shown: Vec<_> = some
+        .map(|(count, noun, more)| counted(*count, noun) + more)
+        .collect();
+    match shown.pop() {
+        Some(last) if !shown.is_empty() => format!("{} and {last}", shown.join(", ")),
+        last => last.unwrap_or_default(),
     }
 }
 
@@ -270,9 +284,17 @@ mod tests {
         let shares = supply(100).share(&tcp, None).unwrap();
         assert_eq!(
             shares.to_string(),
-            "room for 12 connections and 0 sessions of UDP; with 1 listener, 2 checks and 72 clients \
-             that wait, 99 of 100 sockets"
+            "room for 12 connections; with 1 listener, 2 checks and 72 clients that wait, 99 of 100 \
+             sockets"
         );
+        let udp = rules("127.0.0.1:1=127.0.0.1:2", true, false);
+        let shares = supply(31).share(&udp, None).unwrap();
+        assert_eq!(
+            shares.to_string(),
+            "room for 30 sessions of UDP; with 1 listener, 31 of 31 sockets"
+        );
+        let refusal = supply(0).share(&udp, None).unwrap_err().to_string();
+        assert!(refusal.contains("mapping 1 port is more"), "{refusal}");
     }
 
     #[test]
