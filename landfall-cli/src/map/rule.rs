@@ -1,7 +1,7 @@
 //! Rules as they are written: `LISTEN=TARGET[,TARGET...]`, each of them `HOST:PORT` or
 //! `HOST:FIRST-LAST`, a target also with its weight, `HOST:PORT*3`.
 
-use crate::units::port_of;
+use crate::units::{advice_for_port, port_of};
 
 /// The greatest weight of a target, as HAProxy has it.
 const MOST_WEIGHT: u32 = 256;
@@ -114,10 +114,11 @@ impl<'a> Ports<'a> {
     /// Reads `HOST:PORT` or `HOST:FIRST-LAST`.
     pub fn parse(text: &'a str) -> Result<Self, String> {
         let refuse = || {
-            format!(
-                "`{text}` is not HOST:PORT or HOST:FIRST-LAST: write 127.0.0.1:7000, [::1]:7000 \
-                 or example.net:7000-7009"
-            )
+            let advice = advice_for_port(text);
+            let advice = advice.as_deref();
+            let advice =
+                advice.unwrap_or("write 127.0.0.1:7000, [::1]:7000 or example.net:7000-7009");
+            format!("`{text}` is not HOST:PORT or HOST:FIRST-LAST: {advice}")
         };
         let (host, ports) = text.rsplit_once(':').ok_or_else(refuse)?;
         let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
@@ -220,7 +221,11 @@ mod tests {
             ("127.0.0.1:80-65536=127.0.0.1:80", "65536 is no port"),
             ("127.0.0.1:80=127.0.0.1:99999*3", "99999 is no port"),
             ("=127.0.0.1:7000", "HOST:PORT"),
-            ("9000=127.0.0.1:7000", "HOST:PORT"),
+            (
+                "9000=127.0.0.1:7000",
+                "HOST:PORT or HOST:FIRST-LAST: write 127.0.0.1:9000, or 0.0.0.0:9000 to",
+            ),
+            ("80-81=127.0.0.1:7000", "write 127.0.0.1:80-81, or"),
             ("127.0.0.1:9000=127.0.0.1:7000,", "empty target"),
             ("127.0.0.1:9000= ,127.0.0.1:7000", "empty target"),
             ("127.0.0.1:9000=127.0.0.1:0", "port 0"),

@@ -3,7 +3,10 @@
 /// The port of `HOST:PORT`. An IPv6 address needs its brackets, since `::1:7000` is an address too.
 pub fn port_of(address: &str) -> Result<u16, String> {
     let refuse = || {
-        format!("`{address}` is not HOST:PORT: write 127.0.0.1:7000, [::1]:7000 or example.net:7")
+        let advice = advice_for_port(address).filter(|_| !address.contains('-'));
+        let advice = advice.as_deref();
+        let advice = advice.unwrap_or("write 127.0.0.1:7000, [::1]:7000 or example.net:7");
+        format!("`{address}` is not HOST:PORT: {advice}")
     };
     let (host, port) = address.rsplit_once(':').ok_or_else(refuse)?;
     let is_bracketed = host.starts_with('[') && host.ends_with(']');
@@ -16,6 +19,16 @@ pub fn port_of(address: &str) -> Result<u16, String> {
         )),
         _ => Err(refuse()),
     }
+}
+
+/// What to write for a port, or a range of them, without a host: `8000`, `:8000`, `8000-8009`.
+pub fn advice_for_port(text: &str) -> Option<String> {
+    let ports = text.strip_prefix(':').unwrap_or(text);
+    let is_port = |port: &str| port.parse::<u16>().is_ok() && !port.starts_with('+');
+    ports
+        .split('-')
+        .all(is_port)
+        .then(|| format!("write 127.0.0.1:{ports}, or 0.0.0.0:{ports} to listen on all addresses"))
 }
 
 #[cfg(test)]
@@ -34,7 +47,10 @@ mod tests {
         let wrong = [
             "",
             ":",
-            ":7000",
+            "+7000",
+            "7000-",
+            "7000-7009",
+            "70000",
             "localhost",
             "127.0.0.1",
             "127.0.0.1:",
@@ -50,6 +66,11 @@ mod tests {
                 port_of(address).unwrap_err().contains("[::1]:7000"),
                 "{address}"
             );
+        }
+        for port in ["8000", ":8000"] {
+            let refusal = port_of(port).unwrap_err();
+            let advice = "write 127.0.0.1:8000, or 0.0.0.0:8000 to listen on all addresses";
+            assert!(refusal.contains(advice), "{refusal}");
         }
         let refusal = port_of("127.0.0.1:70000").unwrap_err();
         assert!(

@@ -15,7 +15,7 @@ mod share;
 mod size;
 mod time;
 
-pub use address::port_of;
+pub use address::{advice_for_port, port_of};
 pub use byte_rate::{ByteRate, parse_byte_rate};
 pub use count::{counted, grouped, parse_count};
 pub use limit::Limit;
