@@ -461,7 +461,8 @@ fn checks_find_targets_down_and_up() {
 
 #[test]
 fn a_source_has_so_many_connections_and_no_more() {
-    let (mapper, address) = map(&[&rule(&[&named("a")]), "--max-conns-per-source", "2"]);
+    let most = ["--max-conns-per-source", "2", "-v"];
+    let (mapper, address) = map(&[&[rule(&[&named("a")]).as_str()], &most[..]].concat());
     let mut two = [connect(&address), connect(&address)];
     assert!(two.iter_mut().all(|stream| ask(stream) == "a"));
     let mut third = connect(&address);
@@ -472,8 +473,11 @@ fn a_source_has_so_many_connections_and_no_more() {
         assert!(Instant::now() < deadline);
     }
     let outcome = end(mapper);
-    assert_eq!(state_of(&outcome, third.local_addr().unwrap()), "PR");
+    let third = third.local_addr().unwrap();
+    assert_eq!(state_of(&outcome, third), "PR");
     assert!(outcome.json()["refused"].as_u64().unwrap() >= 1);
+    let reason = format!("refuses {third}: it has the 2 of --max-conns-per-source");
+    outcome.expect_message(&[&reason]);
 }
 
 #[test]
@@ -498,10 +502,10 @@ fn more_clients_than_allowed_wait() {
 fn networks_are_allowed_and_denied() {
     let target = named("a");
     for (args, is_let_in) in [
-        (["--allow", "127.0.0.0/8"], true),
-        (["--allow", "10.0.0.0/8,::1"], false),
-        (["--deny", "127.0.0.1"], false),
-        (["--deny", "127.0.0.2/31"], true),
+        (["-v", "--allow", "127.0.0.0/8"], true),
+        (["-v", "--allow", "10.0.0.0/8,::1"], false),
+        (["-v", "--deny", "127.0.0.1"], false),
+        (["-v", "--deny", "127.0.0.2/31"], true),
     ] {
         let (mapper, address) = map(&[&[rule(&[&target]).as_str()], &args[..]].concat());
         let mut stream = connect(&address);
@@ -514,6 +518,9 @@ fn networks_are_allowed_and_denied() {
         let outcome = end(mapper);
         let state = if is_let_in { "--" } else { "PR" };
         assert_eq!(state_of(&outcome, client), state, "{args:?}");
+        let reason = format!("127.0.0.1:0 refuses {client}: it is ");
+        let is_said = outcome.stderr.contains(&reason) && outcome.stderr.contains(args[1]);
+        assert_eq!(is_said, !is_let_in, "{outcome:#?}");
     }
 }
 
@@ -563,7 +570,7 @@ fn targets_are_told_who_the_client_is() {
 fn a_proxy_says_who_the_client_is() {
     let rule = rule(&[&target(echo)]);
     let proxy = ["--accept-proxy", "--proxy-from", "127.0.0.0/8"];
-    let more = ["--proxy-timeout", "300ms", "--deny", "10.9.0.0/16"];
+    let more = ["--proxy-timeout", "300ms", "--deny", "10.9.0.0/16", "-v"];
     let (mapper, address) = map(&[&[rule.as_str()], &proxy[..], &more[..]].concat());
     let (received, _) = through(&address, b"PROXY TCP4 10.1.2.3 10.8.8.8 1111 2222\r\nhello");
     assert_eq!(received, b"hello");
@@ -579,7 +586,14 @@ fn a_proxy_says_who_the_client_is() {
     assert_eq!(state("10.1.2.3:1111".parse().unwrap()), "--");
     assert_eq!(state("10.9.2.3:1111".parse().unwrap()), "PR");
     assert_eq!((state(garbage), state(left)), ("PR".into(), "CR".into()));
-    assert_eq!(state(silent.local_addr().unwrap()), "cR");
+    let silent = silent.local_addr().unwrap();
+    assert_eq!(state(silent), "cR");
+    outcome.expect_message(&[
+        "refuses 10.9.2.3:1111: it is in --deny",
+        &format!("refuses {garbage}: no PROXY header, or a wrong one: "),
+        &format!("refuses {left}: it left before"),
+        &format!("refuses {silent}: no PROXY header in --proxy-timeout"),
+    ]);
 }
 
 #[test]
@@ -601,12 +615,14 @@ fn what_one_proxy_says_the_next_one_hears() {
 #[test]
 fn others_than_known_proxies_are_refused() {
     let rule = rule(&[&target(echo)]);
-    let flags = ["--accept-proxy", "--proxy-from", "10.0.0.0/8"];
+    let flags = ["-v", "--accept-proxy", "--proxy-from", "10.0.0.0/8"];
     let (mapper, address) = map(&[&[rule.as_str()], &flags[..]].concat());
     let text = b"PROXY TCP4 10.1.2.3 10.8.8.8 1111 2222\r\nhello";
     let (received, client) = through(&address, text);
     assert_eq!(received, b"");
-    assert_eq!(state_of(&end(mapper), client), "PR");
+    let outcome = end(mapper);
+    assert_eq!(state_of(&outcome, client), "PR");
+    outcome.expect_message(&[&format!("refuses {client}: it is not in --proxy-from")]);
 }
 
 #[test]

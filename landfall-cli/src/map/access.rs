@@ -2,6 +2,8 @@
 //! have.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -46,6 +48,39 @@ pub fn any_contains(networks: &[IpNet], address: IpAddr) -> bool {
     networks.iter().any(|network| network.contains(&address))
 }
 
+/// Why a client is refused, after its address.
+#[derive(Debug)]
+pub enum Refusal {
+    /// It is in a network of `--deny`.
+    Denied,
+    /// It is in none of `--allow`.
+    NotAllowed,
+    /// It has as many connections as `--max-conns-per-source` lets it have.
+    TooMany(u32),
+    /// It is in no network of `--proxy-from`.
+    NoProxy,
+    /// What it sent first is no PROXY header.
+    WrongHeader(io::Error),
+    /// It sent no PROXY header in `--proxy-timeout`.
+    NoHeaderInTime,
+    /// It left before it had sent a PROXY header.
+    LeftBeforeHeader,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied => f.write_str("it is in --deny"),
+            Self::NotAllowed => f.write_str("it is not in --allow"),
+            Self::TooMany(most) => write!(f, "it has the {most} of --max-conns-per-source"),
+            Self::NoProxy => f.write_str("it is not in --proxy-from"),
+            Self::WrongHeader(error) => write!(f, "no PROXY header, or a wrong one: {error}"),
+            Self::NoHeaderInTime => f.write_str("no PROXY header in --proxy-timeout"),
+            Self::LeftBeforeHeader => f.write_str("it left before its PROXY header had come"),
+        }
+    }
+}
+
 /// The networks of a rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessList {
@@ -56,10 +91,14 @@ pub struct AccessList {
 }
 
 impl AccessList {
-    /// Whether a client may connect.
-    pub fn permits(&self, client: IpAddr) -> bool {
+    /// Refuses a client that may not connect.
+    pub fn check(&self, client: IpAddr) -> Result<(), Refusal> {
         let is_allowed = self.allow.is_empty() || any_contains(&self.allow, client);
-        is_allowed && !any_contains(&self.deny, client)
+        match is_allowed {
+            _ if any_contains(&self.deny, client) => Err(Refusal::Denied),
+            true => Ok(()),
+            false => Err(Refusal::NotAllowed),
+        }
     }
 }
 
@@ -129,21 +168,22 @@ mod tests {
             deny: networks(&["10.1.0.0/16", "::ffff:10.2.0.0/112"]),
         };
         for allowed in ["10.0.0.1", "10.255.0.1", "::1", "::ffff:10.0.0.1"] {
-            assert!(list.permits(address(allowed)), "{allowed}");
+            assert!(list.check(address(allowed)).is_ok(), "{allowed}");
         }
         for refused in ["10.1.2.3", "::ffff:10.1.2.3", "10.2.0.1", "11.0.0.1", "::2"] {
-            assert!(!list.permits(address(refused)), "{refused}");
+            assert!(list.check(address(refused)).is_err(), "{refused}");
         }
     }
 
     #[test]
     fn without_a_list_everybody_may_come() {
-        assert!(AccessList::default().permits(address("192.0.2.1")));
+        assert!(AccessList::default().check(address("192.0.2.1")).is_ok());
         let denied = AccessList {
             allow: Vec::new(),
             deny: networks(&["192.0.2.0/24"]),
         };
-        assert!(!denied.permits(address("192.0.2.1")) && denied.permits(address("192.0.3.1")));
+        assert!(denied.check(address("192.0.2.1")).is_err());
+        assert!(denied.check(address("192.0.3.1")).is_ok());
     }
 
     #[test]

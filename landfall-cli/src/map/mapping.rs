@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::access::{AccessList, SourceGuard, Sources};
+use super::access::{AccessList, Refusal, SourceGuard, Sources};
 use super::args::{SendProxy, Settings, Splicing};
 use super::health::Change;
 use super::rule::RuleText;
@@ -107,12 +107,11 @@ impl Mapping {
     }
 
     /// Lets a client in, if it may connect and has not too many connections.
-    pub fn admit(&self, client: IpAddr) -> Option<SourceGuard> {
+    pub fn admit(&self, client: IpAddr) -> Result<SourceGuard, Refusal> {
+        self.access.check(client)?;
         let most = self.settings().max_conns_per_source.0;
-        match self.access.permits(client) {
-            true => self.sources.enter(client, most),
-            false => None,
-        }
+        let entered = self.sources.enter(client, most);
+        entered.ok_or(Refusal::TooMany(most.unwrap_or(u32::MAX)))
     }
 
     /// A check of a target has ended. If another rule has taken this one's place meanwhile, that says

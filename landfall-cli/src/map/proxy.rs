@@ -9,8 +9,8 @@ use landfall::net::TcpStream;
 use landfall::proxy_protocol::{Endpoints, Header, HeaderDecoder, Transport};
 use landfall::runtime::time::timeout;
 
+use super::access::Refusal;
 use super::args::{SendProxy, Settings};
-use super::log::state;
 
 /// Whose connection it is.
 #[derive(Clone, Copy, Debug)]
@@ -32,21 +32,21 @@ pub struct Announced {
     pub ends: Ends,
 }
 
-/// Reads the header that a proxy sends first. An error is how the connection ends.
+/// Reads the header that a proxy sends first.
 pub async fn read_header(
     stream: TcpStream,
     peer: SocketAddr,
     settings: &Settings,
-) -> Result<Announced, &'static str> {
+) -> Result<Announced, Refusal> {
     let mut reader = FrameReader::new(stream, HeaderDecoder::new());
     let header = match timeout(settings.proxy_timeout, reader.next()).await {
         Ok(Ok(Some(header))) => header,
-        Ok(Ok(None)) => return Err(state::CLIENT_LEFT_BEFORE_HEADER),
+        Ok(Ok(None)) => return Err(Refusal::LeftBeforeHeader),
         Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-            return Err(state::REFUSED);
+            return Err(Refusal::WrongHeader(error));
         }
-        Ok(Err(_)) => return Err(state::CLIENT_LEFT_BEFORE_HEADER),
-        Err(_) => return Err(state::HEADER_TIMEOUT),
+        Ok(Err(_)) => return Err(Refusal::LeftBeforeHeader),
+        Err(_) => return Err(Refusal::NoHeaderInTime),
     };
     let (stream, first) = reader.into_parts();
     // A proxy that checks whether this is alive speaks for itself.

@@ -10,7 +10,7 @@ use landfall::buffer::Buffer;
 use landfall::net::TcpStream;
 use landfall::net::relay::{RelayCounters, Start};
 
-use super::access::{SourceGuard, any_contains};
+use super::access::{Refusal, SourceGuard, any_contains};
 use super::connect::{Connected, connect};
 use super::control::Control;
 use super::log::{Line, state, state_of};
@@ -74,26 +74,38 @@ impl Session {
     pub fn admit(control: &Arc<Control>, mapping: Arc<Mapping>, peer: SocketAddr) -> Option<Self> {
         let mut session = Self::begin(control, mapping, peer);
         let settings = session.mapping.settings();
-        let is_admitted = match settings.accept_proxy {
+        let admitted = match settings.accept_proxy {
             // Whom it speaks for is seen later.
-            true => any_contains(&settings.proxy_from, peer.ip()),
+            true if any_contains(&settings.proxy_from, peer.ip()) => Ok(()),
+            true => Err(Refusal::NoProxy),
             false => session.enter(peer.ip()),
         };
-        if !is_admitted {
-            session.refuse();
-            return None;
+        match admitted {
+            Ok(()) => Some(session),
+            Err(refusal) => {
+                session.refuse(&refusal);
+                None
+            }
         }
-        Some(session)
     }
 
     /// Applies what the rule says of clients.
-    fn enter(&mut self, client: IpAddr) -> bool {
-        self.source = self.mapping.admit(client);
-        self.source.is_some()
+    fn enter(&mut self, client: IpAddr) -> Result<(), Refusal> {
+        self.source = Some(self.mapping.admit(client)?);
+        Ok(())
     }
 
-    fn refuse(&mut self) {
-        self.state = state::REFUSED;
+    fn refuse(&mut self, refusal: &Refusal) {
+        self.state = match refusal {
+            Refusal::NoHeaderInTime => state::HEADER_TIMEOUT,
+            Refusal::LeftBeforeHeader => state::CLIENT_LEFT_BEFORE_HEADER,
+            _ => state::REFUSED,
+        };
+        let (rule, client) = (&self.mapping.rule.name, self.ends.client);
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        self.control
+            .messages
+            .detail(format_args!("{rule} refuses {client}: {refusal}"));
         self.mapping.counters.refused();
         self.control.total.refused();
     }
@@ -140,21 +152,15 @@ impl Session {
         if !self.mapping.settings().accept_proxy {
             return Some((client, Buffer::default()));
         }
-        match read_header(client, self.peer, self.mapping.settings()).await {
+        let announced = match read_header(client, self.peer, self.mapping.settings()).await {
             Ok(announced) => {
                 self.ends = announced.ends;
-                if !self.enter(self.ends.client.ip()) {
-                    self.refuse();
-                    return None;
-                }
-                Some((announced.stream, announced.first))
+                let entered = self.enter(self.ends.client.ip());
+                entered.map(|()| (announced.stream, announced.first))
             }
-            Err(state) => {
-                self.refuse();
-                self.state = state;
-                None
-            }
-        }
+            Err(refusal) => Err(refusal),
+        };
+        announced.map_err(|refusal| self.refuse(&refusal)).ok()
     }
 
     async fn connect(&mut self, client: &TcpStream) -> Option<TcpStream> {

@@ -117,7 +117,7 @@ impl UdpDoor {
         let has_room = !self.sessions.is_full();
         let room = has_room.then(|| self.control.udp_room.try_enter());
         let admitted = room.flatten().and_then(|room| {
-            let source = mapping.admit(client.ip())?;
+            let source = mapping.admit(client.ip()).ok()?;
             let (_, target) = mapping.targets.pick(client.ip(), &[])?;
             Some((room, source, Arc::clone(target)))
         });
