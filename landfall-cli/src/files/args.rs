@@ -22,11 +22,11 @@ use crate::units::{ByteRate, Limit, parse_byte_rate, parse_count, parse_time};
 Examples:
   landfall files .
   landfall files /srv/images --listen 0.0.0.0:8000 --rate-limit 10Mi/s -v
-  curl -C - -O http://127.0.0.1:8000/image.iso         resumes a download
-  curl 'http://127.0.0.1:8000/?format=json'            lists a directory for a program
+  curl -C - -O http://127.0.0.1:8000/image.iso   resumes a download
+  curl 'http://127.0.0.1:8000/?format=json'      lists a directory for a program
 
-Exit codes: 0 done, 1 failed, 2 usage, 4 a limit of this machine, 130 or 143 stopped by a second
-signal.")]
+Exit codes: 0 done, 1 failed, 2 usage, 4 a limit of this machine, 130 or 143
+stopped by a second signal.")]
 pub struct FilesArgs {
     /// The directory to serve
     #[arg(value_name = "DIR", env = "LANDFALL_DIRECTORY")]
@@ -70,7 +70,10 @@ pub struct FilesArgs {
     pub rate_limit: Limit<ByteRate>,
 
     /// Whether the system sends from files without copying
-    #[arg(long, value_enum, default_value_t = ZeroCopy::Auto, env = "LANDFALL_ZERO_COPY")]
+    #[arg(
+        long, value_enum, value_name = "WHEN", default_value_t = ZeroCopy::Auto,
+        env = "LANDFALL_ZERO_COPY"
+    )]
     pub zero_copy: ZeroCopy,
 
     /// Connections served at any one time, more wait; `none` is a third of the limit on
@@ -156,6 +159,20 @@ fn parse_index(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn examples_and_exit_codes_fit_a_narrow_terminal() {
+        let commands = [
+            FilesArgs::augment_args(clap::Command::new("files")),
+            crate::map::MapArgs::augment_args(clap::Command::new("map")),
+        ];
+        for command in commands {
+            let text = command.get_after_help().expect("it has one").to_string();
+            for line in text.lines() {
+                assert!(line.len() <= 80, "{line}");
+            }
+        }
+    }
 
     #[test]
     fn the_index_is_a_plain_name() {

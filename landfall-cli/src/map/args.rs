@@ -30,8 +30,8 @@ Examples:
   landfall map --udp 127.0.0.1:53=127.0.0.1:5353
   landfall map --config map.toml          SIGHUP reads it again
 
-Exit codes: 0 done, 1 failed, 2 usage or configuration, 4 a limit of this machine, 130 or 143 stopped
-by a second signal.")]
+Exit codes: 0 done, 1 failed, 2 usage or configuration, 4 a limit of this
+machine, 130 or 143 stopped by a second signal.")]
 pub struct MapArgs {
     /// A rule: LISTEN=TARGET[,TARGET...]
     #[arg(value_name = "RULE", env = "LANDFALL_MAP", value_delimiter = ' ')]
@@ -90,6 +90,7 @@ pub struct Settings {
     #[arg(
         long,
         value_enum,
+        value_name = "WAY",
         default_value = "round-robin",
         env = "LANDFALL_BALANCE"
     )]
@@ -117,7 +118,13 @@ pub struct Settings {
     pub half_close_timeout: Limit<Duration>,
 
     /// Whether bytes go from one socket to the other inside the kernel (Linux)
-    #[arg(long, value_enum, default_value = "auto", env = "LANDFALL_ZERO_COPY")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value = "auto",
+        env = "LANDFALL_ZERO_COPY"
+    )]
     pub zero_copy: Splicing,
 
     /// End a session of UDP in which no datagram has come or gone for this long
