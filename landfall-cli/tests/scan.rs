@@ -458,6 +458,42 @@ fn a_signal_ends_it_with_what_is_known_marked_as_incomplete_in_every_form() {
     }
 }
 
+#[test]
+fn hosts_that_an_interrupted_scan_did_not_reach_are_not_called_silent() {
+    let directory = Directory::new("unreached");
+    let file = directory.file("scan");
+    let [xml, gnmap, table] = ["xml", "gnmap", "nmap"].map(|form| format!("{file}.{form}"));
+    let scan = ["scan", "127.0.0.0/24", "-p", "1-1000", "--rate", "20/s"];
+    let mut scan = Running::start(landfall(
+        &[&scan[..], &["--seed", "1", "--json", "-oA", &file]].concat(),
+    ));
+    scan.stderr_after("scanning: ");
+    scan.signal(Signal::INT);
+    let json = scan.finish().expect_code(130).json();
+    let [scanned, partly, not, up] = [
+        "hosts_scanned",
+        "hosts_partly_scanned",
+        "hosts_not_scanned",
+        "hosts_up",
+    ]
+    .map(|key| json[key].as_u64().expect(key));
+    assert_eq!((scanned, partly + not, up), (0, 256, partly), "{json}");
+    assert!(partly > 0 && not > 0, "{json}");
+
+    let [xml_text, gnmap, table] =
+        [&xml, &gnmap, &table].map(|path| fs::read_to_string(path).unwrap());
+    let hosts = format!(r#"<hosts up="{up}" down="0" total="{up}"/>"#);
+    assert!(xml_text.contains(&hosts), "{xml_text}");
+    expect_nmaps_xml(&xml);
+    assert!(gnmap.contains(&format!("-- {up} IP address")), "{gnmap}");
+    assert!(
+        table.contains(&format!("{not} hosts not reached")),
+        "{table}"
+    );
+    assert!(table.contains(" of 256,000 ports scanned in "), "{table}");
+    assert!(!table.contains("gave no answer"), "{table}");
+}
+
 /// Asserts that a file satisfies nmap's DTD, but for the name of the scanner.
 #[track_caller]
 fn expect_nmaps_xml(path: &str) {

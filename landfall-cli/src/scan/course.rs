@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::hosts::{Host, Hosts};
 use super::order::mix;
 use super::probe::Prober;
-use super::report::{Counts, HostReport, Outputs, Setting, Summary};
+use super::report::{Counts, HostCounts, HostReport, Outputs, Setting, Summary};
 use super::round::{Round, hosts_of_round};
 use super::verdict::{State, Verdict};
 use crate::exit::{Exit, Failure};
@@ -42,8 +42,8 @@ struct Course {
 pub struct Outcome {
     /// How many ports are in each state.
     pub counts: Counts,
-    hosts_scanned: u64,
-    hosts_up: u64,
+    /// How many hosts were scanned, and answered.
+    pub hosts: HostCounts,
     /// Failures of this machine, and how many ports are unresolved for each.
     pub failures: Vec<(Verdict, u64)>,
     /// The signal that ended it before all was scanned.
@@ -53,8 +53,7 @@ pub struct Outcome {
 impl Outcome {
     fn add(&mut self, host: &HostReport) {
         self.counts.add_all(&host.counts);
-        self.hosts_scanned += 1;
-        self.hosts_up += u64::from(host.is_up());
+        self.hosts.add(host);
     }
 
     fn add_failure(&mut self, verdict: Verdict) {
@@ -115,7 +114,9 @@ impl Scan {
             future::or(round.run(&self.prober), obey).await;
             self.report(&round, setting, services, outputs, &mut outcome)?;
         }
-        outcome.counts.not_scanned = self.course.lock().total - outcome.counts.scanned();
+        let total = self.course.lock().total;
+        outcome.counts.not_scanned = total - outcome.counts.scanned();
+        outcome.hosts.set_total(total / self.ports.len() as u64);
         outcome.stopped = stop.drain().filter(|_| outcome.counts.not_scanned > 0);
         Ok(outcome)
     }
@@ -190,8 +191,7 @@ impl Scan {
         complaints: &[String],
     ) -> Summary {
         Summary {
-            hosts_scanned: outcome.hosts_scanned,
-            hosts_up: outcome.hosts_up,
+            hosts: outcome.hosts,
             unknown_names: hosts.unknown_names,
             counts: outcome.counts,
             connects: self.prober.connects(),

@@ -235,7 +235,11 @@ fn complaints(outcome: &Outcome, concurrency: u32, descriptor_limit: u64) -> Vec
     };
     let stopped = outcome.stopped.map(|_| {
         let left = counted(outcome.counts.not_scanned, "port");
-        format!("stopped by a signal: {left} not scanned")
+        let unreached = match outcome.hosts.not_scanned {
+            0 => String::new(),
+            hosts => format!(", {} not reached", counted(hosts, "host")),
+        };
+        format!("stopped by a signal: {left} not scanned{unreached}")
     });
     causes
         .into_iter()

@@ -20,7 +20,7 @@ impl Form for Human {
 
     fn host(&mut self, to: &mut dyn Write, setting: &Setting, host: &HostReport) -> io::Result<()> {
         if !host.is_worth_telling() {
-            self.silent += 1;
+            self.silent += u64::from(host.is_down());
             return Ok(());
         }
         writeln!(to, "{}: {}", title(host), in_short(host))?;
@@ -38,24 +38,48 @@ impl Form for Human {
                 counted(self.silent, "other host")
             )?;
         }
-        let interrupted = match summary.interrupted {
-            true => format!(
-                ", interrupted with {} left",
-                counted(summary.counts.not_scanned, "port")
-            ),
-            false => String::new(),
+        let (scanned, left) = match summary.interrupted {
+            true => (partly(summary), left(summary)),
+            false => (wholly(setting, summary), String::new()),
         };
         writeln!(
             to,
-            "{} of {} scanned in {:.2} s, {} under way at most, seed {}{interrupted}",
-            counted(setting.ports_per_host.into(), "port"),
-            counted(summary.hosts_scanned, "host"),
+            "{scanned} scanned in {:.2} s, {} under way at most, seed {}{left}",
             summary.elapsed_seconds,
             counted(summary.peak_concurrency.into(), "connect"),
             setting.seed,
         )?;
         to.flush()
     }
+}
+
+/// `1,000 ports of 256 hosts`.
+fn wholly(setting: &Setting, summary: &Summary) -> String {
+    let ports = counted(setting.ports_per_host.into(), "port");
+    format!("{ports} of {}", counted(summary.hosts.scanned, "host"))
+}
+
+/// `6 of 256,000 ports`.
+fn partly(summary: &Summary) -> String {
+    let (scanned, left) = (summary.counts.scanned(), summary.counts.not_scanned);
+    format!(
+        "{} of {}",
+        grouped(scanned),
+        counted(scanned + left, "port")
+    )
+}
+
+/// `; interrupted: 6 hosts scanned in part, 250 hosts not reached`.
+fn left(summary: &Summary) -> String {
+    let hosts = [
+        (summary.hosts.partly_scanned, "scanned in part"),
+        (summary.hosts.not_scanned, "not reached"),
+    ];
+    let hosts = hosts.into_iter().filter(|&(count, _)| count > 0);
+    let parts: Vec<_> = hosts
+        .map(|(count, how)| format!("{} {how}", counted(count, "host")))
+        .collect();
+    format!("; interrupted: {}", parts.join(", "))
 }
 
 fn title(host: &HostReport) -> String {

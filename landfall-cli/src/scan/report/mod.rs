@@ -159,6 +159,44 @@ impl Counts {
     }
 }
 
+/// How many hosts were scanned, and answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct HostCounts {
+    /// All of whose ports were tried.
+    #[serde(rename = "hosts_scanned")]
+    pub scanned: u64,
+    /// Some of whose ports were, before the scan was interrupted.
+    #[serde(rename = "hosts_partly_scanned")]
+    pub partly_scanned: u64,
+    /// None of whose ports were.
+    #[serde(rename = "hosts_not_scanned")]
+    pub not_scanned: u64,
+    /// Those that gave an answer, also if only some of their ports were tried.
+    #[serde(rename = "hosts_up")]
+    pub up: u64,
+    /// Those that gave none on any of their ports.
+    #[serde(skip)]
+    pub down: u64,
+}
+
+impl HostCounts {
+    /// Adds a host.
+    pub fn add(&mut self, host: &HostReport) {
+        *match (host.counts.not_scanned, host.counts.scanned()) {
+            (0, _) => &mut self.scanned,
+            (_, 0) => &mut self.not_scanned,
+            _ => &mut self.partly_scanned,
+        } += 1;
+        self.up += u64::from(host.is_up());
+        self.down += u64::from(host.is_down());
+    }
+
+    /// Counts as not scanned what is missing of so many.
+    pub fn set_total(&mut self, total: u64) {
+        self.not_scanned = total - self.scanned - self.partly_scanned;
+    }
+}
+
 impl HostReport {
     /// Puts together what was found of a host.
     pub fn new(
@@ -209,6 +247,11 @@ impl HostReport {
         self.counts.open > 0 || self.counts.closed > 0
     }
 
+    /// Whether it gave none on any port. Of one whose ports were not all tried that is not known.
+    pub fn is_down(&self) -> bool {
+        !self.is_up() && self.counts.not_scanned == 0
+    }
+
     /// Whether it is worth a line: one of many that are silent is not.
     pub fn is_worth_telling(&self) -> bool {
         let is_told = self.is_up() || self.counts.unresolved > 0;
@@ -226,6 +269,7 @@ impl HostReport {
             (true, _) => ("up", "syn-ack"),
             (false, true) => ("up", "conn-refused"),
             (false, false) if self.counts.unresolved > 0 => ("unknown", "unresolved"),
+            (false, false) if !self.is_down() => ("unknown", "not-scanned"),
             (false, false) => ("unknown", "no-response"),
         }
     }
@@ -234,10 +278,9 @@ impl HostReport {
 /// What came of it all. Its keys are documented in the README and stay.
 #[derive(Debug, Serialize)]
 pub struct Summary {
-    /// How many hosts were scanned.
-    pub hosts_scanned: u64,
-    /// How many of them gave an answer.
-    pub hosts_up: u64,
+    /// The hosts.
+    #[serde(flatten)]
+    pub hosts: HostCounts,
     /// Names without an address.
     pub unknown_names: u32,
     /// The ports of all hosts.
@@ -278,11 +321,11 @@ impl Summary {
 
     /// In nmap's words, for forms of its own.
     fn in_nmaps_words(&self) -> String {
-        let addresses = match self.hosts_scanned {
+        let addresses = match self.hosts.up + self.hosts.down {
             1 => String::from("1 IP address"),
             count => format!("{count} IP addresses"),
         };
-        let hosts = match self.hosts_up {
+        let hosts = match self.hosts.up {
             1 => String::from("1 host up"),
             count => format!("{count} hosts up"),
         };

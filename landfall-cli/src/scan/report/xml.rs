@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use super::{Form, HostReport, PortReport, Setting, Summary, unix_seconds};
+use super::{Form, HostCounts, HostReport, PortReport, Setting, Summary, unix_seconds};
 
 /// nmap's XML.
 #[derive(Debug, Default)]
@@ -74,12 +74,8 @@ impl Form for Xml {
     }
 
     fn end(&mut self, to: &mut dyn Write, _: &Setting, summary: &Summary) -> io::Result<()> {
-        let Summary {
-            hosts_up,
-            hosts_scanned,
-            elapsed_seconds,
-            ..
-        } = summary;
+        let elapsed_seconds = summary.elapsed_seconds;
+        let HostCounts { up, down, .. } = summary.hosts;
         let exit = match (summary.exit_code, summary.complaints.as_str()) {
             (0, _) => String::from(r#"exit="success""#),
             (_, "") => String::from(r#"exit="error""#),
@@ -87,11 +83,11 @@ impl Form for Xml {
         };
         writeln!(
             to,
-            r#"<runstats><finished time="{}" elapsed="{elapsed_seconds:.2}" summary="Landfall {}: {}" {exit}/><hosts up="{hosts_up}" down="{}" total="{hosts_scanned}"/>"#,
+            r#"<runstats><finished time="{}" elapsed="{elapsed_seconds:.2}" summary="Landfall {}: {}" {exit}/><hosts up="{up}" down="{down}" total="{}"/>"#,
             unix_seconds(summary.ended),
             summary.ending(),
             escaped(&summary.in_nmaps_words()),
-            hosts_scanned - hosts_up,
+            up + down,
         )?;
         writeln!(to, "</runstats>\n</nmaprun>")?;
         to.flush()
