@@ -494,6 +494,18 @@ fn hosts_that_an_interrupted_scan_did_not_reach_are_not_called_silent() {
     assert!(!table.contains("gave no answer"), "{table}");
 }
 
+#[test]
+fn what_waits_for_its_turn_is_no_connect() {
+    let script = "exec \"$LANDFALL\" scan 127.0.0.0/24 -p 1-1000 --rate 10/s --json";
+    let mut scan = in_own_network(script);
+    scan.stderr_after("scanning: ");
+    scan.signal(Signal::INT);
+    let json = scan.finish().expect_code(130).json();
+    let [closed, connects] = ["closed", "connects"].map(|key| json[key].as_u64().unwrap());
+    // One may be under way.
+    assert!((closed..=closed + 1).contains(&connects), "{json}");
+}
+
 /// Asserts that a file satisfies nmap's DTD, but for the name of the scanner.
 #[track_caller]
 fn expect_nmaps_xml(path: &str) {

@@ -43,7 +43,8 @@ pub struct Prober {
     rate: Option<Rate>,
     banner_time: Option<Duration>,
     began: Instant,
-    /// Connects begun, or waiting for their turn.
+    /// Turns that `rate` has given out; who has one may still wait for it.
+    turns: AtomicU64,
     connects: AtomicU64,
     under_way: AtomicU32,
     peak: AtomicU32,
@@ -84,6 +85,7 @@ impl Prober {
             rate: None,
             banner_time: None,
             began: Instant::now(),
+            turns: AtomicU64::new(0),
             connects: AtomicU64::new(0),
             under_way: AtomicU32::new(0),
             peak: AtomicU32::new(0),
@@ -199,6 +201,7 @@ impl Prober {
     }
 
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        self.connects.fetch_add(1, Relaxed);
         let under_way = self.under_way.fetch_add(1, Relaxed) + 1;
         self.peak.fetch_max(under_way, Relaxed);
         let connected = self.options.connect(address).await;
@@ -207,8 +210,8 @@ impl Prober {
     }
 
     async fn wait_for_turn(&self) {
-        let turn = self.connects.fetch_add(1, Relaxed);
         if let Some(rate) = self.rate {
+            let turn = self.turns.fetch_add(1, Relaxed);
             sleep_until(self.began + rate.offset_of(turn)).await;
         }
     }
