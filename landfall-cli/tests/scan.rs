@@ -602,6 +602,41 @@ fn nmaps_habits_are_obeyed_or_refused_with_a_reason() {
 }
 
 #[test]
+fn a_target_of_the_other_family_is_refused() {
+    for (flag, target, message) in [
+        (
+            "-6",
+            "127.0.0.1",
+            "127.0.0.1 resolves, but not to an IPv6 address",
+        ),
+        ("-6", "127.0.0.0-3", "not to an IPv6 address"),
+        ("-4", "::1", "::1 resolves, but not to an IPv4 address"),
+    ] {
+        run(&["scan", flag, target, "-p", "9"])
+            .expect_code(1)
+            .expect_message(&[message]);
+    }
+    // What is of the family is scanned all the same.
+    let json = run(&["scan", "-4", "::1", "127.0.0.1", "-p", "9", "--json"])
+        .expect_code(1)
+        .json();
+    assert_eq!(json["hosts"][0]["address"], "127.0.0.1", "{json}");
+    run(&["scan", "-4", "-6", "localhost"]).expect_code(2);
+    // A name is of one family if it has no address of the other.
+    let script = "echo 127.0.0.1 only.test >hosts; mount --bind hosts /etc/hosts
+        exec \"$LANDFALL\" scan -6 only.test -p 9";
+    let directory = Directory::new("family");
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-ec", script]);
+    command.current_dir(&directory.0);
+    command.env("LANDFALL", env!("CARGO_BIN_EXE_landfall"));
+    Running::start(command)
+        .finish()
+        .expect_code(1)
+        .expect_message(&["only.test resolves, but not to an IPv6 address"]);
+}
+
+#[test]
 fn nothing_open_is_no_failure() {
     let port = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

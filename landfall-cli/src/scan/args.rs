@@ -58,7 +58,11 @@ pub struct ScanArgs {
     #[arg(long, value_name = "FILE", env = "LANDFALL_EXCLUDE_FILE")]
     pub exclude_file: Vec<PathBuf>,
 
-    /// Take the IPv6 address of a name that has both
+    /// Scan IPv4 addresses only
+    #[arg(short = '4', long, env = "LANDFALL_IPV4", conflicts_with = "ipv6")]
+    pub ipv4: bool,
+
+    /// Scan IPv6 addresses only
     #[arg(short = '6', long, env = "LANDFALL_IPV6")]
     pub ipv6: bool,
 

@@ -52,8 +52,12 @@ impl Hosts {
         let mut hosts = Self::default();
         for text in all_words(&args.targets, &args.input)? {
             let target = Target::parse(&text).map_err(Failure::usage)?;
-            match hosts.resolve(&target, args.ipv6, messages) {
-                Ok(addresses) => hosts.add(addresses, &target),
+            let found = resolve(&target, args.ipv6).and_then(|found| of_family(found, &text, args));
+            match found {
+                Ok(found) => {
+                    found.note_others(&text, messages);
+                    hosts.add(found.addresses, &target);
+                }
                 Err(problem) => {
                     hosts.unknown_names += 1;
                     Messages::error(problem);
@@ -64,17 +68,18 @@ impl Hosts {
             let target = Target::parse(&text)
                 .map_err(|problem| Failure::usage(format!("--exclude: {problem}")))?;
             // To scan what was to be left out is worse than not to scan.
-            let addresses = hosts
-                .resolve(&target, args.ipv6, messages)
+            let found = resolve(&target, args.ipv6)
                 .map_err(|problem| Failure::failed(format!("--exclude: {problem}")))?;
-            hosts.excluded.push(addresses);
+            hosts.excluded.push(found.addresses);
         }
         match (hosts.wanted.is_empty(), hosts.unknown_names) {
             (false, _) => Ok(hosts),
             (true, 0) => Err(Failure::usage(
                 "nothing to scan: name a target, as in `landfall scan localhost`",
             )),
-            (true, _) => Err(Failure::failed("nothing to scan: no target has an address")),
+            (true, _) => Err(Failure::failed(
+                "nothing to scan: no target has an address that is wanted",
+            )),
         }
     }
 
@@ -91,43 +96,6 @@ impl Hosts {
             Target::Name(_, Some(_)) | Target::Addresses(_) => None,
         };
         self.wanted.push(Wanted { addresses, name });
-    }
-
-    /// Finds the addresses behind a target. Of several for a name the first is taken, as by nmap.
-    fn resolve(
-        &self,
-        target: &Target,
-        prefers_ipv6: bool,
-        messages: Messages,
-    ) -> Result<Addresses, String> {
-        let (name, bits) = match target {
-            Target::Addresses(addresses) => return Ok(addresses.clone()),
-            Target::Name(name, bits) => (name, *bits),
-        };
-        let mut found: Vec<IpAddr> = (name.as_str(), 0)
-            .to_socket_addrs()
-            .map_err(|error| format!("cannot find the address of {name}: {error}"))?
-            .map(|address| address.ip())
-            .collect();
-        found.dedup();
-        let first = found
-            .iter()
-            .find(|address| address.is_ipv6() == prefers_ipv6)
-            .or(found.first())
-            .copied()
-            .ok_or_else(|| format!("{name} has no address"))?;
-        let others: Vec<_> = found
-            .iter()
-            .filter(|&&address| address != first)
-            .map(IpAddr::to_string)
-            .collect();
-        if !others.is_empty() {
-            messages.note(format_args!(
-                "{name} is scanned at {first}; it has other addresses: {}",
-                others.join(", ")
-            ));
-        }
-        Addresses::block(first, bits).map_err(|problem| format!("{name}: {problem}"))
     }
 
     /// How many there are, those counted that are excluded or there twice.
@@ -172,6 +140,68 @@ impl Hosts {
                 .excluded
                 .iter()
                 .any(|excluded| excluded.contains(address))
+    }
+}
+
+/// The addresses behind a target.
+struct Found {
+    addresses: Addresses,
+    /// Others that its name has.
+    others: Vec<IpAddr>,
+}
+
+impl Found {
+    fn note_others(&self, text: &str, messages: Messages) {
+        let others: Vec<_> = self.others.iter().map(IpAddr::to_string).collect();
+        if let (Some(first), false) = (self.addresses.nth(0), others.is_empty()) {
+            messages.note(format_args!(
+                "{text} is scanned at {first}; it has other addresses: {}",
+                others.join(", ")
+            ));
+        }
+    }
+}
+
+/// Finds the addresses behind a target. Of several for a name the first is taken, as by nmap.
+fn resolve(target: &Target, prefers_ipv6: bool) -> Result<Found, String> {
+    let (name, bits) = match target {
+        Target::Addresses(addresses) => {
+            return Ok(Found {
+                addresses: addresses.clone(),
+                others: Vec::new(),
+            });
+        }
+        Target::Name(name, bits) => (name, *bits),
+    };
+    let mut others: Vec<IpAddr> = (name.as_str(), 0)
+        .to_socket_addrs()
+        .map_err(|error| format!("cannot find the address of {name}: {error}"))?
+        .map(|address| address.ip())
+        .collect();
+    let first = others
+        .iter()
+        .find(|address| address.is_ipv6() == prefers_ipv6)
+        .or(others.first())
+        .copied()
+        .ok_or_else(|| format!("{name} has no address"))?;
+    others.dedup();
+    others.retain(|&address| address != first);
+    let addresses =
+        Addresses::block(first, bits).map_err(|problem| format!("{name}: {problem}"))?;
+    Ok(Found { addresses, others })
+}
+
+/// Refuses addresses of another family than the flags ask for.
+fn of_family(found: Found, text: &str, args: &ScanArgs) -> Result<Found, String> {
+    let (is_unwanted, wanted, flag) = match found.addresses.is_ipv6() {
+        true => (args.ipv4, "IPv4", "-4"),
+        false => (args.ipv6, "IPv6", "-6"),
+    };
+    match is_unwanted {
+        true => Err(format!(
+            "{text} resolves, but not to an {wanted} address; leave {flag} out to scan it"
+        )),
+        false => Ok(found),
     }
 }
 

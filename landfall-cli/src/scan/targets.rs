@@ -190,6 +190,14 @@ impl Addresses {
         })
     }
 
+    /// Whether they are of IPv6.
+    pub fn is_ipv6(&self) -> bool {
+        match self {
+            Self::One(address) | Self::Block { first: address, .. } => address.is_ipv6(),
+            Self::Octets(_) => false,
+        }
+    }
+
     /// How many there are.
     pub fn len(&self) -> u64 {
         match self {
