@@ -637,6 +637,15 @@ fn a_target_of_the_other_family_is_refused() {
 }
 
 #[test]
+fn a_connect_that_this_machine_refuses_leaves_the_port_unresolved() {
+    let script = "ip route add blackhole 10.9.0.0/24
+        exec \"$LANDFALL\" scan 10.9.0.1 -p 80 --json";
+    let outcome = in_own_network(script).finish().expect_code(4);
+    let outcome = outcome.expect_message(&["EINVAL", "ip route get"]);
+    assert_eq!(outcome.json()["unresolved"], 1);
+}
+
+#[test]
 fn nothing_open_is_no_failure() {
     let port = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -28,7 +28,7 @@ use hosts::Hosts;
 use ports::PortSet;
 use probe::Prober;
 use report::{Outputs, Setting};
-use verdict::{Cause, Verdict};
+use verdict::Cause;
 use window::Window;
 
 use crate::exit::{Exit, Failure};
@@ -192,11 +192,10 @@ fn exit_of(outcome: &Outcome, hosts: &Hosts) -> Exit {
     if let Some(signal) = outcome.stopped {
         return Exit::Stopped(signal);
     }
-    let is_limit = |&(verdict, _): &(Verdict, u64)| verdict.cause() != Some(Cause::Other);
     match (outcome.failures.as_slice(), hosts.unknown_names) {
         ([], 0) => Exit::Done,
-        (failures, _) if failures.iter().any(is_limit) => Exit::LocalLimit,
-        _ => Exit::Failed,
+        ([], _) => Exit::Failed,
+        _ => Exit::LocalLimit,
     }
 }
 
@@ -219,7 +218,11 @@ fn complaints(outcome: &Outcome, concurrency: u32, descriptor_limit: u64) -> Vec
             "this process got too little processor time to see in time whether they answered; scan \
              again when the machine has less to do, or with a longer --timeout",
         ),
-        (Cause::Other, "connecting failed here"),
+        (
+            Cause::Other,
+            "this machine refused to connect; see its routes and its packet filter, as with \
+             `ip route get ADDRESS`",
+        ),
     ];
     let complain = |(cause, explanation): (Cause, &str)| {
         let failures = || {
