@@ -646,6 +646,20 @@ fn a_connect_that_this_machine_refuses_leaves_the_port_unresolved() {
 }
 
 #[test]
+fn hosts_without_an_answer_are_summed_up_by_the_reason() {
+    let script = "exec \"$LANDFALL\" scan 10.9.0.0/28 -p 80,81";
+    let outcome = in_own_network(script).finish().expect_code(0);
+    let line = "16 hosts: net-unreach, no route from this machine?\n";
+    assert!(outcome.stdout.starts_with(line), "{outcome:?}");
+    let script = "exec \"$LANDFALL\" scan 127.0.0.1 10.8.0.16/30 -p 80 --timeout 100ms";
+    let outcome = beside_a_silent_network(script).finish().expect_code(0);
+    assert!(
+        outcome.stdout.contains("\n4 other hosts gave no answer\n"),
+        "{outcome:?}"
+    );
+}
+
+#[test]
 fn nothing_open_is_no_failure() {
     let port = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

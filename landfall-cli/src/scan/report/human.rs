@@ -1,5 +1,7 @@
 //! For people: a table for each host.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use super::{Form, HostReport, Setting, Summary};
@@ -9,8 +11,10 @@ use crate::units::{counted, grouped};
 /// Tables.
 #[derive(Debug, Default)]
 pub struct Human {
-    /// Hosts of a block that gave no answer.
-    silent: u64,
+    /// Whether any host has a paragraph.
+    has_hosts: bool,
+    /// Hosts of a block that gave no answer: how many for each set of reasons.
+    silent: BTreeMap<Vec<Cow<'static, str>>, u64>,
 }
 
 impl Form for Human {
@@ -20,9 +24,12 @@ impl Form for Human {
 
     fn host(&mut self, to: &mut dyn Write, setting: &Setting, host: &HostReport) -> io::Result<()> {
         if !host.is_worth_telling() {
-            self.silent += u64::from(host.is_down());
+            if host.is_down() {
+                *self.silent.entry(reasons(host)).or_default() += 1;
+            }
             return Ok(());
         }
+        self.has_hosts = true;
         writeln!(to, "{}: {}", title(host), in_short(host))?;
         if !host.listed.is_empty() {
             to.write_all(table(setting, host).as_bytes())?;
@@ -31,12 +38,15 @@ impl Form for Human {
     }
 
     fn end(&mut self, to: &mut dyn Write, setting: &Setting, summary: &Summary) -> io::Result<()> {
-        if self.silent > 0 {
-            writeln!(
-                to,
-                "{} gave no answer\n",
-                counted(self.silent, "other host")
-            )?;
+        let host = match self.has_hosts {
+            true => "other host",
+            false => "host",
+        };
+        for (reasons, &count) in &self.silent {
+            writeln!(to, "{}{}", counted(count, host), why_silent(reasons))?;
+        }
+        if !self.silent.is_empty() {
+            writeln!(to)?;
         }
         let (scanned, left) = match summary.interrupted {
             true => (partly(summary), left(summary)),
@@ -51,6 +61,26 @@ impl Form for Human {
         )?;
         to.flush()
     }
+}
+
+/// Why a host gave no answer on any port, each reason once.
+fn reasons(host: &HostReport) -> Vec<Cow<'static, str>> {
+    let unlisted = host.unlisted.iter();
+    let mut reasons: Vec<_> = unlisted.map(|ports| ports.verdict.reason()).collect();
+    reasons.sort_unstable();
+    reasons
+}
+
+/// The end of the sentence about hosts that are silent for these reasons.
+fn why_silent(reasons: &[Cow<'static, str>]) -> String {
+    let guess = match reasons {
+        [only] if only == "no-response" => return String::from(" gave no answer"),
+        [only] if only == "net-unreach" => ", no route from this machine?",
+        [only] if only == "host-unreach" => ", nobody at these addresses?",
+        [only] if only == "admin-prohibited" => ", a packet filter?",
+        _ => "",
+    };
+    format!(": {}{guess}", reasons.join(", "))
 }
 
 /// `1,000 ports of 256 hosts`.
