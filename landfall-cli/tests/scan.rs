@@ -585,6 +585,25 @@ fn nmaps_habits_are_obeyed_or_refused_with_a_reason() {
     assert_eq!(read("nmap"), outcome.stdout);
     assert!(read("xml").contains("<nmaprun") && read("gnmap").contains("9/closed/tcp//discard///"));
 
+    let ours = ["--top", "3", "--retries", "4", "--json"];
+    let theirs = [
+        "--top-ports",
+        "3",
+        "--max-retries",
+        "4",
+        "--open",
+        "-vv",
+        "--json",
+    ];
+    let keys = |flags: &[&str]| {
+        let json = run(&[&["scan", "127.0.0.1"], flags].concat())
+            .expect_code(0)
+            .json();
+        ["ports", "retries"].map(|key| json[key].clone())
+    };
+    assert_eq!(keys(&ours), keys(&theirs));
+    assert_eq!(keys(&["-F", "--json"]), keys(&["--top", "100", "--json"]));
+
     for (flag, reason) in [
         ("-sS", "-sT"),
         ("-sU", "UDP"),
@@ -593,6 +612,8 @@ fn nmaps_habits_are_obeyed_or_refused_with_a_reason() {
         ("-O", "operating system"),
         ("-A", "--banner"),
         ("-oS", "form"),
+        ("-T4", "leave it out"),
+        ("-T0", "leave it out"),
     ] {
         let outcome = run(&["scan", "127.0.0.1", flag])
             .expect_code(2)

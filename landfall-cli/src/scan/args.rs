@@ -28,14 +28,17 @@ Examples:
   landfall scan 10.0.0.0/24 10.0.1-3.1,5 -p 22,80,8000-8100,http* --reason
   landfall scan -iL hosts.txt --exclude 10.0.0.1 -oX scan.xml -oG scan.gnmap
 
-nmap's -iL, -oX, -oG, -oN and -oA are understood, and its -sT, -Pn and -n ask for what is done anyway;
--oJ and -oC are ours. A file named `-` is standard output. A host is not asked whether it is up before its ports are tried.
+nmap's -iL, -oX, -oG, -oN, -oA, -F, --top-ports and --max-retries are taken; its
+-sT, -Pn, -n and --open ask for what is done anyway. -oJ and -oC are ours, and
+the table of -oN is Landfall's own. A file named `-` is standard output. A host
+is not asked whether it is up before its ports are tried.
 
-States: open (syn-ack), closed (conn-refused), filtered (no-response, host-unreach, net-unreach,
-admin-prohibited), unresolved (this machine failed: no-source-address, noticed-late, or its error).
+States: open (syn-ack), closed (conn-refused), filtered (no-response,
+host-unreach, net-unreach, admin-prohibited), unresolved (this machine failed:
+no-source-address, noticed-late, or its error).
 
-Exit codes: 0 done, also with nothing open, 1 failed, 2 usage, 4 a limit of this machine left ports
-unresolved, 130 or 143 stopped by a signal with ports left.")]
+Exit codes: 0 done, also with nothing open, 1 failed, 2 usage, 4 this machine
+failed and left ports unresolved, 130 or 143 stopped by a signal, ports left.")]
 pub struct ScanArgs {
     /// Names, addresses, 10.0.0.0/24, 10.0.0-3.1,5, ::1, 2001:db8::/120
     #[arg(value_name = "TARGET", env = "LANDFALL_TARGETS", value_delimiter = ' ')]
@@ -80,7 +83,7 @@ pub struct ScanArgs {
 
     /// Only the first N ports of our list of common services, in place of -p
     #[arg(
-        long, value_name = "N", default_value = "none", value_parser = Limit::parser(parse_count),
+        long, alias = "top-ports", value_name = "N", default_value = "none", value_parser = Limit::parser(parse_count),
         env = "LANDFALL_TOP", conflicts_with = "ports"
     )]
     pub top: Limit<u32>,
@@ -118,7 +121,7 @@ pub struct ScanArgs {
 
     /// How often to try again where nothing answers
     #[arg(
-        long, value_name = "COUNT", default_value = "1",
+        long, alias = "max-retries", value_name = "COUNT", default_value = "1",
         value_parser = clap::value_parser!(u32).range(0..=100), env = "LANDFALL_RETRIES"
     )]
     pub retries: u32,
@@ -236,8 +239,9 @@ fn parse_seed(text: &str) -> Result<u64, String> {
     })
 }
 
-/// nmap's flags of two letters, which a parser of the usual kind takes for one letter and its value.
-const TWO_LETTERS: [(&str, &str); 7] = [
+/// nmap's flags that are ours by another name. Those of two letters a parser of the usual kind would take
+/// for one letter and its value.
+const SPELT_OUT: [(&str, &str); 9] = [
     ("-iL", "--input"),
     ("-oX", "--xml"),
     ("-oG", "--greppable"),
@@ -245,13 +249,16 @@ const TWO_LETTERS: [(&str, &str); 7] = [
     ("-oC", "--csv"),
     ("-oN", "--output"),
     ("-oA", "--all-forms"),
+    ("-F", "--top=100"),
+    ("-vv", "--verbose"),
 ];
 
-/// Those that ask for what a scan does in any case: connect, ping nobody, look no address up.
-const NEEDLESS: [&str; 3] = ["-sT", "-Pn", "-n"];
+/// Those that ask for what a scan does in any case: connect, ping nobody, look no address up, list the
+/// ports that are open.
+const NEEDLESS: [&str; 4] = ["-sT", "-Pn", "-n", "--open"];
 
 /// Those that ask for what it does not do, and why.
-const REFUSED: [(&str, &str); 7] = [
+const REFUSED: [(&str, &str); 8] = [
     (
         "-sS",
         "ports are scanned by connecting (-sT), which takes no raw sockets and so no privilege",
@@ -275,22 +282,31 @@ const REFUSED: [(&str, &str); 7] = [
          port says unasked",
     ),
     ("-oS", "there is no such form of the result"),
+    (
+        "-T",
+        "the speed is found by itself; leave it out (--rate and --concurrency limit it)",
+    ),
 ];
 
-/// Spells nmap's flags of two letters out, on the command line of a scan, and leaves out those that change
+/// Spells nmap's flags out, on the command line of a scan, and leaves out those that change
 /// nothing.
 pub fn spell_out(words: Vec<OsString>) -> Result<Vec<OsString>, Failure> {
     if words.get(1).is_none_or(|word| word != "scan") {
         return Ok(words);
     }
-    if let Some((flag, reason)) = REFUSED
-        .iter()
-        .find(|(flag, _)| words.iter().any(|word| word == flag))
-    {
-        return Err(Failure::usage(format!("scan takes no {flag}: {reason}")));
+    for word in &words {
+        let word = word.to_string_lossy();
+        // -T4 is -T with its value.
+        let flag = match word.strip_prefix("-T") {
+            Some("" | "0" | "1" | "2" | "3" | "4" | "5") => "-T",
+            _ => &*word,
+        };
+        if let Some((_, reason)) = REFUSED.iter().find(|(refused, _)| flag == *refused) {
+            return Err(Failure::usage(format!("scan takes no {word}: {reason}")));
+        }
     }
     let spell = |word: OsString| {
-        let known = TWO_LETTERS.iter().find(|(short, _)| word == *short);
+        let known = SPELT_OUT.iter().find(|(short, _)| word == *short);
         known.map_or(word, |(_, long)| OsString::from(long))
     };
     let is_needed = |word: &OsString| !NEEDLESS.iter().any(|flag| word == flag);
@@ -302,11 +318,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_of_two_letters_are_spelt_out_for_a_scan_only() {
+    fn the_help_fits_a_terminal() {
+        let command = ScanArgs::augment_args(clap::Command::new("scan"));
+        let help = command.get_after_help().unwrap().to_string();
+        for line in help.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+        }
+    }
+
+    #[test]
+    fn nmaps_flags_are_spelt_out_for_a_scan_only() {
         let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
         assert_eq!(
-            spell_out(words("landfall scan -sT -iL hosts -Pn -oX - -o out")).unwrap(),
-            words("landfall scan --input hosts --xml - -o out")
+            spell_out(words(
+                "landfall scan -sT -iL hosts -Pn -oX - -o out -F --open -vv"
+            ))
+            .unwrap(),
+            words("landfall scan --input hosts --xml - -o out --top=100 --verbose")
         );
         assert_eq!(
             spell_out(words("landfall load -oX -n")).unwrap(),
