@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use landfall::net::{ListenOptions, TcpListener, UdpSessions, UdpSocket};
 use landfall::runtime;
@@ -23,6 +24,10 @@ use crate::exit::Failure;
 /// How long a session of UDP lasts after its last datagram once nobody is taken in any more: nobody
 /// says of datagrams which one is the last.
 const DRAIN_QUIET: Duration = Duration::from_secs(1);
+
+/// How long an address may stay in use that a reload has given up: some milliseconds, until the workers
+/// have taken back the accepts that were under way.
+const GIVEN_UP: Duration = Duration::from_millis(300);
 
 /// All that is listened on.
 #[derive(Debug)]
@@ -281,7 +286,8 @@ fn open(
     descriptor_limit: u64,
 ) -> Result<Step, Failure> {
     let is_udp = mapping.settings().udp;
-    let (socket, address) = bind(addresses, is_udp).map_err(|error| {
+    let is_reload = !doors.is_empty();
+    let (socket, address) = bind_patiently(addresses, is_udp, is_reload).map_err(|error| {
         let listen = &mapping.rule.text.listen;
         let is_own = |door: &&Arc<Door>| {
             let mut addresses = addresses.iter();
@@ -306,6 +312,27 @@ fn open(
         datagrams,
     };
     Ok(Step::Open(socket, Arc::new(door)))
+}
+
+/// As `bind`; what the last reload gave up is waited for.
+fn bind_patiently(
+    addresses: &[SocketAddr],
+    is_udp: bool,
+    is_reload: bool,
+) -> io::Result<(Socket, SocketAddr)> {
+    let deadline = Instant::now() + GIVEN_UP;
+    loop {
+        match bind(addresses, is_udp) {
+            Err(error)
+                if is_reload
+                    && error.kind() == io::ErrorKind::AddrInUse
+                    && Instant::now() < deadline =>
+            {
+                thread::sleep(GIVEN_UP / 30);
+            }
+            bound => return bound,
+        }
+    }
 }
 
 /// Listens on the first of the addresses that can be had.
