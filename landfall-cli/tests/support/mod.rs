@@ -95,7 +95,7 @@ pub struct Running {
     stdout: Output,
     stderr: Output,
     began: Instant,
-    signalled: Cell<Option<Instant>>,
+    stopped: Cell<Option<Instant>>,
 }
 
 impl Running {
@@ -121,7 +121,7 @@ impl Running {
             stdout,
             stderr,
             began: Instant::now(),
-            signalled: Cell::default(),
+            stopped: Cell::default(),
         }
     }
 
@@ -138,10 +138,13 @@ impl Running {
         self.stderr.wait_for(marker)
     }
 
-    /// Sends it a signal, some time after the last one: the tool takes two at once for one wish.
+    /// Sends it a signal; one to stop some time after the last one, as the tool takes two at once for
+    /// one wish.
     pub fn signal(&self, signal: Signal) {
         const APART: Duration = Duration::from_millis(150);
-        if let Some(last) = self.signalled.replace(Some(Instant::now())) {
+        if matches!(signal, Signal::INT | Signal::TERM)
+            && let Some(last) = self.stopped.replace(Some(Instant::now()))
+        {
             thread::sleep(APART.saturating_sub(last.elapsed()));
         }
         kill_process(self.pid(), signal).expect("the process has not been waited for");
