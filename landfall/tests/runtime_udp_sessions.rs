@@ -2,7 +2,6 @@
 
 mod runtime_support;
 
-use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::pin::pin;
 use std::sync::Arc;
@@ -206,7 +205,7 @@ fn whoever_forwards_hears_that_the_other_side_is_not_there() {
         let mut session = open(&sessions, &client, ());
         upstream.send("anybody?").await.expect("sent");
         let error = session.forward(&upstream).await.expect_err("nobody");
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     });
 }
 

@@ -10,7 +10,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::support::{
     assert_quiet, connected, for_each_driver, listener, next, past_the_port, refusing_address,
-    reset, until_final,
+    until_final,
 };
 use crate::threads::Worker;
 
@@ -684,7 +684,7 @@ fn room_to_send_is_waited_for_in_turn_whoever_has_filled_the_socket() {
         assert_eq!(next(&port).result().expect("sent"), MORE_THAN_FITS);
         received.join();
 
-        reset(peer);
+        crate::support::reset(peer);
         wait(5);
         assert_room(5);
         assert_quiet(&port);
