@@ -82,6 +82,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Accepts connections and runs a handler for each.
 ///
+/// One that is dropped has ended, be it before it served: it listens on nothing any more, whatever
+/// [handles](Self::handle) there are.
+///
 /// A handler that fails or panics ends its own connection and nothing else. Errors are counted in
 /// the [`Stats`] and not logged, since peers that reset connections are nothing rare: a handler that
 /// wants to be heard of says so itself.
@@ -98,6 +101,16 @@ pub struct Server {
     limits: Limits,
     tell: Option<Tell>,
     control: Arc<Control>,
+    end: End,
+}
+
+/// When it is dropped, nobody drives the server any more.
+struct End(Arc<Control>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.enter(Phase::Over);
+    }
 }
 
 /// Whom to tell of accepts that fail, and at which address.
@@ -130,6 +143,7 @@ impl Server {
                 drain_ends_receives: true,
             },
             tell: None,
+            end: End(control.clone()),
             control,
         }
     }

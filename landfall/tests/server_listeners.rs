@@ -9,10 +9,12 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use landfall::net::TcpListener;
+use landfall::port::{BufferPolicy, CompletionPort};
 use landfall::runtime::{self, Runtime};
 use landfall::server::{Connection, Report, Server, ServerHandle};
 use runtime_support::*;
@@ -396,6 +398,41 @@ fn a_server_whose_future_is_dropped_listens_no_more() {
         drop(client);
         handle.ended().await;
     });
+}
+
+/// Ways to end a server before it serves.
+const UNSERVED: [(&str, fn(Server)); 4] = [
+    ("it is dropped", drop),
+    ("its future is dropped", |server| drop(server.run(echo))),
+    ("there is no runtime", |server| {
+        let mut serving = pin!(server.run(echo));
+        let served = serving
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(served, Poll::Ready(Err(_))), "{served:?}");
+    }),
+    ("no runtime can be made", |server| {
+        let none = BufferPolicy { size: 0, count: 0 };
+        let port = CompletionPort::builder().buffers(none);
+        let server = server.runtime(Runtime::builder().port(port));
+        server.serve(echo).expect_err("no runtime");
+    }),
+];
+
+#[test]
+fn a_server_that_never_served_listens_no_more_and_has_ended() {
+    for (way, end) in UNSERVED {
+        let server = Server::bind(LOOPBACK).expect("a free port");
+        let handle = server.handle();
+        let address = handle.local_addr();
+        thread::spawn(move || end(server))
+            .join()
+            .expect("as it should");
+        assert!(is_shut_out(address), "{way}");
+        let refused = handle.bind(LOOPBACK).expect_err("it has ended");
+        assert_eq!(refused.kind(), ErrorKind::NotConnected, "{way}");
+        on_runtime(handle.ended());
+    }
 }
 
 #[test]

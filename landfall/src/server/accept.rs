@@ -30,9 +30,9 @@ where
         limits,
         tell,
         control,
+        end: _end,
         ..
     } = server;
-    let _end = End(control.clone());
     control.begin(&runtime);
     let handler = Arc::new(handler);
     while let Some(added) = poll_fn(|cx| control.poll_added(cx)).await {
@@ -49,15 +49,6 @@ where
             stats: control.stats(),
             cut_off,
         }),
-    }
-}
-
-/// When it is dropped, nobody drives the server any more.
-struct End(Arc<Control>);
-
-impl Drop for End {
-    fn drop(&mut self) {
-        self.0.enter(Phase::Over);
     }
 }
 
