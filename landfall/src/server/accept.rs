@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use super::control::{Admission, Control, Phase};
@@ -159,9 +159,12 @@ impl Door {
                     Admission::Closed => return Poll::Ready(None),
                 }
                 if waiting.is_none() {
-                    match ready!(Pin::new(&mut next).poll(cx)) {
-                        Ok(accepted) => *waiting = Some(accepted),
-                        Err(error) => return Poll::Ready(Some(Err(error))),
+                    match Pin::new(&mut next).poll(cx) {
+                        Poll::Ready(Ok(accepted)) => *waiting = Some(accepted),
+                        other => {
+                            control.pass(*number);
+                            return other.map(|failed| failed.err().map(Err));
+                        }
                     }
                 }
                 // Others may have taken the last place meanwhile.

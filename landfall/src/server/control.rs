@@ -120,11 +120,28 @@ impl State {
             _ => std::mem::take(&mut self.waiters),
         }
     }
+
+    /// Whom to wake if there is room: it takes it, or says that it does not.
+    fn call_if_there_is_room(&mut self) -> Option<Waker> {
+        match self.counts.active < self.limit {
+            true => self.listeners.call_for_room(),
+            false => None,
+        }
+    }
+
+    /// The same, when a listener needs none of it any more.
+    fn call_next(&mut self, listener: u64) -> Option<Waker> {
+        self.listeners.wait_no_more(listener);
+        self.call_if_there_is_room()
+    }
 }
 
 impl Control {
     /// Changes the state, and wakes whom `change` names, with the lock open.
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> (Vec<Waker>, T)) -> T {
+    fn change<T, W>(&self, change: impl FnOnce(&mut State) -> (W, T)) -> T
+    where
+        W: IntoIterator<Item = Waker>,
+    {
         let (wakers, result) = change(&mut self.state.lock());
         wakers.into_iter().for_each(Waker::wake);
         result
@@ -152,11 +169,7 @@ impl Control {
     pub(super) fn set_limit(&self, connections: u64) {
         self.change(|state| {
             state.limit = connections;
-            let next = match state.counts.active < connections {
-                true => state.listeners.call_for_room(),
-                false => None,
-            };
-            (next.into_iter().collect(), ())
+            (state.call_if_there_is_room(), ())
         });
     }
 
@@ -278,31 +291,33 @@ impl Control {
         self.state.lock().accepting += 1;
     }
 
-    /// Whether a listener may accept. Wakes the context's task when it may no more, or once again.
+    /// Whether a listener may accept. Wakes the context's task when it may no more, or once again. One
+    /// that may has a connection [let in](Self::admit) or [passes](Self::pass): others wait for that.
     pub(super) fn admission(&self, listener: u64, cx: &Context<'_>) -> Admission {
         let mut state = self.state.lock();
         let admission = state.admission(listener);
         let for_room = admission == Admission::Full;
         let outdated = state.listeners.wait(listener, for_room, cx);
-        // Nobody may have come to this one, and others to the next.
-        let next = match admission {
-            Admission::Open => state.listeners.call_for_room(),
-            _ => None,
-        };
         drop(state);
         drop(outdated);
-        if let Some(next) = next {
-            next.wake();
-        }
         admission
     }
 
     /// Lets a connection in, if its listener still may: it is open from now on.
     pub(super) fn admit(&self, listener: u64) -> bool {
-        let mut state = self.state.lock();
-        let is_open = state.admission(listener) == Admission::Open;
-        state.counts.active += u64::from(is_open);
-        is_open
+        self.change(|state| {
+            let is_open = state.admission(listener) == Admission::Open;
+            if !is_open {
+                return (None, false);
+            }
+            state.counts.active += 1;
+            (state.call_next(listener), true)
+        })
+    }
+
+    /// Nobody has come to a listener that may accept: what room there is goes to the next.
+    pub(super) fn pass(&self, listener: u64) {
+        self.change(|state| (state.call_next(listener), ()));
     }
 
     pub(super) fn accept_failed(&self) {
@@ -315,10 +330,8 @@ impl Control {
             state.accepting -= 1;
             state.counts.refused += refused;
             let mut wakers = state.waiters_for_the_end();
-            if state.counts.active < state.limit {
-                // It may have been called for room that others can use.
-                wakers.extend(state.listeners.call_for_room());
-            }
+            // It may have been called for room that others can use.
+            wakers.extend(state.call_if_there_is_room());
             (wakers, ())
         });
     }
@@ -374,7 +387,7 @@ impl Observer for Control {
         self.change(|state| {
             state.counts.active -= 1;
             let mut wakers = state.waiters_for_the_end();
-            wakers.extend(state.listeners.call_for_room());
+            wakers.extend(state.call_if_there_is_room());
             (wakers, ())
         });
     }
@@ -444,9 +457,37 @@ mod tests {
         control.closed();
         assert!(tasks[0].was_called() && !tasks[1].was_called());
         assert_eq!(tasks[0].looks(&control, 1), Admission::Open);
+        assert!(!tasks[1].was_called(), "it may be wanted yet");
+        control.pass(1);
         assert!(tasks[1].was_called() && !tasks[2].was_called());
         assert_eq!(tasks[1].looks(&control, 2), Admission::Open);
+        control.pass(2);
         assert!(tasks[2].was_called());
+    }
+
+    #[test]
+    fn room_that_is_left_is_offered_to_the_next() {
+        let (control, tasks) = full(3);
+        control.set_limit(3);
+        assert!(tasks[0].was_called() && !tasks[1].was_called());
+        assert_eq!(tasks[0].looks(&control, 1), Admission::Open);
+        assert!(control.admit(1));
+        assert!(tasks[1].was_called() && !tasks[2].was_called());
+        assert_eq!(tasks[1].looks(&control, 2), Admission::Open);
+        assert!(control.admit(2));
+        assert!(!tasks[2].was_called(), "none is left");
+    }
+
+    #[test]
+    fn whoever_is_called_too_late_keeps_its_place() {
+        let (control, tasks) = full(3);
+        control.closed();
+        assert!(tasks[0].was_called());
+        // By one that had not waited.
+        assert!(control.admit(3));
+        assert_eq!(tasks[0].looks(&control, 1), Admission::Full);
+        control.closed();
+        assert!(tasks[0].was_called() && !tasks[1].was_called());
     }
 
     #[test]

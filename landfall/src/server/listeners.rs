@@ -17,8 +17,7 @@ pub(super) struct Listeners {
     last_number: u64,
     /// Those of them that have no task yet.
     added: Vec<Added>,
-    /// Numbers of those that wait for a connection to end, the longest waiting first, and of some that
-    /// have been removed.
+    /// Numbers of those that wait for a connection to end, the longest waiting first.
     waiting_for_room: VecDeque<u64>,
     /// The first address ever listened on.
     first: Option<SocketAddr>,
@@ -94,6 +93,8 @@ impl Listeners {
             }
             stays
         });
+        self.waiting_for_room
+            .retain(|number| self.entries.contains_key(number));
         let added = std::mem::take(&mut self.added).into_iter();
         let (sockets, added) = added.partition(|added| is_meant(added.address));
         self.added = added;
@@ -127,15 +128,20 @@ impl Listeners {
         }
     }
 
-    /// The task that has waited longest for room, to be woken.
-    pub(super) fn call_for_room(&mut self) -> Option<Waker> {
-        while let Some(number) = self.waiting_for_room.pop_front() {
-            if let Some(entry) = self.entries.get_mut(&number) {
-                entry.waits_for_room = false;
-                return entry.task.take();
+    /// A listener has taken room, or has nobody to take it for. Until then it keeps its place among
+    /// those that wait, also when it was called in vain, since another one was faster.
+    pub(super) fn wait_no_more(&mut self, number: u64) {
+        if let Some(entry) = self.entries.get_mut(&number) {
+            if std::mem::take(&mut entry.waits_for_room) {
+                self.waiting_for_room.retain(|other| *other != number);
             }
         }
-        None
+    }
+
+    /// The task that has waited longest for room, but for those that are called already, to be woken.
+    pub(super) fn call_for_room(&mut self) -> Option<Waker> {
+        let mut waiting = self.waiting_for_room.iter();
+        waiting.find_map(|number| self.entries.get_mut(number)?.task.take())
     }
 
     pub(super) fn first(&self) -> Option<SocketAddr> {
