@@ -239,7 +239,7 @@ impl Server {
 
     /// Calls a function when an accept fails, for want of descriptors or memory as a rule, with the
     /// address listened on: the first time, and again only when one has succeeded since. Clients wait
-    /// meanwhile; each failure is [counted](Stats::accept_errors).
+    /// meanwhile; each failure is [counted](Stats::accept_errors). A panic of the function ends nothing.
     pub fn on_accept_error(
         mut self,
         tell: impl Fn(SocketAddr, &io::Error) + Send + Sync + 'static,
@@ -404,7 +404,9 @@ impl ServerHandle {
     ///
     /// # Errors
     ///
-    /// The listener has no address, or as [`bind`](Self::bind).
+    /// - The listener has no address, or as [`bind`](Self::bind).
+    /// - [`InvalidInput`](io::ErrorKind::InvalidInput): it belongs to another runtime than the one that
+    ///   the server serves on. Before the server serves that is not known; then serving fails.
     pub fn add(&self, listener: TcpListener) -> io::Result<SocketAddr> {
         let address = listener.local_addr()?;
         self.0
@@ -430,19 +432,26 @@ impl ServerHandle {
         self.0.set_limit(connections as u64);
     }
 
-    /// Runs a task that is none of a connection's, on the runtime that the calling code runs in. The
-    /// server's end waits for it as it does for connections, and cuts it with them; once the server has
-    /// ended, the task is dropped at once.
+    /// Runs a task that is none of a connection's, on the server's runtime. The server's end waits for
+    /// it as it does for connections, and cuts it with them; once the server has ended, the task is
+    /// dropped at once.
+    ///
+    /// Before the server serves it has no runtime, and the task runs on the one that the calling code
+    /// runs in: the server is to serve on the same one, since tasks of others are not cut.
     ///
     /// # Panics
     ///
-    /// Outside of a runtime.
+    /// Outside of a runtime, before the server serves.
     pub fn spawn<F>(&self, task: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        let runtime = self.0.runtime();
         if let Some(task) = Counted::new(&self.0, task) {
-            drop(runtime::spawn(task));
+            drop(match runtime {
+                Some(runtime) => runtime::spawn_on(&runtime, task),
+                None => runtime::spawn(task),
+            });
         }
     }
 

@@ -193,6 +193,46 @@ fn listeners_that_the_program_made_can_be_added() {
 }
 
 #[test]
+fn a_listener_of_another_runtime_is_refused() {
+    let [runtime, other] = [(); 2].map(|()| Runtime::new().expect("a runtime"));
+    let foreign = || run_on(&other, async { TcpListener::bind(LOOPBACK) }).expect("a free port");
+    // Before it serves, that is not known.
+    let failing = Server::bind(LOOPBACK).expect("a free port");
+    let handle = failing.handle();
+    let address = handle.local_addr();
+    handle.add(foreign()).expect("added");
+    let failed = failing.serve_on(&runtime, echo).expect_err("not its own");
+    assert_eq!(failed.kind(), ErrorKind::InvalidInput);
+    run_on(&other, handle.ended());
+    wait_until("nobody is let in", || is_shut_out(address));
+
+    let server = server();
+    let handle = server.handle();
+    let serving = runtime.spawn(server.run(tell));
+    let address = handle.bind(LOOPBACK).expect("a free port");
+    drop(ask(address));
+    let refused = handle.add(foreign()).expect_err("not its own");
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    assert_eq!(handle.local_addrs(), [address]);
+    handle.drain();
+    run_on(&runtime, serving)
+        .expect("no panic")
+        .expect("no error");
+}
+
+#[test]
+fn tasks_run_on_the_runtime_that_the_server_serves_on() {
+    let running = Running::new(server(), echo);
+    let address = running.handle.bind(LOOPBACK).expect("a free port");
+    let mut client = connect(address);
+    echo_once(&mut client, b"it serves").expect("echo");
+    // From outside of any runtime.
+    running.handle.spawn(pending());
+    running.handle.stop();
+    assert_eq!(running.join().cut_off, 2);
+}
+
+#[test]
 fn all_listeners_together_let_in_so_many_and_no_more() {
     const LIMIT: usize = 3;
     const LISTENERS: usize = 4;

@@ -97,6 +97,11 @@ impl<F: Family> Listener<F> {
         self.observer = Some(observer);
     }
 
+    /// Whether it belongs to a runtime.
+    pub(crate) fn is_of(&self, runtime: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, runtime)
+    }
+
     /// Leaves further connections in the system's backlog until the next accept.
     pub(crate) fn pause(&self) {
         let id = self.state.0.lock().end();

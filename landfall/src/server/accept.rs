@@ -37,9 +37,14 @@ where
     let handler = Arc::new(handler);
     while let Some(added) = poll_fn(|cx| control.poll_added(cx)).await {
         for added in added {
-            let door = Door::open(added, &control, &runtime)?;
-            let accepting = door.accept_all(limits.idle, tell.clone(), handler.clone());
-            drop(runtime::spawn(accepting));
+            match Door::open(added, &control, &runtime) {
+                Ok(door) => {
+                    let accepting = door.accept_all(limits.idle, tell.clone(), handler.clone());
+                    drop(runtime::spawn(accepting));
+                }
+                // Whoever has been let in by others hears of it as of a stop.
+                Err(error) => control.fail(error),
+            }
         }
     }
     let cut_off = drain(&runtime, limits, &control).await;

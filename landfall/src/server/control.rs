@@ -165,6 +165,11 @@ impl Control {
         self.state.lock().runtime = Some(runtime.clone());
     }
 
+    /// The runtime that it serves on, while it does.
+    pub(super) fn runtime(&self) -> Option<Arc<Shared>> {
+        self.state.lock().runtime.clone()
+    }
+
     /// How many connections may be open at a time.
     pub(super) fn set_limit(&self, connections: u64) {
         self.change(|state| {
@@ -207,9 +212,9 @@ impl Control {
         self.is_cut.load(Ordering::Acquire)
     }
 
-    /// A listener's task has failed in a way that trying again does not mend.
+    /// A listener has failed in a way that trying again does not mend.
     pub(super) fn fail(&self, error: io::Error) {
-        self.state.lock().failure = Some(error);
+        self.state.lock().failure.get_or_insert(error);
         self.enter(Phase::Stopped);
     }
 
@@ -241,6 +246,9 @@ impl Control {
     }
 
     pub(super) fn add(&self, address: SocketAddr, socket: ListeningSocket) -> io::Result<()> {
+        if let Some(runtime) = self.runtime() {
+            socket.check_runtime(&runtime)?;
+        }
         self.change(|state| {
             if state.phase != Phase::Serving {
                 let error = io::Error::new(

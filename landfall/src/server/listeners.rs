@@ -45,11 +45,26 @@ pub(super) enum ListeningSocket {
 
 impl ListeningSocket {
     pub(super) fn associate(self, runtime: &Arc<Shared>) -> io::Result<TcpListener> {
+        self.check_runtime(runtime)?;
         match self {
             ListeningSocket::Unassociated(socket) => {
                 TcpListener::associate(runtime.clone(), socket)
             }
             ListeningSocket::Associated(listener) => Ok(listener),
+        }
+    }
+
+    /// Another runtime's connections would not hear of the server's end, and end with that runtime.
+    pub(super) fn check_runtime(&self, runtime: &Arc<Shared>) -> io::Result<()> {
+        match self {
+            ListeningSocket::Associated(listener) if !listener.is_of(runtime) => {
+                Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "the listener belongs to another runtime than the server's: bind it on the one \
+                     that the server runs on",
+                ))
+            }
+            _ => Ok(()),
         }
     }
 }
