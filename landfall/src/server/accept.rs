@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -85,6 +86,12 @@ async fn drain(runtime: &Shared, limits: Limits, control: &Arc<Control>) -> u64 
     left
 }
 
+/// Tells of an accept that failed. A panic is the program's, as a handler's is, and not the listener's
+/// end: printing panics when nobody reads any more, for one.
+fn call(tell: &Tell, address: SocketAddr, error: &io::Error) {
+    drop(catch_unwind(AssertUnwindSafe(|| tell(address, error))));
+}
+
 /// A listener of the server, as long as it accepts.
 struct Door {
     control: Arc<Control>,
@@ -135,7 +142,7 @@ impl Door {
                 Err(error) => {
                     self.control.accept_failed();
                     if let Some(tell) = tell.as_ref().filter(|_| !had_failed) {
-                        tell(*self.address, &error);
+                        call(tell, *self.address, &error);
                     }
                     sleep(PAUSE_AFTER_FAILURE).await;
                 }
@@ -187,5 +194,22 @@ impl Drop for Door {
     fn drop(&mut self) {
         let refused = self.listener.close() + usize::from(self.waiting.is_some());
         self.control.left(refused as u64);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::panic::resume_unwind;
+
+    use super::*;
+
+    #[test]
+    fn whom_it_tells_may_panic() {
+        let tell: Tell = Arc::new(|_, _| resume_unwind(Box::new("as planned")));
+        call(
+            &tell,
+            ([127, 0, 0, 1], 1).into(),
+            &io::Error::other("no descriptors"),
+        );
     }
 }
