@@ -466,9 +466,14 @@ impl<T> UdpSession<T> {
     /// Awaits something, or nothing once the session is quiet.
     async fn unless_quiet<F: Future>(&mut self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
-        poll_fn(|cx| match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending => self.poll_quiet(cx).map(|()| None),
+        poll_fn(|cx| {
+            // One that has ended does not go on for as long as there is always something ready.
+            if self.entry.period() > 0 {
+                if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                    return Poll::Ready(Some(output));
+                }
+            }
+            self.poll_quiet(cx).map(|()| None)
         })
         .await
     }
