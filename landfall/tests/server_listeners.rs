@@ -440,8 +440,10 @@ fn a_server_whose_future_is_dropped_listens_no_more() {
     });
 }
 
-/// Ways to end a server before it serves.
-const UNSERVED: [(&str, fn(Server)); 4] = [
+/// Ends a server before it serves.
+type End = fn(Server);
+
+const UNSERVED: [(&str, End); 4] = [
     ("it is dropped", drop),
     ("its future is dropped", |server| drop(server.run(echo))),
     ("there is no runtime", |server| {
