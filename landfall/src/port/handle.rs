@@ -48,8 +48,11 @@ impl Association {
     /// not into the lane that has the fewest: for two sockets of which each answers what comes by the
     /// other, as in a proxy. One worker then waits for both, where two would wake each other.
     ///
-    /// Any worker still takes any completion. Windows, where a port has one queue, needs no such
-    /// advice; files do not take it.
+    /// Any worker still takes any completion. A connection that the port accepted is in a lane already
+    /// and stays there; files, and Windows, where a port has one queue, need no such advice.
+    ///
+    /// The association refers to the other socket, which stays open as long as this does: associate
+    /// with it soon.
     pub fn beside(mut self, other: &Handle) -> Self {
         self.beside = Some(other.clone());
         self
