@@ -91,11 +91,11 @@ impl ServerProcess {
         )
     }
 
-    /// Waits until the server has no connection and no task but the one that accepts.
+    /// Waits until the server has no connection and no task but its own and its listener's.
     pub fn wait_until_unused(&mut self) {
         wait_until("every task of the server has ended", || {
             let counts = self.counts();
-            counts.get("active") == 0 && counts.get("tasks") == 1
+            counts.get("active") == 0 && counts.get("tasks") == 2
         });
     }
 
