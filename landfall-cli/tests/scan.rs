@@ -528,7 +528,7 @@ fn a_signal_ends_it_while_targets_are_looked_up() {
     // Open as soon as the other end is, and then it waits for what is never written.
     let _writer = fs::OpenOptions::new().write(true).open(&list).unwrap();
     for _ in 0..2 {
-        scan.signal(Signal::INT);
+        scan.signal(Signal::TERM);
     }
     let mut tries = 0;
     while scan.is_running() {
