@@ -78,7 +78,7 @@ impl Driver for Rings {
         self.0.len()
     }
 
-    fn attach(&self, _: Socket) -> Result<SocketRef, (io::Error, Socket)> {
+    fn attach(&self, _: Socket, _: Option<SocketRef>) -> Result<SocketRef, (io::Error, Socket)> {
         unreachable!("{NO_SOCKETS}")
     }
 
