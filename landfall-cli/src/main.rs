@@ -33,10 +33,10 @@ use crate::exit::{Exit, Failure};
     propagate_version = true,
     after_help = "\
 Examples:
-  landfall demo                            server and client on this machine, one table
+  landfall demo                          server and client on this machine
   landfall serve 127.0.0.1:7000
   landfall load 127.0.0.1:7000 -c 30k
-  landfall files .                         a directory over HTTP
+  landfall files .                       a directory over HTTP
   landfall map 127.0.0.1:9000=127.0.0.1:7000
   landfall scan localhost -p -
 
@@ -95,6 +95,18 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn examples_and_exit_codes_fit_a_narrow_terminal() {
+        let mut tool = Cli::command();
+        tool.build();
+        for command in tool.get_subcommands().chain([&tool]) {
+            let text = command.get_after_help().map(ToString::to_string);
+            for line in text.iter().flat_map(|text| text.lines()) {
+                assert!(line.chars().count() <= 80, "{line}");
+            }
+        }
     }
 
     #[test]

@@ -1160,7 +1160,7 @@ fn descriptors_last_for_connections_sessions_and_checks() {
     fs::write(&file, text + "check = false\n").unwrap();
     let mut mapper = Running::start(landfall_after("ulimit -n 300", &args));
     mapper
-        .stderr_after("room for 21 connections and 43 sessions of UDP; with 2 listeners, 2 checks");
+        .stderr_after("room for 22 connections and 44 sessions of UDP; with 2 listeners, 2 checks");
     let listening = mapper.stdout_after("{\"listening\":[");
     let addresses: Vec<_> = listening
         .split('"')
@@ -1179,8 +1179,8 @@ fn descriptors_last_for_connections_sessions_and_checks() {
     assert_eq!(udp_ask(&sessions[0], 1), b"u");
     let outcome = end(mapper);
     let report = outcome.json();
-    assert_eq!(report["connections"], 150 + 43);
-    assert_eq!(report["refused"], 57);
+    assert_eq!(report["connections"], 150 + 44);
+    assert_eq!(report["refused"], 56);
     let failed = (&report["failed_connects"], &report["accept_errors"]);
     assert_eq!(failed, (&0.into(), &0.into()), "{outcome:#?}");
     assert!(!outcome.stderr.contains(" is DOWN"), "{outcome:#?}");

@@ -76,6 +76,7 @@ mod rare_queue;
 pub mod runtime;
 pub mod server;
 mod sync;
+mod waiting;
 
 pub use runtime::Runtime;
 pub use server::Server;

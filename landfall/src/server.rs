@@ -62,12 +62,11 @@ mod handler;
 mod listeners;
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use crate::net::{ListenOptions, TcpListener, TcpStream};
@@ -323,7 +322,8 @@ impl Server {
         runtime.block_on(runtime.spawn(self.run(handler)))?
     }
 
-    /// Serves on the runtime that the future is awaited in.
+    /// Serves on the runtime that the future is awaited in. Once the future is dropped, the server listens
+    /// on nothing any more, but cuts nobody: handlers and tasks go on until they end by themselves.
     ///
     /// # Errors
     ///
@@ -471,15 +471,12 @@ impl ServerHandle {
     /// Waits until the server has ended, and nothing is left of it: handlers and tasks that were cut
     /// have been dropped as well, and connections are closed.
     pub async fn ended(&self) {
-        poll_fn(|cx| {
-            let remains = self.0.remains(cx);
-            let is_left = remains.left > 0 || remains.accepting > 0;
-            match remains.phase == Phase::Over && !is_left {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            }
-        })
-        .await;
+        self.0
+            .until(|remains| {
+                let is_left = remains.left > 0 || remains.accepting > 0;
+                (remains.phase == Phase::Over && !is_left).then_some(())
+            })
+            .await;
     }
 
     /// Whether it has not been told to end.

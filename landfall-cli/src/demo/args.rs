@@ -17,11 +17,11 @@ use crate::units::{parse_count, parse_size, parse_time};
 Examples:
   landfall demo
   landfall demo -c 1k --messages 10 --interval 1s --json
-  landfall demo --discard                  the server only receives: like for like
+  landfall demo --discard                the server only receives: like for like
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 a message was lost, changed or not sent,
-4 a limit of this machine, 130 or 143 stopped before the run had begun, or by a
-second signal.")]
+Exit codes: 0 done, 1 failed, 2 usage, 3 a message was lost, changed or not
+sent, 4 a limit of this machine, 130 or 143 stopped before the run had begun, or
+by a second signal.")]
 pub struct DemoArgs {
     /// How many connections to open
     #[arg(

@@ -161,20 +161,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn examples_and_exit_codes_fit_a_narrow_terminal() {
-        let commands = [
-            FilesArgs::augment_args(clap::Command::new("files")),
-            crate::map::MapArgs::augment_args(clap::Command::new("map")),
-        ];
-        for command in commands {
-            let text = command.get_after_help().expect("it has one").to_string();
-            for line in text.lines() {
-                assert!(line.len() <= 80, "{line}");
-            }
-        }
-    }
-
-    #[test]
     fn the_index_is_a_plain_name() {
         assert_eq!(parse_index("start.htm").as_deref(), Ok("start.htm"));
         for wrong in ["", ".", "..", "../x", "a/b", "a\\b", "a\0"] {

@@ -19,13 +19,14 @@ use crate::units::{Limit, Rate, parse_count, parse_rate, parse_size, parse_time}
 #[command(after_help = "\
 Examples:
   landfall load 127.0.0.1:7000 -c 30k --messages 3 --interval 3s
-  landfall load example.net:7 -c 100 --duration 1m --rate 500/s --fail-if 'p99>50ms'
+  landfall load example.net:7 -c 100 --duration 1m --rate 500/s
+                --fail-if 'p99>50ms'
   landfall load 127.0.0.1:7 -c 50 --interval 0s --duration 10s
-                                             each message as soon as the last is answered
+                              each message as soon as the last is answered
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 a message was lost, changed or not sent,
-or a --fail-if came true, 4 a limit of this machine, 130 or 143 stopped before
-the run had begun, by a second signal, or when --drain-timeout was over.")]
+Exit codes: 0 done, 1 failed, 2 usage, 3 a message was lost, changed or not
+sent, or a --fail-if came true, 4 a limit of this machine, 130 or 143 stopped
+before the run had begun, by a second signal, or when --drain-timeout was over.")]
 pub struct LoadArgs {
     /// Where to connect, as HOST:PORT
     #[arg(value_name = "TARGET", env = "LANDFALL_TARGET")]

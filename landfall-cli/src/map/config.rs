@@ -71,7 +71,8 @@ fn parse_file(text: &str, settings: &Settings) -> Result<Vec<Rule>, String> {
     let mistake = |mistake: Mistake| mistake.shown(text);
     let mut table =
         DeTable::parse(text).map_err(|error| mistake(Mistake::of_toml(&error, text)))?;
-    check_keys(table.get_ref(), &["map"]).map_err(mistake)?;
+    let keys = Keys::of_settings();
+    keys.check(table.get_ref(), &["map"]).map_err(mistake)?;
     let maps = match table.get_mut().remove_entry("map") {
         None => Vec::new(),
         Some((key, maps)) => match maps.into_inner() {
@@ -83,7 +84,7 @@ fn parse_file(text: &str, settings: &Settings) -> Result<Vec<Rule>, String> {
     let mut names = HashMap::new();
     let rules = maps
         .into_iter()
-        .map(|map| parse_map(map, &settings, &mut names));
+        .map(|map| parse_map(map, &keys, &settings, &mut names));
     let rules = rules.collect::<Result<Vec<_>, _>>().map_err(mistake)?;
     Ok(rules.concat())
 }
@@ -97,37 +98,55 @@ const OF_A_RULE: [&str; 3] = ["name", "listen", "targets"];
 /// Names this alike (from 0 to 1) are taken for one another, as clap does with flags.
 const ALIKE: f64 = 0.7;
 
-/// Refuses keys that are neither settings nor among these, and a text where there is to be a list.
-fn check_keys(table: &DeTable<'_>, others: &[&str]) -> Result<(), Mistake> {
-    let settings = Settings::augment_args(Command::new("settings"));
-    let long = |arg: &clap::Arg| arg.get_long().unwrap_or_default().to_owned();
-    let mut known: Vec<_> = settings.get_arguments().map(long).collect();
-    let lists = settings.get_arguments();
-    let lists = lists.filter(|arg| matches!(arg.get_action(), ArgAction::Append));
-    let lists: Vec<_> = lists.map(long).chain([String::from("targets")]).collect();
-    known.extend(others.iter().map(|key| String::from(*key)));
-    let mut entries: Vec<_> = table.iter().collect();
-    entries.sort_by_key(|(key, _)| key.span().start);
-    for (key, value) in entries {
-        let name = key.get_ref().as_ref();
-        if !known.iter().any(|known| known == name) {
-            return Err(Mistake::at(key, unknown(name, &known)));
-        }
-        if let (DeValue::String(text), true) =
-            (value.get_ref(), lists.iter().any(|key| key == name))
-        {
-            let items: Vec<_> = text.split(',').map(str::trim).collect();
-            return Err(Mistake {
-                key: Some(name.to_owned()),
-                ..Mistake::at(value, format!("it is a list: write {name} = {items:?}"))
-            });
+/// The keys that settings have, from their flags.
+struct Keys {
+    all: Vec<String>,
+    lists: Vec<String>,
+}
+
+impl Keys {
+    fn of_settings() -> Self {
+        let settings = Settings::augment_args(Command::new("settings"));
+        let long = |arg: &clap::Arg| arg.get_long().unwrap_or_default().to_owned();
+        let is_list = |arg: &&clap::Arg| matches!(arg.get_action(), ArgAction::Append);
+        let lists = settings.get_arguments().filter(is_list).map(long);
+        Self {
+            all: settings.get_arguments().map(long).collect(),
+            lists: lists.chain([String::from("targets")]).collect(),
         }
     }
-    Ok(())
+
+    /// Refuses keys of a table that are neither of settings nor among these, and a text where there is
+    /// to be a list.
+    fn check(&self, table: &DeTable<'_>, others: &[&str]) -> Result<(), Mistake> {
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        for (key, value) in entries {
+            let name = key.get_ref().as_ref();
+            let known = self
+                .all
+                .iter()
+                .map(String::as_str)
+                .chain(others.iter().copied());
+            if !known.clone().any(|known| known == name) {
+                return Err(Mistake::at(key, unknown(name, known)));
+            }
+            if let (DeValue::String(text), true) =
+                (value.get_ref(), self.lists.iter().any(|key| key == name))
+            {
+                let items: Vec<_> = text.split(',').map(str::trim).collect();
+                return Err(Mistake {
+                    key: Some(name.to_owned()),
+                    ..Mistake::at(value, format!("it is a list: write {name} = {items:?}"))
+                });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What to do about a key that is not among those known.
-fn unknown(name: &str, known: &[String]) -> String {
+fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     if OF_A_RULE.contains(&name) {
         return format!("`{name}` is for a rule: write [[map]] on a line before it");
     }
@@ -141,16 +160,16 @@ fn unknown(name: &str, known: &[String]) -> String {
     {
         return format!("`{name}` is a flag, not for the file: give --{name}");
     }
-    let likeness = |known: &&String| strsim::jaro(name, known);
+    let likeness = |known: &&str| strsim::jaro(name, known);
     let near = known
-        .iter()
+        .clone()
         .max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
     match near.filter(|near| likeness(near) > ALIKE) {
         Some(near) => format!("unknown key `{name}`: did you mean `{near}`?"),
         None => format!(
             "unknown key `{name}`: there are {}, and the flags of a rule without their dashes \
              (landfall map --help)",
-            match known.iter().any(|known| known == "map") {
+            match known.clone().any(|known| known == "map") {
                 true => String::from("map"),
                 false => OF_A_RULE.join(", "),
             }
@@ -239,6 +258,7 @@ struct Head {
 /// Reads a rule. With those before it, it has its name for itself; `names` says where those listen.
 fn parse_map(
     map: Spanned<DeValue<'_>>,
+    keys: &Keys,
     settings: &Settings,
     names: &mut HashMap<String, String>,
 ) -> Result<Vec<Rule>, Mistake> {
@@ -247,7 +267,7 @@ fn parse_map(
         let problem = "rules are written as [[map]], each one a table";
         return Err(Mistake::at(&Spanned::new(span, ()), problem));
     };
-    check_keys(&rest, &OF_A_RULE)?;
+    keys.check(&rest, &OF_A_RULE)?;
     let mut head = DeTable::new();
     for key in OF_A_RULE {
         if let Some((key, value)) = rest.remove_entry(key) {

@@ -4,24 +4,25 @@
 use std::fmt;
 use std::sync::Arc;
 
+use landfall::net::MOST_READY;
+use landfall::net::relay::PipePool;
 use landfall::runtime::Runtime;
 use parking_lot::Mutex;
 
 use super::mapping::Rule;
 use crate::exit::Failure;
-use crate::system::{HAS_ZERO_COPY, limits};
+use crate::system::limits;
 use crate::units::{counted, grouped};
 
 /// Descriptors that are neither a connection's nor a listener's: the standard streams, files, the
 /// port's own, sockets on their way to the port.
 const OTHER_DESCRIPTORS: u64 = 64;
 
-/// Clients that a listener takes in before there is room for them: the library's 64, and some more
-/// until it has stopped.
-const WAITING: u64 = 72;
+/// Clients that a listener takes in before there is room for them, and some more until it has stopped.
+const WAITING: u64 = MOST_READY as u64 + 8;
 
-/// Of all descriptors, the part that the library's relays take for pipes at most: a quarter.
-const PART_FOR_PIPES: u64 = 4;
+/// What a pipe takes for as long as it is used: its ends, and one for each of the two sockets.
+const DESCRIPTORS_OF_PIPE: u64 = 4;
 
 /// What rules may have open.
 #[derive(Clone, Copy, Debug)]
@@ -84,10 +85,11 @@ impl Supply {
     /// What a runtime can have.
     pub fn of(runtime: &Runtime, descriptors: u64) -> Self {
         let sockets = runtime.port().socket_capacity() as u64;
+        let pipes = PipePool::default().limit() as u64;
         Self {
-            // Where sockets are descriptors, pipes take from the same.
-            sockets: match HAS_ZERO_COPY && sockets <= descriptors {
-                true => sockets.saturating_sub(descriptors / PART_FOR_PIPES),
+            // Where sockets are descriptors, the pipes of relays take from the same.
+            sockets: match sockets <= descriptors {
+                true => sockets.saturating_sub(pipes * DESCRIPTORS_OF_PIPE),
                 false => sockets,
             },
             descriptors,

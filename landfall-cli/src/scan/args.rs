@@ -318,15 +318,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_help_fits_a_terminal() {
-        let command = ScanArgs::augment_args(clap::Command::new("scan"));
-        let help = command.get_after_help().unwrap().to_string();
-        for line in help.lines() {
-            assert!(line.chars().count() <= 80, "{line}");
-        }
-    }
-
-    #[test]
     fn nmaps_flags_are_spelt_out_for_a_scan_only() {
         let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
         assert_eq!(

@@ -17,9 +17,9 @@ use crate::units::{Limit, Share, parse_count, parse_share, parse_time};
 #[command(after_help = "\
 Examples:
   landfall serve 127.0.0.1:7000
-  landfall serve 0.0.0.0:7000 127.0.0.1:7001 --max-conns 50k --idle-timeout 1m -v
+  landfall serve 0.0.0.0:7000 127.0.0.1:7001 --max-conns 50k --idle-timeout 1m
   landfall serve 127.0.0.1:7000 --sleep 1s --slow 1%
-                                  one connection in a hundred has a handler that blocks
+                          one connection in a hundred has a handler that blocks
 
 Exit codes: 0 done, 1 failed, 2 usage, 4 a limit of this machine, 130 or 143
 stopped by a second signal.")]

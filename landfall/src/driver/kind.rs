@@ -15,8 +15,9 @@ pub(crate) struct SocketKind {
 }
 
 impl SocketKind {
-    /// Readies a socket for a driver. The flag `O_NONBLOCK` would forbid a ring to wait on the program's
-    /// behalf, and calls of readiness say for themselves that they must not.
+    /// Readies a socket for a driver. The flag `O_NONBLOCK` would forbid a ring to wait for an accept on
+    /// the program's behalf (receives and sends go by flags of their own, whatever the mode), and calls
+    /// of readiness say for themselves that they must not.
     pub(crate) fn prepare(socket: &Socket) -> io::Result<Self> {
         let kind = SocketKind::of(&SockRef::from(socket))?;
         socket.set_nonblocking(false)?;

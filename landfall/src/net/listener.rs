@@ -17,9 +17,10 @@ use super::stream::Stream;
 use crate::port::{self, Accepted, Handle, Operation, OperationId, Source, is_aborted};
 use crate::runtime::{self, Event, Observer, Respond, Shared};
 
-/// Connections kept for the next accepts. Past it the stream of accepts is ended, so that others
-/// wait in the system's backlog, and begun again when these have been taken.
-const MOST_READY: usize = 64;
+/// Connections that a listener keeps ready for the next accepts. Past it the stream of accepts is ended,
+/// so that others wait in the system's backlog, and begun again when these have been taken. Until the
+/// system has ended it, some more may come.
+pub const MOST_READY: usize = 64;
 
 /// Listens for connections: a [`TcpListener`](super::TcpListener) or, not on Windows, a `UnixListener`.
 ///

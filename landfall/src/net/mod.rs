@@ -51,7 +51,7 @@ pub use connect::ConnectOptions;
 pub use family::Family;
 pub use halves::{ReadHalf, ReuniteError, WriteHalf};
 pub use idle::is_idle_timeout;
-pub use listener::Listener;
+pub use listener::{Listener, MOST_READY};
 pub use stream::Stream;
 pub use tcp::{ListenOptions, Tcp, TcpListener, TcpStream};
 pub use udp::{FromPeer, UdpSession, UdpSessions, UdpSocket, is_too_long};

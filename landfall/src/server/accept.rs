@@ -36,7 +36,7 @@ where
     } = server;
     control.begin(&runtime);
     let handler = Arc::new(handler);
-    while let Some(added) = poll_fn(|cx| control.poll_added(cx)).await {
+    while let Some(added) = control.added().await {
         for added in added {
             match Door::open(added, &control, &runtime) {
                 Ok(door) => {
@@ -61,23 +61,17 @@ where
 /// Waits for the connections to end, and cuts those that do not. Returns how many those were.
 async fn drain(runtime: &Shared, limits: Limits, control: &Arc<Control>) -> u64 {
     // Whoever was let in last is to hear of the drain as well.
-    poll_fn(|cx| match control.remains(cx).accepting {
-        0 => Poll::Ready(()),
-        _ => Poll::Pending,
-    })
-    .await;
+    control
+        .until(|remains| (remains.accepting == 0).then_some(()))
+        .await;
     if limits.drain_ends_receives {
         let observer: Arc<dyn Observer> = control.clone();
         runtime.drain(&observer);
     }
     let mut left = 0;
-    let ended = poll_fn(|cx| {
-        let remains = control.remains(cx);
+    let ended = control.until(|remains| {
         left = remains.left;
-        match remains.phase == Phase::Draining && left > 0 {
-            true => Poll::Pending,
-            false => Poll::Ready(()),
-        }
+        (remains.phase != Phase::Draining || left == 0).then_some(())
     });
     if timeout(limits.drain, ended).await.is_err() || left > 0 {
         control.cut();

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use parking_lot::Mutex;
 
@@ -13,6 +13,7 @@ use super::counter::Counter;
 use super::listeners::{Added, Listeners, ListeningSocket};
 use crate::net::ListenOptions;
 use crate::runtime::{Observer, Shared};
+use crate::waiting::{Waiting, until};
 
 #[derive(Default)]
 pub(super) struct Control {
@@ -36,8 +37,8 @@ struct State {
     limit: u64,
     /// Handlers that have not ended.
     running: u64,
-    /// The server's own task and others that wait for it to get on.
-    waiters: Vec<Waker>,
+    /// The server's own task, and others that wait for its end.
+    waiting: Waiting,
     /// Why it cannot go on.
     failure: Option<io::Error>,
     /// All counts but those of bytes. Active connections are those that are open.
@@ -105,19 +106,11 @@ impl State {
         }
     }
 
-    /// Has the context's task woken when the server gets on.
-    fn wait(&mut self, cx: &Context<'_>) {
-        let is_own = |waker: &Waker| waker.will_wake(cx.waker());
-        if !self.waiters.iter().any(is_own) {
-            self.waiters.push(cx.waker().clone());
-        }
-    }
-
     /// Whom to wake when something has ended: nobody while the server is not to end.
-    fn waiters_for_the_end(&mut self) -> Vec<Waker> {
+    fn waiting_for_the_end(&mut self) -> Vec<Waker> {
         match self.phase {
             Phase::Serving => Vec::new(),
-            _ => std::mem::take(&mut self.waiters),
+            _ => self.waiting.take(),
         }
     }
 
@@ -190,17 +183,16 @@ impl Control {
             }
             let mut removed = state.listeners.remove(|_| true);
             let mut wakers = std::mem::take(&mut removed.tasks);
-            wakers.append(&mut state.waiters);
+            wakers.append(&mut state.waiting.take());
             (wakers, Some(removed))
         });
         drop(removed);
     }
 
-    /// What is left. Wakes the context's task when that changes in a server that is to end.
-    pub(super) fn remains(&self, cx: &Context<'_>) -> Remains {
-        let mut state = self.state.lock();
-        state.wait(cx);
-        state.remains()
+    /// Waits until what is left is as wanted, of a server that is to end.
+    pub(super) async fn until<T>(&self, mut wanted: impl FnMut(Remains) -> Option<T>) -> T {
+        let wanted = |state: &mut State| wanted(state.remains());
+        until(&self.state, |state| &mut state.waiting, wanted).await
     }
 
     /// Has handlers and tasks dropped where they wait, once they are polled.
@@ -258,7 +250,7 @@ impl Control {
                 return (Vec::new(), Err((error, socket)));
             }
             state.listeners.add(address, socket);
-            (std::mem::take(&mut state.waiters), Ok(()))
+            (state.waiting.take(), Ok(()))
         })
         .map_err(|(error, _socket)| error)
     }
@@ -281,17 +273,15 @@ impl Control {
     }
 
     /// Waits for listeners that need a task; nothing when the server is to end.
-    pub(super) fn poll_added(&self, cx: &Context<'_>) -> Poll<Option<Vec<Added>>> {
-        let mut state = self.state.lock();
-        if state.phase != Phase::Serving {
-            return Poll::Ready(None);
-        }
-        let added = state.listeners.take_added();
-        if added.is_empty() {
-            state.wait(cx);
-            return Poll::Pending;
-        }
-        Poll::Ready(Some(added))
+    pub(super) async fn added(&self) -> Option<Vec<Added>> {
+        let added = |state: &mut State| match state.phase {
+            Phase::Serving => {
+                let added = state.listeners.take_added();
+                (!added.is_empty()).then_some(Some(added))
+            }
+            _ => Some(None),
+        };
+        until(&self.state, |state| &mut state.waiting, added).await
     }
 
     /// A listener has its task.
@@ -337,7 +327,7 @@ impl Control {
         self.change(|state| {
             state.accepting -= 1;
             state.counts.refused += refused;
-            let mut wakers = state.waiters_for_the_end();
+            let mut wakers = state.waiting_for_the_end();
             // It may have been called for room that others can use.
             wakers.extend(state.call_if_there_is_room());
             (wakers, ())
@@ -362,7 +352,7 @@ impl Control {
                 Outcome::Panicked => state.counts.panicked += 1,
             }
             state.running -= 1;
-            (state.waiters_for_the_end(), ())
+            (state.waiting_for_the_end(), ())
         });
     }
 
@@ -377,7 +367,7 @@ impl Control {
     pub(super) fn task_ended(&self) {
         self.change(|state| {
             state.counts.tasks -= 1;
-            (state.waiters_for_the_end(), ())
+            (state.waiting_for_the_end(), ())
         });
     }
 }
@@ -394,7 +384,7 @@ impl Observer for Control {
     fn closed(&self) {
         self.change(|state| {
             state.counts.active -= 1;
-            let mut wakers = state.waiters_for_the_end();
+            let mut wakers = state.waiting_for_the_end();
             wakers.extend(state.call_if_there_is_room());
             (wakers, ())
         });

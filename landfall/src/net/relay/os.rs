@@ -9,7 +9,7 @@ pub(super) use linux::{Pipe, Sockets};
 pub(super) const IS_SUPPORTED: bool = cfg!(target_os = "linux");
 
 /// How many directions may take so many of this process's descriptors that a quarter of them is gone.
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 pub(super) fn usual_limit() -> usize {
     /// Of a direction: its pipe's, and one for each of its sockets.
     const DESCRIPTORS: u64 = 4;
@@ -17,7 +17,7 @@ pub(super) fn usual_limit() -> usize {
     usize::try_from(directions).unwrap_or(usize::MAX)
 }
 
-#[cfg(not(unix))]
+#[cfg(not(target_os = "linux"))]
 pub(super) fn usual_limit() -> usize {
     0
 }

@@ -41,6 +41,11 @@ impl PipePool {
         }))
     }
 
+    /// How many pipes there can be at a time.
+    pub fn limit(&self) -> usize {
+        self.0.limit
+    }
+
     /// Pipes in use.
     pub fn in_use(&self) -> usize {
         self.0.pipes.lock().lent

@@ -17,6 +17,7 @@ use super::UdpSocket;
 use crate::buffer::Buffer;
 use crate::clock::now;
 use crate::runtime::time::{Sleep, sleep};
+use crate::waiting::{Waiting, until};
 
 /// How long a session lasts without a datagram, unless told otherwise.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -132,7 +133,7 @@ struct State<T> {
     most: usize,
     is_draining: bool,
     /// Of those who wait for the end.
-    waiters: Vec<Waker>,
+    waiting: Waiting,
 }
 
 struct Entry<T> {
@@ -168,7 +169,7 @@ impl<T> UdpSessions<T> {
                 idle: IDLE_TIMEOUT,
                 most: MOST_SESSIONS,
                 is_draining: false,
-                waiters: Vec::new(),
+                waiting: Waiting::default(),
             }),
             spares: Mutex::default(),
         }))
@@ -260,7 +261,7 @@ impl<T> UdpSessions<T> {
     pub fn end(&self, peer: SocketAddr) {
         let mut state = self.0.state.lock();
         let ended = state.sessions.remove(&peer);
-        let waiters = state.waiters_for_the_end();
+        let waiters = state.waiting_for_the_end();
         drop(state);
         if let Some(entry) = ended {
             entry.shorten(Duration::ZERO);
@@ -274,7 +275,7 @@ impl<T> UdpSessions<T> {
         let mut state = self.0.state.lock();
         state.is_draining = true;
         let sessions: Vec<_> = state.sessions.values().cloned().collect();
-        let waiters = state.waiters_for_the_end();
+        let waiters = state.waiting_for_the_end();
         drop(state);
         for entry in sessions {
             entry.shorten(quiet);
@@ -284,17 +285,9 @@ impl<T> UdpSessions<T> {
 
     /// Waits until they have been [drained](Self::drain), and the last session has ended.
     pub async fn drained(&self) {
-        poll_fn(|cx| {
-            let mut state = self.0.state.lock();
-            if state.is_draining && state.sessions.is_empty() {
-                return Poll::Ready(());
-            }
-            if !state.waiters.iter().any(|own| own.will_wake(cx.waker())) {
-                state.waiters.push(cx.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await;
+        let drained =
+            |state: &mut State<T>| (state.is_draining && state.sessions.is_empty()).then_some(());
+        until(&self.0.state, |state| &mut state.waiting, drained).await;
     }
 }
 
@@ -303,9 +296,9 @@ impl<T> State<T> {
         self.is_draining || self.sessions.len() >= self.most
     }
 
-    fn waiters_for_the_end(&mut self) -> Vec<Waker> {
+    fn waiting_for_the_end(&mut self) -> Vec<Waker> {
         match self.is_draining && self.sessions.is_empty() {
-            true => std::mem::take(&mut self.waiters),
+            true => self.waiting.take(),
             false => Vec::new(),
         }
     }
@@ -355,7 +348,7 @@ impl<T> Table<T> {
         // After its end, the peer may have another one.
         let is_own = known.is_some_and(|known| Arc::ptr_eq(known, entry));
         let removed = is_own.then(|| state.sessions.remove(&entry.peer));
-        let waiters = state.waiters_for_the_end();
+        let waiters = state.waiting_for_the_end();
         drop(state);
         drop(removed);
         waiters.into_iter().for_each(Waker::wake);
