@@ -176,11 +176,7 @@ impl Server {
     ///
     /// It has no internet address.
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Self> {
-        let server = Server::new();
-        let address = listener.local_addr()?;
-        let socket = ListeningSocket::Unassociated(listener);
-        server.control.add(address, socket)?;
-        Ok(server)
+        Server::new().and_std(listener)
     }
 
     /// How to listen from now on.
@@ -196,6 +192,18 @@ impl Server {
     /// As [`bind`](Self::bind).
     pub fn and_bind(self, address: impl ToSocketAddrs) -> io::Result<Self> {
         self.control.bind(address)?;
+        Ok(self)
+    }
+
+    /// Serves one more listener of the standard library: one that a service manager has handed over, say.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_std`](Self::from_std).
+    pub fn and_std(self, listener: std::net::TcpListener) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        self.control
+            .add(address, ListeningSocket::Unassociated(listener))?;
         Ok(self)
     }
 

@@ -90,6 +90,26 @@ fn is_shut_out(address: SocketAddr) -> bool {
 }
 
 #[test]
+fn listeners_of_the_standard_library_are_served_together() {
+    let listeners = [(); 2].map(|()| StdListener::bind(LOOPBACK).unwrap());
+    let addresses = listeners
+        .each_ref()
+        .map(|listener| listener.local_addr().unwrap());
+    let [first, second] = listeners;
+    let server = Server::from_std(first).unwrap().and_std(second).unwrap();
+    assert_eq!(server.local_addrs(), addresses);
+    let running = Running::new(server, tell);
+    for address in addresses {
+        let mut client = StdStream::connect(address).unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut told = String::new();
+        client.read_to_string(&mut told).unwrap();
+        assert_eq!(told, format!("{address}\n"));
+    }
+    assert_eq!(running.end().stats.accepted, 2);
+}
+
+#[test]
 fn a_server_without_listeners_gets_some_while_it_serves() {
     let running = Running::new(server(), tell);
     let handle = running.handle.clone();
