@@ -7,10 +7,10 @@ use std::mem::MaybeUninit;
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../landfall-cli/src/files/request.rs"]
+#[path = "../../landfall-cli/src/http/request.rs"]
 #[allow(dead_code, reason = "the tool's own; a part is used here")]
 mod request;
-#[path = "../../landfall-cli/src/files/status.rs"]
+#[path = "../../landfall-cli/src/http/status.rs"]
 #[allow(dead_code, reason = "the tool's own; a part is used here")]
 mod status;
 

@@ -5,6 +5,7 @@ mod command_line;
 mod demo;
 mod exit;
 mod files;
+mod http;
 mod load;
 mod map;
 mod options;

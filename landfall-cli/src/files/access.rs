@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Instant, SystemTime};
 
 use super::conditional::within_dates;
-use super::status::Status;
+use crate::http::Status;
 
 /// Bytes of a request's first line that are kept to be shown.
 const SHOWN_BYTES: usize = 1024;

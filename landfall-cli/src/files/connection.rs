@@ -14,9 +14,8 @@ use landfall::server::Connection;
 use super::access::{Access, first_line};
 use super::pace::Pace;
 use super::range::Span;
-use super::request::{MOST_FIELDS, Request};
 use super::respond::{Answer, FilePart, Site};
-use super::status::Status;
+use crate::http::{MOST_FIELDS, Request, Status};
 use crate::system::signals::StopRequest;
 use crate::units::ByteRate;
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::status::Status;
+use crate::http::Status;
 
 /// Answers by the first digit of their status.
 #[derive(Debug, Default)]

@@ -11,9 +11,7 @@ mod pace;
 mod path;
 mod range;
 mod report;
-mod request;
 mod respond;
-mod status;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -14,8 +14,7 @@ use super::date::{DateText, write_date};
 use super::listing::{self, Form};
 use super::path::{Target, encode_path};
 use super::range::{Asked, Span, parse_range};
-use super::request::{Method, Request};
-use super::status::Status;
+use crate::http::{Method, Request, Status};
 use crate::output::Log;
 use crate::system::paths::path_of;
 
