@@ -64,6 +64,16 @@ pub fn expand(listen: &Ports<'_>, targets: &[impl AsRef<str>]) -> Result<Vec<Rul
         .iter()
         .map(|target| parse_target(target.as_ref().trim(), listen))
         .collect::<Result<Vec<_>, _>>()?;
+    for (place, (ports, _)) in targets.iter().enumerate() {
+        if targets[..place].iter().any(|(other, _)| ports.meet(other)) {
+            let target = ports.shown();
+            return Err(format!(
+                "{} has the target {target} twice, which could not be told apart: give it once, \
+                 with a weight, as in {target}*2",
+                listen.shown()
+            ));
+        }
+    }
     let rule = |index| RuleText {
         listen: listen.nth(index),
         targets: targets
@@ -143,6 +153,18 @@ impl<'a> Ports<'a> {
     fn nth(&self, index: u16) -> String {
         let offset = if self.count == 1 { 0 } else { index };
         format!("{}:{}", self.host, self.first + offset)
+    }
+
+    /// Whether a rule could have the same target by both, as a range goes port by port and one port is for
+    /// all.
+    fn meet(&self, other: &Self) -> bool {
+        let one = [self, other].map(|ports| (ports.first, ports.first + (ports.count - 1)));
+        let [(first, last), (other_first, other_last)] = one;
+        self.host == other.host
+            && match self.count == other.count {
+                true => first == other_first,
+                false => first <= other_last && other_first <= last,
+            }
     }
 
     fn shown(&self) -> String {
@@ -227,6 +249,14 @@ mod tests {
             ),
             ("80-81=127.0.0.1:7000", "write 127.0.0.1:80-81, or"),
             ("127.0.0.1:9000=127.0.0.1:7000,", "empty target"),
+            (
+                "127.0.0.1:9000-9001=127.0.0.1:7-8,127.0.0.1:8",
+                "127.0.0.1:9000-9001 has the target 127.0.0.1:8 twice",
+            ),
+            (
+                "127.0.0.1:9000=127.0.0.1:7,127.0.0.1:8,127.0.0.1:7*3",
+                "127.0.0.1:9000 has the target 127.0.0.1:7 twice, which could not be told apart",
+            ),
             ("127.0.0.1:9000= ,127.0.0.1:7000", "empty target"),
             ("127.0.0.1:9000=127.0.0.1:0", "port 0"),
             ("127.0.0.1:0-3=127.0.0.1:7", "port 0"),
