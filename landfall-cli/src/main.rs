@@ -8,6 +8,7 @@ mod files;
 mod http;
 mod load;
 mod map;
+mod metrics;
 mod options;
 mod output;
 mod scan;

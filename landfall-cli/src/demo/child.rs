@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::exit::{Exit, Failure};
 use crate::options::DRIVER_VARIABLE;
+use crate::system::systemd;
 
 /// How often a process that is to end is looked at.
 const POLL_PERIOD: Duration = Duration::from_millis(10);
@@ -49,6 +50,9 @@ impl Subcommand {
             if variable.to_string_lossy().starts_with("LANDFALL_") && variable != DRIVER_VARIABLE {
                 command.env_remove(variable);
             }
+        }
+        for variable in systemd::VARIABLES {
+            command.env_remove(variable);
         }
         separate_from_terminal(&mut command);
         let mut child = command.spawn().map_err(cannot)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::exit::Failure;
+use crate::metrics::MetricsArgs;
 use crate::options::RuntimeOptions;
 use crate::output::OutputArgs;
 use crate::system::sending::{SENDING, Sending};
@@ -105,6 +106,10 @@ pub struct FilesArgs {
         env = "LANDFALL_DRAIN_TIMEOUT"
     )]
     pub drain_timeout: Duration,
+
+    /// Where metrics are to be had.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
 
     /// The flags all subcommands share.
     #[command(flatten)]

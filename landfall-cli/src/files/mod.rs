@@ -7,6 +7,7 @@ mod connection;
 mod counts;
 mod date;
 mod listing;
+mod metrics;
 mod pace;
 mod path;
 mod range;
@@ -28,22 +29,26 @@ pub use args::FilesArgs;
 use connection::Service;
 use counts::Counts;
 use date::DateText;
+use metrics::AnswerMetrics;
 use report::FilesReport;
 use respond::Site;
 
 use crate::exit::{Exit, Failure};
+use crate::metrics::Endpoint;
 use crate::output::{Announcement, Log, Sink, announce};
-use crate::serve::{ServerReport, Setting, listen, obey};
+use crate::serve::{ServerMetrics, ServerReport, Setting, listen, obey};
 use crate::system::limits;
 use crate::system::signals::StopRequest;
+use crate::system::systemd::Sockets;
 
 /// Descriptors of this process that are neither a connection's nor a file's.
 const OTHER_DESCRIPTORS: u64 = 64;
 
 /// Runs the subcommand.
 pub fn run(args: &FilesArgs) -> Result<Exit, Failure> {
+    let inherited = Sockets::from_environment()?;
     let log = Log::start(args.output.messages())?;
-    serve(args, &log).map_err(|failure| {
+    serve(args, inherited, &log).map_err(|failure| {
         // Said by the log, which may hold standard error for a reader that takes nothing.
         log.error(&failure);
         log.finish();
@@ -51,7 +56,7 @@ pub fn run(args: &FilesArgs) -> Result<Exit, Failure> {
     })
 }
 
-fn serve(args: &FilesArgs, log: &Log) -> Result<Exit, Failure> {
+fn serve(args: &FilesArgs, mut inherited: Sockets, log: &Log) -> Result<Exit, Failure> {
     let mut sink = Sink::open(&args.output)?;
     check_times(args)?;
     args.zero_copy.check()?;
@@ -60,10 +65,14 @@ fn serve(args: &FilesArgs, log: &Log) -> Result<Exit, Failure> {
     args.runtime.end_with_parent(&stop)?;
     let descriptor_limit = limits::raise_descriptor_limit();
     let runtime = runtime_of(args)?;
-    let sockets = runtime.port().socket_capacity() as u64;
+    let endpoint = Endpoint::listen(args.metrics.address(), &mut inherited, descriptor_limit)?;
+    let sockets = args
+        .metrics
+        .leave_of(runtime.port().socket_capacity() as u64);
     let most = most_connections(args, sockets, descriptor_limit)?;
     let began = Instant::now();
-    let server = bind(args, most, descriptor_limit)?;
+    let server = bind(args, most, &mut inherited, descriptor_limit)?;
+    inherited.refuse_rest()?;
     let setting = Setting {
         command: "files",
         runtime: &args.runtime,
@@ -78,11 +87,6 @@ fn serve(args: &FilesArgs, log: &Log) -> Result<Exit, Failure> {
         args.drain_timeout,
         log.clone(),
     )?;
-    announce(&setting.announcement, args.output.json)?;
-    for address in server.local_addrs() {
-        log.note(format_args!("{}", url_of(address)));
-    }
-
     let service = Arc::new(Service {
         site,
         rate: args.rate_limit.0,
@@ -90,6 +94,16 @@ fn serve(args: &FilesArgs, log: &Log) -> Result<Exit, Failure> {
         tells_answers: args.output.verbose,
         stop: stop.clone(),
     });
+    if let Some(endpoint) = endpoint {
+        let server = Box::new(ServerMetrics(server.handle()));
+        let answers = Box::new(AnswerMetrics(service.clone()));
+        endpoint.serve(&runtime, log, [server as _, answers as _]);
+    }
+    announce(&setting.announcement, args.output.json, log)?;
+    for address in server.local_addrs() {
+        log.note(format_args!("{}", url_of(address)));
+    }
+
     let serving = service.clone();
     let served = server
         .serve_on(&runtime, move |connection| {
@@ -194,8 +208,13 @@ fn most_connections(
     Ok(usize::try_from(most).unwrap_or(usize::MAX))
 }
 
-fn bind(args: &FilesArgs, most: usize, descriptor_limit: u64) -> Result<Server, Failure> {
-    let mut server = listen(&args.listen, descriptor_limit)?;
+fn bind(
+    args: &FilesArgs,
+    most: usize,
+    inherited: &mut Sockets,
+    descriptor_limit: u64,
+) -> Result<Server, Failure> {
+    let mut server = listen(&args.listen, inherited, descriptor_limit)?;
     if let Some(idle) = args.idle_timeout.0 {
         server = server.idle_timeout(idle);
     }

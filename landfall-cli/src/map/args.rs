@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::access::parse_network;
 use super::balance::Balance;
+use crate::metrics::MetricsArgs;
 use crate::options::RuntimeOptions;
 use crate::output::OutputArgs;
 use crate::units::{Limit, parse_count, parse_time};
@@ -69,6 +70,10 @@ pub struct MapArgs {
     /// Write the lines for connections to FILE, opened anew at SIGHUP; `-` is standard error
     #[arg(long, value_name = "FILE", default_value = "-", env = "LANDFALL_LOG")]
     pub log: PathBuf,
+
+    /// Where metrics are to be had.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
 
     /// The flags all subcommands share.
     #[command(flatten)]

@@ -28,11 +28,22 @@ use super::args::{MapArgs, SendProxy, Settings, Splicing};
 use super::balance::Balance;
 use super::mapping::Rule;
 use super::rule::{Ports, RuleText, expand, parse_rule};
+use crate::metrics::{MetricsArgs, parse_address};
 use crate::units::{Limit, parse_count, parse_time};
 
-/// All rules there are, checked as far as that goes without the network.
-pub fn rules(args: &MapArgs) -> Result<Vec<Rule>, String> {
+/// What the command line and the file come to.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// All rules there are.
+    pub rules: Vec<Rule>,
+    /// Where metrics are to be had.
+    pub metrics: MetricsArgs,
+}
+
+/// Reads all of it, and checks it as far as that goes without the network.
+pub fn configuration(args: &MapArgs) -> Result<Configuration, String> {
     let mut rules = Vec::new();
+    let mut metrics = args.metrics.clone();
     for text in &args.rules {
         let texts = parse_rule(text)?;
         rules.extend(texts.into_iter().map(|text| Rule {
@@ -42,7 +53,9 @@ pub fn rules(args: &MapArgs) -> Result<Vec<Rule>, String> {
         }));
     }
     if let Some(path) = &args.config.0 {
-        rules.extend(read_file(path, &args.settings)?);
+        let file = read_file(path, &args.settings)?;
+        rules.extend(file.rules);
+        metrics.metrics = file.metrics.unwrap_or(metrics.metrics);
     }
     if rules.is_empty() {
         return Err(match &args.config.0 {
@@ -57,22 +70,31 @@ pub fn rules(args: &MapArgs) -> Result<Vec<Rule>, String> {
         });
     }
     rules.iter().try_for_each(Rule::check)?;
-    Ok(rules)
+    Ok(Configuration { rules, metrics })
 }
 
-fn read_file(path: &Path, settings: &Settings) -> Result<Vec<Rule>, String> {
+/// What the file says.
+#[derive(Debug)]
+struct File {
+    rules: Vec<Rule>,
+    metrics: Option<Limit<String>>,
+}
+
+fn read_file(path: &Path, settings: &Settings) -> Result<File, String> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|error| format!("cannot read --config {shown}: {error}"))?;
     parse_file(&text, settings).map_err(|problem| format!("{shown}: {problem}"))
 }
 
-fn parse_file(text: &str, settings: &Settings) -> Result<Vec<Rule>, String> {
+fn parse_file(text: &str, settings: &Settings) -> Result<File, String> {
     let mistake = |mistake: Mistake| mistake.shown(text);
     let mut table =
         DeTable::parse(text).map_err(|error| mistake(Mistake::of_toml(&error, text)))?;
     let keys = Keys::of_settings();
-    keys.check(table.get_ref(), &["map"]).map_err(mistake)?;
+    keys.check(table.get_ref(), &["map", METRICS])
+        .map_err(mistake)?;
+    let metrics = take_metrics(table.get_mut()).map_err(mistake)?;
     let maps = match table.get_mut().remove_entry("map") {
         None => Vec::new(),
         Some((key, maps)) => match maps.into_inner() {
@@ -86,7 +108,30 @@ fn parse_file(text: &str, settings: &Settings) -> Result<Vec<Rule>, String> {
         .into_iter()
         .map(|map| parse_map(map, &keys, &settings, &mut names));
     let rules = rules.collect::<Result<Vec<_>, _>>().map_err(mistake)?;
-    Ok(rules.concat())
+    Ok(File {
+        rules: rules.concat(),
+        metrics,
+    })
+}
+
+/// What the file says of the process, and of no rule.
+const METRICS: &str = "metrics";
+
+fn take_metrics(table: &mut DeTable<'_>) -> Result<Option<Limit<String>>, Mistake> {
+    let Some((key, value)) = table.remove_entry(METRICS) else {
+        return Ok(None);
+    };
+    let span = value.span();
+    let mut own = DeTable::new();
+    own.insert(key, value);
+    read::<OfProcess>(Spanned::new(span, own)).map(|said| said.metrics)
+}
+
+/// What the file says of the process.
+#[derive(Deserialize)]
+struct OfProcess {
+    #[serde(deserialize_with = "address_limit")]
+    metrics: Option<Limit<String>>,
 }
 
 /// For `[map]`, be it there once or several times.
@@ -149,6 +194,9 @@ impl Keys {
 fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     if OF_A_RULE.contains(&name) {
         return format!("`{name}` is for a rule: write [[map]] on a line before it");
+    }
+    if name == METRICS {
+        return format!("`{name}` is for all rules together: write it before the first [[map]]");
     }
     if name == "map" {
         return String::from("`map` is a rule, and is not in another one");
@@ -445,6 +493,12 @@ fn count_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Limi
     word(deserializer, Limit::parser(parse_count))
 }
 
+fn address_limit<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Limit<String>>, D::Error> {
+    word(deserializer, Limit::parser(parse_address))
+}
+
 fn version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SendProxy>, D::Error> {
     word(deserializer, |text| {
         SendProxy::from_str(text, false)
@@ -467,7 +521,36 @@ mod tests {
     use crate::map::test_settings;
 
     fn parse(text: &str) -> Result<Vec<Rule>, String> {
-        parse_file(text, &test_settings())
+        parse_file(text, &test_settings()).map(|file| file.rules)
+    }
+
+    #[test]
+    fn metrics_are_for_the_whole_file() {
+        let metrics = |text: &str| parse_file(text, &test_settings()).map(|file| file.metrics);
+        let at = |address: &str| Ok(Some(Limit(Some(address.to_owned()))));
+        assert_eq!(
+            metrics("metrics = \"127.0.0.1:9100\""),
+            at("127.0.0.1:9100")
+        );
+        assert_eq!(metrics("metrics = \"none\""), Ok(Some(Limit(None))));
+        assert_eq!(metrics(""), Ok(None));
+        for (text, reason) in [
+            (
+                "\nmetrics = 9100",
+                "line 2, metrics: `9100` is not HOST:PORT: write 127.0.0.1:9100",
+            ),
+            (
+                "metrics = \"[::1]\"",
+                "line 1, metrics: `[::1]` is not HOST:PORT",
+            ),
+            (
+                "[[map]]\nmetrics = \"127.0.0.1:1\"",
+                "line 2: `metrics` is for all rules together",
+            ),
+        ] {
+            let refusal = metrics(text).unwrap_err();
+            assert!(refusal.contains(reason), "{refusal}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use landfall::net::relay::Relay;
 
@@ -30,6 +30,8 @@ pub struct Control {
     pub relay: Relay,
     /// Bytes that have gone from one socket to the other inside the kernel.
     pub zero_copied: AtomicU64,
+    /// Reloads that took place, and those that did not.
+    reloads: [AtomicU64; 2],
 }
 
 impl Control {
@@ -43,7 +45,20 @@ impl Control {
             local_ports,
             relay: Relay::new(),
             zero_copied: AtomicU64::new(0),
+            reloads: Default::default(),
         }
+    }
+
+    /// A reload has taken place, or changed nothing.
+    pub fn reloaded(&self, is_done: bool) {
+        self.reloads[usize::from(!is_done)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Reloads that took place, and those that did not.
+    pub fn reloads(&self) -> [u64; 2] {
+        self.reloads
+            .each_ref()
+            .map(|count| count.load(Ordering::Relaxed))
     }
 
     /// A client has not got through to a target.

@@ -20,6 +20,7 @@ use super::targets::Counts;
 use super::udp::{Flow, UdpDoor};
 use super::watch::watch;
 use crate::exit::Failure;
+use crate::system::systemd::Sockets;
 
 /// How long a session of UDP lasts after its last datagram once nobody is taken in any more: nobody
 /// says of datagrams which one is the last.
@@ -133,8 +134,13 @@ impl Found {
 }
 
 /// Finds the addresses of rules, and which of the doors that are open they are for. Refuses rules that
-/// cannot be in force together. This may take long, and blocks.
-pub fn find(rules: Vec<Rule>, doors: &[Arc<Door>]) -> Result<Vec<Found>, Failure> {
+/// cannot be in force together, or beside what else this process listens on. This may take long, and
+/// blocks.
+pub fn find(
+    rules: Vec<Rule>,
+    doors: &[Arc<Door>],
+    beside: Option<Ends>,
+) -> Result<Vec<Found>, Failure> {
     let mut left = doors.to_vec();
     let find = |rule: Rule| {
         let listen = &rule.text.listen;
@@ -156,7 +162,7 @@ pub fn find(rules: Vec<Rule>, doors: &[Arc<Door>]) -> Result<Vec<Found>, Failure
         })
     };
     let found: Vec<_> = rules.into_iter().map(find).collect::<Result<_, _>>()?;
-    let ends: Vec<_> = found.iter().map(Found::ends).collect();
+    let ends: Vec<_> = found.iter().map(Found::ends).chain(beside).collect();
     conflicts::check(&ends).map_err(Failure::usage)?;
     Ok(found)
 }
@@ -179,17 +185,26 @@ enum Step {
 #[derive(Debug)]
 pub struct Prepared(Vec<Step>);
 
-/// Listens where nobody does yet. Those doors are open.
+/// Listens where nobody does yet, by sockets that were handed over where there are some. Those doors
+/// are open.
 pub fn prepare(
     found: Vec<Found>,
     doors: &[Arc<Door>],
+    mut inherited: Sockets,
     descriptor_limit: u64,
 ) -> Result<Prepared, Failure> {
     let step = |found: Found| match found.door {
         Some(door) => Ok(Step::Change(door, found.mapping)),
-        None => open(&found.addresses, found.mapping, doors, descriptor_limit),
+        None => open(
+            &found.addresses,
+            found.mapping,
+            doors,
+            &mut inherited,
+            descriptor_limit,
+        ),
     };
     let steps = found.into_iter().map(step).collect::<Result<_, _>>()?;
+    inherited.refuse_rest()?;
     Ok(Prepared(steps))
 }
 
@@ -283,11 +298,16 @@ fn open(
     addresses: &[SocketAddr],
     mapping: Arc<Mapping>,
     doors: &[Arc<Door>],
+    inherited: &mut Sockets,
     descriptor_limit: u64,
 ) -> Result<Step, Failure> {
     let is_udp = mapping.settings().udp;
     let is_reload = !doors.is_empty();
-    let (socket, address) = bind_patiently(addresses, is_udp, is_reload).map_err(|error| {
+    let socket = take(addresses, is_udp, inherited).and_then(|taken| match taken {
+        Some(socket) => Ok(socket),
+        None => bind_patiently(addresses, is_udp, is_reload),
+    });
+    let (socket, address) = socket.map_err(|error| {
         let listen = &mapping.rule.text.listen;
         let is_own = |door: &&Arc<Door>| {
             let mut addresses = addresses.iter();
@@ -314,6 +334,28 @@ fn open(
     Ok(Step::Open(socket, Arc::new(door)))
 }
 
+/// The socket for one of the addresses that was handed over, if one was.
+fn take(
+    addresses: &[SocketAddr],
+    is_udp: bool,
+    inherited: &mut Sockets,
+) -> io::Result<Option<(Socket, SocketAddr)>> {
+    if is_udp {
+        let taken = inherited.take_udp(addresses)?;
+        return taken
+            .map(UdpSocket::from_std)
+            .transpose()?
+            .map(udp)
+            .transpose();
+    }
+    let taken = inherited.take_tcp(addresses)?;
+    taken
+        .map(TcpListener::from_std)
+        .transpose()?
+        .map(tcp)
+        .transpose()
+}
+
 /// As `bind`; what the last reload gave up is waited for.
 fn bind_patiently(
     addresses: &[SocketAddr],
@@ -338,12 +380,18 @@ fn bind_patiently(
 /// Listens on the first of the addresses that can be had.
 fn bind(addresses: &[SocketAddr], is_udp: bool) -> io::Result<(Socket, SocketAddr)> {
     if is_udp {
-        let socket = UdpSocket::bind(addresses)?;
-        let local = socket.local_addr()?;
-        return Ok((Socket::Udp(UdpSessions::new(socket)), local));
+        return udp(UdpSocket::bind(addresses)?);
     }
     let options = ListenOptions::new().nodelay(true);
-    let listener = TcpListener::bind_with(addresses, options)?;
+    tcp(TcpListener::bind_with(addresses, options)?)
+}
+
+fn udp(socket: UdpSocket) -> io::Result<(Socket, SocketAddr)> {
+    let local = socket.local_addr()?;
+    Ok((Socket::Udp(UdpSessions::new(socket)), local))
+}
+
+fn tcp(listener: TcpListener) -> io::Result<(Socket, SocketAddr)> {
     let local = listener.local_addr()?;
     Ok((Socket::Tcp(listener), local))
 }

@@ -11,6 +11,7 @@ mod front;
 mod health;
 mod log;
 mod mapping;
+mod metrics;
 mod proxy;
 mod report;
 mod room;
@@ -23,6 +24,7 @@ mod watch;
 use std::future::pending;
 use std::io;
 use std::mem::ManuallyDrop;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -34,17 +36,20 @@ use landfall::server::{Report, Server, ServerHandle};
 
 pub use args::MapArgs;
 
+use config::Configuration;
 use control::Control;
 use front::{Front, Prepared};
-use mapping::Rule;
+use metrics::MapMetrics;
 use report::{Course, MapReport, Setting};
 use room::{Shares, Supply};
 
 use crate::exit::{Exit, Failure};
+use crate::metrics::{Endpoint, MetricsArgs};
 use crate::output::{Announcement, Log, Sink, announce, announce_drain, write_stdout};
 use crate::system::limits;
 use crate::system::ports::LocalPorts;
 use crate::system::signals::{ReloadRequest, StopRequest};
+use crate::system::systemd::{self, Sockets};
 use crate::units::counted;
 
 /// How long connections that were cut have to end.
@@ -52,8 +57,9 @@ const CUT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the subcommand.
 pub fn run(args: &MapArgs) -> Result<Exit, Failure> {
+    let inherited = Sockets::from_environment()?;
     let messages = Log::start(args.output.messages())?;
-    map(args, &messages).map_err(|failure| {
+    map(args, inherited, &messages).map_err(|failure| {
         // Said by the log, which may hold standard error for a reader that takes nothing.
         messages.error(&failure);
         messages.finish();
@@ -61,11 +67,12 @@ pub fn run(args: &MapArgs) -> Result<Exit, Failure> {
     })
 }
 
-fn map(args: &MapArgs, messages: &Log) -> Result<Exit, Failure> {
-    let rules = config::rules(args).map_err(Failure::usage)?;
+fn map(args: &MapArgs, mut inherited: Sockets, messages: &Log) -> Result<Exit, Failure> {
+    let configuration = config::configuration(args).map_err(Failure::usage)?;
     if args.check_config {
-        return check(rules);
+        return check(configuration);
     }
+    let metrics = configuration.metrics.clone();
     let mut sink = Sink::open(&args.output)?;
     let log = match args.log.as_os_str() == "-" {
         true => messages.clone(),
@@ -75,9 +82,10 @@ fn map(args: &MapArgs, messages: &Log) -> Result<Exit, Failure> {
     let reload = ReloadRequest::listen()?;
     args.runtime.end_with_parent(&stop)?;
     let descriptor_limit = limits::raise_descriptor_limit();
+    let endpoint = Endpoint::listen(metrics.address(), &mut inherited, descriptor_limit)?;
     // Its end would wait for tasks that block, and those that ask for addresses may do so for long.
     let runtime = ManuallyDrop::new(args.runtime.build()?);
-    let supply = Supply::of(&runtime, descriptor_limit);
+    let supply = Supply::of(&runtime, descriptor_limit).beside(&metrics);
     // Where the system does not tell, it may be any.
     let local_ports = LocalPorts::read().map_or(1..=u16::MAX, |ports| ports.range().clone());
     let control = Arc::new(Control::new(messages.clone(), log, local_ports));
@@ -91,6 +99,7 @@ fn map(args: &MapArgs, messages: &Log) -> Result<Exit, Failure> {
         began: Instant::now(),
     };
     let server = server_of(args, messages.clone());
+    let figures = Arc::new(MapMetrics::new(Arc::clone(&control), server.handle()));
     let mut mapper = Mapper {
         args,
         front: Front::new(Arc::clone(&control), server.handle()),
@@ -98,10 +107,21 @@ fn map(args: &MapArgs, messages: &Log) -> Result<Exit, Failure> {
         control,
         supply,
         shares: None,
+        metrics,
+        metrics_address: endpoint.as_ref().map(Endpoint::address),
+        figures: Arc::clone(&figures),
         descriptor_limit,
         course: Course::default(),
     };
-    runtime.block_on(mapper.serve(server, rules, &stop, &reload, &setting.driver[0]))?;
+    if let Some(endpoint) = endpoint {
+        endpoint.serve(&runtime, messages, [Box::new(figures) as _]);
+    }
+    let start = Start {
+        server,
+        configuration,
+        inherited,
+    };
+    runtime.block_on(mapper.serve(start, &stop, &reload, &setting.driver[0]))?;
 
     let exit = stop.now().map_or(Exit::Done, Exit::Stopped);
     mapper.control.log.finish();
@@ -110,10 +130,19 @@ fn map(args: &MapArgs, messages: &Log) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-/// Says of rules that they are right; what is wrong has been said.
-fn check(rules: Vec<Rule>) -> Result<Exit, Failure> {
+/// Says of a configuration that it is right; what is wrong has been said.
+fn check(configuration: Configuration) -> Result<Exit, Failure> {
+    let Configuration { rules, metrics } = configuration;
     let count = rules.len() as u64;
-    front::find(rules, &[]).map_err(|failure| Failure::usage(failure.to_string()))?;
+    let metrics = metrics.address().map(|address| {
+        let problem = |error| Failure::usage(format!("cannot find --metrics {address}: {error}"));
+        address
+            .to_socket_addrs()
+            .map(metrics::ends)
+            .map_err(problem)
+    });
+    front::find(rules, &[], metrics.transpose()?)
+        .map_err(|failure| Failure::usage(failure.to_string()))?;
     let text = format!("{}: no mistake found\n", counted(count, "rule"));
     write_stdout(&text)
         .map_err(|error| Failure::of_system("cannot write to standard output", &error))?;
@@ -139,16 +168,26 @@ struct Mapper<'a> {
     control: Arc<Control>,
     supply: Supply,
     shares: Option<Shares>,
+    /// Where metrics are to be had, as it was asked for, and as it became.
+    metrics: MetricsArgs,
+    metrics_address: Option<SocketAddr>,
+    figures: Arc<MapMetrics>,
     descriptor_limit: u64,
     course: Course,
+}
+
+/// What a mapper begins with.
+struct Start {
+    server: Server,
+    configuration: Configuration,
+    inherited: Sockets,
 }
 
 impl Mapper<'_> {
     /// Maps until it is to end, and drains.
     async fn serve(
         &mut self,
-        server: Server,
-        rules: Vec<Rule>,
+        start: Start,
         stop: &StopRequest,
         reload: &ReloadRequest,
         driver: &str,
@@ -158,7 +197,12 @@ impl Mapper<'_> {
             let message = "stopped before it listened anywhere";
             Err(Failure::new(Exit::Stopped(signal), message))
         };
-        let prepared = or(self.prepare(|| Ok(rules)), stopped).await?;
+        let Start {
+            server,
+            configuration,
+            inherited,
+        } = start;
+        let (prepared, _) = or(self.prepare(|| Ok(configuration), inherited), stopped).await?;
         self.apply(prepared);
         let (control, doors) = (Arc::clone(&self.control), self.front.tcp_doors());
         let serving = runtime::spawn(server.run(move |client| {
@@ -172,7 +216,9 @@ impl Mapper<'_> {
         let reloading = async {
             loop {
                 reload.wait().await;
+                systemd::reloading(&self.control.messages);
                 self.reload().await;
+                systemd::ready(&self.control.messages, self.status());
             }
         };
         or(stop.wait_for_drain(), reloading).await;
@@ -180,6 +226,7 @@ impl Mapper<'_> {
         let report = self.drain(serving, stop).await?;
         self.course.cut_off = report.cut_off;
         self.course.accept_errors = report.stats.accept_errors;
+        self.course.reloads = self.control.reloads();
         self.course.zero_copied = self.control.zero_copied.load(Ordering::Relaxed);
         Ok(())
     }
@@ -187,15 +234,22 @@ impl Mapper<'_> {
     /// Finds what rules need, in a task, which may block.
     async fn prepare(
         &self,
-        rules: impl FnOnce() -> Result<Vec<Rule>, String> + Send + 'static,
-    ) -> Result<(Prepared, Shares), Failure> {
+        read: impl FnOnce() -> Result<Configuration, String> + Send + 'static,
+        inherited: Sockets,
+    ) -> Result<((Prepared, Shares), MetricsArgs), Failure> {
         let (doors, limit) = (self.front.doors().to_vec(), self.descriptor_limit);
         let (supply, max_conns) = (self.supply, self.args.max_conns.0);
+        let metrics_address = self.metrics_address;
         let preparing = runtime::spawn(async move {
-            let rules = rules().map_err(Failure::usage)?;
+            let Configuration { rules, metrics } = read().map_err(Failure::usage)?;
             let shares = supply.share(&rules, max_conns)?;
-            let prepared = front::prepare(front::find(rules, &doors)?, &doors, limit)?;
-            Ok((prepared, shares))
+            let found = front::find(
+                rules,
+                &doors,
+                metrics_address.map(|address| metrics::ends([address])),
+            )?;
+            let prepared = front::prepare(found, &doors, inherited, limit)?;
+            Ok(((prepared, shares), metrics))
         });
         preparing
             .await
@@ -211,6 +265,7 @@ impl Mapper<'_> {
         self.server.set_max_connections(connections);
         self.control.udp_room.resize(shares.sessions);
         self.front.apply(prepared);
+        self.figures.follow(self.front.doors());
     }
 
     /// Reads the rules again. If anything is wrong with them, those in force stay.
@@ -221,17 +276,23 @@ impl Mapper<'_> {
             return self.control.messages.note(message);
         }
         let args = self.args.clone();
-        let prepared = self.prepare(move || config::rules(&args)).await;
-        match prepared {
-            Ok(prepared) => {
+        let prepared = self.prepare(move || config::configuration(&args), Sockets::default());
+        match prepared.await {
+            Ok((prepared, metrics)) => {
                 self.apply(prepared);
-                self.course.reloads[0] += 1;
+                self.control.reloaded(true);
                 let rules = counted(self.front.doors().len() as u64, "rule");
                 let messages = &self.control.messages;
                 messages.note(format_args!("reloaded: {rules} in force"));
+                if metrics != self.metrics {
+                    messages.note(format_args!(
+                        "metrics stay where they are, and not at {}: to change that, start anew",
+                        metrics.metrics
+                    ));
+                }
             }
             Err(failure) => {
-                self.course.reloads[1] += 1;
+                self.control.reloaded(false);
                 let reason = failure.to_string().replace('\n', " ");
                 let messages = &self.control.messages;
                 messages.error(format_args!("not reloaded, the old rules stay: {reason}"));
@@ -251,6 +312,15 @@ impl Mapper<'_> {
         }
     }
 
+    /// What a service manager shows of it after a reload.
+    fn status(&self) -> String {
+        let rules = counted(self.front.doors().len() as u64, "rule");
+        match self.control.reloads()[1] {
+            0 => format!("{rules} in force"),
+            failed => format!("{rules} in force; {} failed", counted(failed, "reload")),
+        }
+    }
+
     fn announce(&self, driver: &str) -> Result<(), Failure> {
         let listening = self.front.doors().iter().map(|door| match door.is_udp() {
             true => format!("{}/udp", door.address),
@@ -260,7 +330,7 @@ impl Mapper<'_> {
             listening: listening.collect(),
             driver: driver.to_owned(),
         };
-        announce(&announcement, self.args.output.json)
+        announce(&announcement, self.args.output.json, &self.control.messages)
     }
 
     /// Lets connections end, and has those cut that do not.

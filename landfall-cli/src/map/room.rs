@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 
 use super::mapping::Rule;
 use crate::exit::Failure;
+use crate::metrics::MetricsArgs;
 use crate::system::limits;
 use crate::units::{counted, grouped};
 
@@ -93,6 +94,14 @@ impl Supply {
                 false => sockets,
             },
             descriptors,
+        }
+    }
+
+    /// Without what the page of metrics takes.
+    pub fn beside(self, metrics: &MetricsArgs) -> Self {
+        Self {
+            sockets: metrics.leave_of(self.sockets),
+            ..self
         }
     }
 

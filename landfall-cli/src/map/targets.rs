@@ -136,6 +136,11 @@ impl Target {
         Ok(Some(found))
     }
 
+    /// Whether clients are sent to it before all others.
+    pub fn is_fit(&self) -> bool {
+        self.health.lock().fitness(Instant::now()) == Fitness::Fit
+    }
+
     /// A client's connect has failed.
     pub fn failed(&self, settings: &Settings) -> Option<Change> {
         self.health.lock().failed(Instant::now(), settings)

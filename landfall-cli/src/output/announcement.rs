@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::log::Log;
 use super::sink::{json_line, write_stdout};
 use crate::exit::Failure;
+use crate::system::systemd;
 use crate::units::{counted, show_time};
 
 /// What clients and scripts need to know once a server listens; printed as one line with `--json`.
@@ -30,8 +31,9 @@ impl Announcement {
     }
 }
 
-/// Says where the server listens, on standard output, for clients and scripts that wait for it.
-pub fn announce(announcement: &Announcement, json: bool) -> Result<(), Failure> {
+/// Says where the server listens, on standard output and to a service manager, for clients and scripts
+/// that wait for it.
+pub fn announce(announcement: &Announcement, json: bool, log: &Log) -> Result<(), Failure> {
     let text = if json {
         json_line(announcement)?
     } else {
@@ -42,17 +44,30 @@ pub fn announce(announcement: &Announcement, json: bool) -> Result<(), Failure> 
             .collect()
     };
     write_stdout(&text)
-        .map_err(|error| Failure::of_system("cannot write to standard output", &error))
+        .map_err(|error| Failure::of_system("cannot write to standard output", &error))?;
+    match &announcement.listening[..] {
+        [address] => systemd::ready(log, format_args!("listening on {address}")),
+        many => {
+            let addresses = counted(many.len() as u64, "socket");
+            systemd::ready(log, format_args!("listening on {addresses}"));
+        }
+    }
+    Ok(())
 }
 
 /// Says that so many connections are waited for, for so long.
 pub fn announce_drain(log: &Log, active: u64, timeout: Duration) {
-    match active {
-        0 => log.note("no connection is open: ending"),
-        active => log.note(format_args!(
-            "letting {} finish, for {} at most; again to stop now",
+    let what = match active {
+        0 => String::from("no connection is open: ending"),
+        active => format!(
+            "letting {} finish, for {} at most",
             counted(active, "connection"),
             show_time(timeout)
-        )),
+        ),
+    };
+    systemd::stopping(log, &what);
+    match active {
+        0 => log.note(what),
+        _ => log.note(format_args!("{what}; again to stop now")),
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::metrics::MetricsArgs;
 use crate::options::RuntimeOptions;
 use crate::output::OutputArgs;
 use crate::units::{Limit, Share, parse_count, parse_share, parse_time};
@@ -82,6 +83,10 @@ pub struct ServeArgs {
         env = "LANDFALL_DRAIN_TIMEOUT"
     )]
     pub drain_timeout: Duration,
+
+    /// Where metrics are to be had.
+    #[command(flatten)]
+    pub metrics: MetricsArgs,
 
     /// The flags all subcommands share.
     #[command(flatten)]

@@ -2,8 +2,10 @@
 
 mod args;
 mod handler;
+mod metrics;
 mod report;
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread;
@@ -14,21 +16,25 @@ use landfall::net::ListenOptions;
 use landfall::server::{Server, ServerHandle};
 
 pub use args::ServeArgs;
+pub use metrics::ServerMetrics;
 pub use report::{ServerReport, Setting};
 
 use handler::{Delay, Service};
 use report::ServeReport;
 
 use crate::exit::{Exit, Failure};
+use crate::metrics::Endpoint;
 use crate::output::{Announcement, Log, Sink, announce, announce_drain};
 use crate::system::limits;
 use crate::system::signals::StopRequest;
+use crate::system::systemd::Sockets;
 use crate::units::port_of;
 
 /// Runs the subcommand.
 pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
+    let inherited = Sockets::from_environment()?;
     let log = Log::start(args.output.messages())?;
-    serve(args, &log).map_err(|failure| {
+    serve(args, inherited, &log).map_err(|failure| {
         // Said by the log, which may hold standard error for a reader that takes nothing.
         log.error(&failure);
         log.finish();
@@ -36,7 +42,7 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     })
 }
 
-fn serve(args: &ServeArgs, log: &Log) -> Result<Exit, Failure> {
+fn serve(args: &ServeArgs, mut inherited: Sockets, log: &Log) -> Result<Exit, Failure> {
     let mut sink = Sink::open(&args.output)?;
     if args.idle_timeout.0.is_some_and(|time| time.is_zero()) {
         return Err(Failure::usage(
@@ -47,14 +53,18 @@ fn serve(args: &ServeArgs, log: &Log) -> Result<Exit, Failure> {
     args.runtime.end_with_parent(&stop)?;
     let descriptor_limit = limits::raise_descriptor_limit();
     let runtime = args.runtime.build()?;
-    let sockets = runtime.port().socket_capacity() as u64;
+    let endpoint = Endpoint::listen(args.metrics.address(), &mut inherited, descriptor_limit)?;
+    let sockets = args
+        .metrics
+        .leave_of(runtime.port().socket_capacity() as u64);
     let most = args.max_conns.0.map(u64::from);
     limits::refuse_if_short(
         "--max-conns",
         [most.and_then(|most| limits::check_sockets(most, sockets, descriptor_limit))],
     )?;
     let began = Instant::now();
-    let server = bind(args, descriptor_limit)?;
+    let server = bind(args, &mut inherited, descriptor_limit)?;
+    inherited.refuse_rest()?;
     let setting = Setting {
         command: "serve",
         runtime: &args.runtime,
@@ -69,7 +79,11 @@ fn serve(args: &ServeArgs, log: &Log) -> Result<Exit, Failure> {
         args.drain_timeout,
         log.clone(),
     )?;
-    announce(&setting.announcement, args.output.json)?;
+    if let Some(endpoint) = endpoint {
+        let server = ServerMetrics(server.handle());
+        endpoint.serve(&runtime, log, [Box::new(server) as _]);
+    }
+    announce(&setting.announcement, args.output.json, log)?;
 
     let service = Arc::new(service_of(args, log.clone()));
     let serve = move |connection| Arc::clone(&service).serve(connection);
@@ -90,8 +104,12 @@ fn serve(args: &ServeArgs, log: &Log) -> Result<Exit, Failure> {
     Ok(exit)
 }
 
-fn bind(args: &ServeArgs, descriptor_limit: u64) -> Result<Server, Failure> {
-    let mut server = listen(&args.addresses, descriptor_limit)?;
+fn bind(
+    args: &ServeArgs,
+    inherited: &mut Sockets,
+    descriptor_limit: u64,
+) -> Result<Server, Failure> {
+    let mut server = listen(&args.addresses, inherited, descriptor_limit)?;
     if let Some(most) = args.max_conns.0 {
         server = server.max_connections(most as usize);
     }
@@ -101,24 +119,31 @@ fn bind(args: &ServeArgs, descriptor_limit: u64) -> Result<Server, Failure> {
     Ok(server.drain_timeout(args.drain_timeout))
 }
 
-/// A server that listens on all of these.
-pub fn listen(addresses: &[String], descriptor_limit: u64) -> Result<Server, Failure> {
-    let options = ListenOptions::new().nodelay(true);
+/// A server that listens on all of these, by sockets that were handed over where there are some.
+pub fn listen(
+    addresses: &[String],
+    inherited: &mut Sockets,
+    descriptor_limit: u64,
+) -> Result<Server, Failure> {
     for address in addresses {
         port_of(address).map_err(Failure::usage)?;
     }
-    let mut addresses = addresses.iter();
-    let first = addresses
-        .next()
-        .ok_or_else(|| Failure::usage("no address to listen on"))?;
-    let mut server = Server::bind_with(first.as_str(), options)
-        .map_err(|error| Failure::cannot_listen(first, &error, descriptor_limit))?;
+    if addresses.is_empty() {
+        return Err(Failure::usage("no address to listen on"));
+    }
+    let mut server = Server::new().listen_options(ListenOptions::new().nodelay(true));
     for address in addresses {
-        server = server
-            .and_bind(address.as_str())
+        server = listen_on(server, address, inherited)
             .map_err(|error| Failure::cannot_listen(address, &error, descriptor_limit))?;
     }
     Ok(server)
+}
+
+fn listen_on(server: Server, address: &str, inherited: &mut Sockets) -> io::Result<Server> {
+    match inherited.take_tcp(address)? {
+        Some(listener) => server.and_std(listener),
+        None => server.and_bind(address),
+    }
 }
 
 /// Passes signals on to the server: the first drains it, the second stops it.

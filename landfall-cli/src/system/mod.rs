@@ -12,3 +12,5 @@ pub mod process;
 pub mod sending;
 pub mod services;
 pub mod signals;
+#[cfg_attr(windows, path = "systemd_windows.rs")]
+pub mod systemd;

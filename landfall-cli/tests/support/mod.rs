@@ -101,10 +101,16 @@ pub struct Running {
 impl Running {
     /// Starts a program, which must be installed.
     #[track_caller]
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
+        Self::start_with_input(command, Stdio::piped())
+    }
+
+    /// The same with another standard input than a pipe.
+    #[track_caller]
+    pub fn start_with_input(mut command: Command, input: impl Into<Stdio>) -> Self {
         let program = command.get_program().to_string_lossy().into_owned();
         command
-            .stdin(Stdio::piped())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
@@ -273,6 +279,7 @@ fn package_of(program: &str) -> &str {
         "ip" | "ss" => "iproute2",
         "aria2c" => "aria2",
         "mkfifo" => "coreutils",
+        "systemd-socket-activate" => "systemd",
         other => other,
     }
 }
