@@ -299,7 +299,13 @@ pub(super) fn end_with(
     let op = remove(lane, state, key);
     let id = lane.id(&op, key);
     let kind = op.kind.completion_kind();
-    let payload = payload(op.kind, &mut state.messages);
+    let payload = match op.kind {
+        Kind::SendFile(send) => {
+            lane.let_go_of_file(state, send.into_file(), true);
+            Payload::None
+        }
+        kind => payload(kind, &mut state.messages),
+    };
     deliver(state, op.ticket.finish(id, kind, code, bytes, payload));
 }
 

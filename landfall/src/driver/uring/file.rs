@@ -4,7 +4,9 @@
 //! pipe and out of it), and a socket that takes nothing would hold that thread. So a piece is read
 //! into memory of ours and sent from there; `docs/decisions/0005-files.md` has the figures.
 
+use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use io_uring::squeue::Entry;
 use io_uring::{opcode, types};
@@ -125,6 +127,11 @@ impl SendFile {
             stage: Stage::Read,
             piece: Piece::default(),
         })
+    }
+
+    /// To be closed by the kernel, if nobody else has it.
+    pub(super) fn into_file(self) -> Arc<File> {
+        self.range.file
     }
 
     pub(super) fn entry(&mut self, socket: Target, done: usize) -> Entry {

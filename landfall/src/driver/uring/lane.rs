@@ -4,6 +4,7 @@
 //! call. The kernel runs submissions of several threads one after another by itself.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
@@ -262,17 +263,20 @@ impl Lane {
                     self.close_in_kernel(state, fd, worker);
                 }
             }
-            // Likewise, if the program has let go of it.
-            Place::File(file) => {
-                if let Some(file) = Arc::into_inner(file) {
-                    self.close_in_kernel(state, file.into(), worker);
-                }
-            }
+            Place::File(file) => self.let_go_of_file(state, file, worker),
             Place::Closed => {}
         }
         if state.sockets[socket as usize].released {
             state.sockets.remove(socket as usize);
             self.population.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Closes a file in the kernel if nobody else has it: that may wait for its storage, and the lane is
+    /// locked.
+    pub(super) fn let_go_of_file(&self, state: &mut State, file: Arc<File>, worker: bool) {
+        if let Some(file) = Arc::into_inner(file) {
+            self.close_in_kernel(state, file.into(), worker);
         }
     }
 
@@ -575,7 +579,13 @@ pub(super) unsafe fn own(number: i32) -> OwnedFd {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::super::file::SendFile;
+    use super::super::op::NO_SOCKET;
     use super::*;
+    use crate::driver::file::FileRange;
 
     /// `None` where io_uring is forbidden, as the whole suite is run there too.
     fn lane() -> Option<Lane> {
@@ -588,8 +598,7 @@ mod tests {
     }
 
     fn insert(lane: &Lane, state: &mut State) -> u32 {
-        let nowhere = super::super::op::NO_SOCKET;
-        lane.insert(state, Kind::Readable, nowhere, Ticket::default())
+        lane.insert(state, Kind::Readable, NO_SOCKET, Ticket::default())
     }
 
     #[test]
@@ -610,5 +619,26 @@ mod tests {
             assert_eq!(Lane::find(state, stale), None, "{operations} later");
             state.ops.remove(key as usize);
         }
+    }
+    #[test]
+    fn a_file_that_only_its_sending_had_is_closed_once_the_lane_is_unlocked() {
+        let Some(lane) = lane() else {
+            eprintln!("skipped: io_uring is forbidden here");
+            return;
+        };
+        // In place of a file, something whose closing shows.
+        let (file, mut peer) = UnixStream::pair().expect("a pair");
+        let file = Arc::new(File::from(OwnedFd::from(file)));
+        let mut state = lane.state.lock();
+        let kind = Kind::SendFile(SendFile::new(FileRange::new(file, 0, 1)));
+        let key = lane.insert(&mut state, kind, NO_SOCKET, Ticket::default());
+        complete::finish(&lane, &mut state, key, ABORTED);
+        peer.set_nonblocking(true).expect("a socket");
+        let open = peer.read(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(open, Err(io::ErrorKind::WouldBlock), "closed while locked");
+        drop(state);
+        lane.flush();
+        peer.set_nonblocking(false).expect("a socket");
+        assert_eq!(peer.read(&mut [0]).expect("no error"), 0, "the other end");
     }
 }
