@@ -241,4 +241,44 @@ mod tests {
         drop(end);
         sleeper.join().expect("ends");
     }
+    #[test]
+    fn a_probe_tells_a_thread_that_waits_for_a_processor() {
+        use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+        use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+        use std::time::{Duration, Instant};
+
+        const PATIENCE: Duration = Duration::from_secs(20);
+        let processors = sched_getaffinity(None).expect("a thread may ask about itself");
+        let first = (0..CpuSet::MAX_CPU).find(|&processor| processors.is_set(processor));
+        let mut one = CpuSet::new();
+        one.set(first.expect("it runs on one"));
+        let (send, receive) = std::sync::mpsc::channel();
+        let (computing, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                let (send, one, computing, stop) = (send.clone(), &one, &computing, &stop);
+                scope.spawn(move || {
+                    sched_setaffinity(None, one).expect("it is one of its processors");
+                    let sent = send.send(ThreadProbe::current());
+                    sent.expect("the test waits for it");
+                    computing.fetch_add(1, Ordering::Release);
+                    while !stop.load(Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            let probes = [receive.recv(), receive.recv()].map(|probe| probe.expect("it is sent"));
+            while computing.load(Ordering::Acquire) < 2 {
+                std::thread::yield_now();
+            }
+            let start = Instant::now();
+            let mut seen = Vec::new();
+            while !seen.contains(&ThreadState::Ready) && start.elapsed() < PATIENCE {
+                seen.extend(probes.iter().map(ThreadProbe::state));
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert!(seen.contains(&ThreadState::Ready), "both ran all the time");
+            assert!(!seen.contains(&ThreadState::Blocked), "neither ever sleeps");
+        });
+    }
 }

@@ -91,6 +91,22 @@ struct Slot {
     stayed: u32,
 }
 
+impl State {
+    fn add(&mut self, worker: Arc<Worker>) -> Arc<Worker> {
+        let index = self.workers.insert(Slot {
+            worker: worker.clone(),
+            arrival: 0,
+            covers: 0,
+            release: None,
+            roused_in: None,
+            seen: OUT,
+            stayed: 0,
+        });
+        worker.index.get_or_init(|| index);
+        worker
+    }
+}
+
 /// What a waiter is woken with.
 enum Release {
     /// A packet, and a permit.
@@ -415,27 +431,8 @@ impl Scheduler {
             return worker;
         }
         ask_for_short_slices();
-        let worker = Arc::new(Worker {
-            index: OnceLock::new(),
-            thread: thread::current(),
-            probe: ThreadProbe::current(),
-            phase: AtomicU64::new(OUT),
-            released: AtomicBool::new(false),
-            dirty: AtomicU64::new(0),
-            turns: AtomicUsize::new(0),
-            unflushed: AtomicUsize::new(0),
-            home: AtomicUsize::new(NO_HOME),
-        });
-        let index = self.state.lock().workers.insert(Slot {
-            worker: worker.clone(),
-            arrival: 0,
-            covers: 0,
-            release: None,
-            roused_in: None,
-            seen: OUT,
-            stayed: 0,
-        });
-        worker.index.get_or_init(|| index);
+        let worker = Worker::current();
+        let worker = self.state.lock().add(worker);
         let left = MEMBERSHIP.with(|membership| {
             membership.borrow_mut().replace(Membership {
                 scheduler: self,
@@ -1084,6 +1081,21 @@ pub(super) struct Looked {
 }
 
 impl Worker {
+    /// Of the calling thread.
+    fn current() -> Arc<Self> {
+        Arc::new(Worker {
+            index: OnceLock::new(),
+            thread: thread::current(),
+            probe: ThreadProbe::current(),
+            phase: AtomicU64::new(OUT),
+            released: AtomicBool::new(false),
+            dirty: AtomicU64::new(0),
+            turns: AtomicUsize::new(0),
+            unflushed: AtomicUsize::new(0),
+            home: AtomicUsize::new(NO_HOME),
+        })
+    }
+
     fn index(&self) -> usize {
         *self.index.get().expect("set when the worker joined")
     }
@@ -1127,3 +1139,5 @@ fn wake(driver: &dyn Driver, wakes: Wakes) {
 
 #[cfg(all(test, loom))]
 mod model;
+#[cfg(all(test, not(loom)))]
+mod tests;

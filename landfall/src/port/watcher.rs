@@ -48,16 +48,7 @@ pub(super) struct Watcher {
 impl Watcher {
     pub(super) fn start(shared: &Arc<Shared>) -> io::Result<Self> {
         let timers = Arc::new(Mutex::new(Timers::default()));
-        let watch = Watch {
-            shared: Arc::downgrade(shared),
-            timers: timers.clone(),
-            suspects: Suspects::default(),
-            checking: false,
-            pause: CALM,
-            period: ALERT,
-            alert_until: None,
-            quiet: 0,
-        };
+        let watch = Watch::new(Arc::downgrade(shared), timers.clone());
         let thread = thread::Builder::new()
             .name("landfall-watch".to_owned())
             .spawn(move || watch.run())
@@ -122,6 +113,19 @@ struct Watch {
 }
 
 impl Watch {
+    fn new(shared: Weak<Shared>, timers: Arc<Mutex<Timers>>) -> Self {
+        Watch {
+            shared,
+            timers,
+            suspects: Suspects::default(),
+            checking: false,
+            pause: CALM,
+            period: ALERT,
+            alert_until: None,
+            quiet: 0,
+        }
+    }
+
     fn run(mut self) {
         exact_pauses();
         ask_for_short_slices();
@@ -207,4 +211,70 @@ fn post_due_timers(timers: &Mutex<Timers>, shared: &Shared, now: Instant) -> Opt
 enum Pause {
     For(Duration),
     UntilWoken,
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// The pauses that follow looks which see this, once they change no more.
+    fn pauses(watch: &mut Watch, looked: &Looked, now: Instant) -> [Duration; 2] {
+        (0..40).for_each(|_| watch.adapt(looked, now));
+        [(); 2].map(|()| {
+            watch.adapt(looked, now);
+            watch.pause
+        })
+    }
+
+    #[test]
+    fn looks_come_in_pairs_while_somebody_is_in_user_code() {
+        let mut watch = Watch::new(Weak::new(), Arc::default());
+        let now = Instant::now();
+        let handling = Looked {
+            handling: true,
+            ..Looked::default()
+        };
+        assert_eq!(pauses(&mut watch, &handling, now), [CHECK, CALM]);
+        assert_eq!(watch.quiet, 0, "it does not go to sleep");
+        let unsure = Looked {
+            unsure: true,
+            ..handling
+        };
+        assert_eq!(pauses(&mut watch, &unsure, now), [CHECK, SLICE]);
+        let taking = Looked {
+            taking: true,
+            ..Looked::default()
+        };
+        assert_eq!(pauses(&mut watch, &taking, now), [CALM, CALM]);
+        let blocked = Looked {
+            blocked: true,
+            ..Looked::default()
+        };
+        assert_eq!(pauses(&mut watch, &blocked, now), [IDLE, IDLE]);
+        assert_eq!(watch.quiet, 0);
+        let nobody = Looked::default();
+        assert_eq!(pauses(&mut watch, &nobody, now), [LIGHT, LIGHT]);
+        assert!(watch.quiet >= QUIET_LOOKS, "it may go to sleep");
+    }
+
+    #[test]
+    fn looks_are_frequent_for_a_second_after_something_was_found() {
+        let mut watch = Watch::new(Weak::new(), Arc::default());
+        let now = Instant::now();
+        let found = Looked {
+            handling: true,
+            computing: true,
+            changed: true,
+            ..Looked::default()
+        };
+        assert_eq!(pauses(&mut watch, &found, now), [ALERT_CHECK; 2]);
+        let handling = Looked {
+            handling: true,
+            ..Looked::default()
+        };
+        let soon = now + ALERT_TIME / 2;
+        assert_eq!(pauses(&mut watch, &handling, soon), [ALERT_CHECK, ALERT]);
+        let later = now + ALERT_TIME;
+        assert_eq!(pauses(&mut watch, &handling, later), [CHECK, CALM]);
+    }
 }

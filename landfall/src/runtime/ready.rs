@@ -98,3 +98,58 @@ impl Hand {
         self.task.set(held);
     }
 }
+
+#[cfg(all(test, unix, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::port::CompletionPort;
+    use crate::runtime::Runtime;
+
+    /// Without workers: the test does their work.
+    fn runtime() -> Runtime {
+        let port = CompletionPort::new(1).expect("a port");
+        Runtime::builder().without_workers(port, 1)
+    }
+
+    /// Starts tasks that note their numbers when they run.
+    fn spawn_noting(runtime: &Runtime, numbers: std::ops::Range<usize>) -> Arc<Mutex<Vec<usize>>> {
+        let ran = Arc::new(Mutex::new(Vec::new()));
+        for number in numbers {
+            let ran = ran.clone();
+            drop(runtime.spawn(async move { ran.lock().push(number) }));
+        }
+        ran
+    }
+
+    #[test]
+    fn whoever_takes_a_packet_runs_the_oldest_task() {
+        let runtime = runtime();
+        let ran = spawn_noting(&runtime, 0..5);
+        (0..5).for_each(|_| assert!(runtime.step()));
+        assert_eq!(*ran.lock(), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn what_is_queued_is_dropped_with_the_runtime() {
+        let runtime = runtime();
+        let ran = spawn_noting(&runtime, 0..5);
+        drop(runtime);
+        assert_eq!(Arc::strong_count(&ran), 1, "the tasks are gone");
+        assert!(ran.lock().is_empty(), "and have not run");
+    }
+
+    #[test]
+    fn an_ended_queue_gives_tasks_back() {
+        let runtime = runtime();
+        let ran = spawn_noting(&runtime, 0..2);
+        let ready = Ready::default();
+        let mut tasks = runtime.shared.ready.close();
+        let (first, second) = (tasks.pop_front(), tasks.pop_front());
+        assert!(ready.push(first.expect("two tasks")).is_ok());
+        assert_eq!(ready.close().len(), 1);
+        assert!(ready.push(second.expect("two tasks")).is_err());
+        assert!(ready.pop().is_none());
+        drop(runtime);
+        assert_eq!(Arc::strong_count(&ran), 1, "nobody has them any more");
+    }
+}

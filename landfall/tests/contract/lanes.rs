@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+use landfall::port::CompletionKind;
 use landfall::port::{Association, CompletionPort, Handle, Operation};
 
 use crate::support::{
@@ -180,6 +182,64 @@ fn a_worker_parked_for_want_of_a_permit_serves_again_when_a_lane_has_no_worker()
         first.join();
         parked.join();
         assert_eq!(served.lock().expect("not poisoned").len(), 2);
+    });
+}
+
+/// A worker that comes back has its lane to itself: the one that looked after it meanwhile is not woken for
+/// what arrives there.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_guest_leaves_the_lane_of_a_worker_that_is_back() {
+    fn serve(port: &CompletionPort, stop: &Arc<AtomicBool>) -> (Worker<()>, Arc<AtomicUsize>) {
+        let served = Arc::new(AtomicUsize::new(0));
+        let (port, stop, count) = (port.clone(), stop.clone(), served.clone());
+        let worker = Worker::start(move || {
+            while let Ok(completion) = port.get(None) {
+                match completion.kind() {
+                    CompletionKind::Packet => compute_until(&stop),
+                    _ => drop(count.fetch_add(1, Ordering::AcqRel)),
+                }
+            }
+        });
+        worker.wait_until_asleep();
+        (worker, served)
+    }
+
+    for_each_driver_alone(|driver| {
+        const ROUNDS: usize = 20;
+        let port = port(driver, 2, 2);
+        let mut connections = one_in_each(&port, 2);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (guest, served_by_guest) = serve(&port, &stop);
+        // At home in the second lane, and the first to get a packet.
+        let (host, served_by_host) = serve(&port, &stop);
+        let (connection, peer) = &mut connections[1];
+        connection
+            .submit(Operation::ReceiveStream, 0)
+            .expect("submits");
+        host.wait_until_asleep();
+        post(&port, 0);
+        peer.write_all(b"x").expect("it is connected");
+        eventually("the guest serves", || {
+            served_by_guest.load(Ordering::Acquire) == 1
+        });
+        stop.store(true, Ordering::Release);
+        host.wait_until_asleep();
+        guest.wait_until_asleep();
+
+        let slept = guest.times_slept();
+        for round in 1..=ROUNDS {
+            peer.write_all(b"x").expect("it is connected");
+            eventually("the host serves", || {
+                served_by_host.load(Ordering::Acquire) == round
+            });
+            host.wait_until_asleep();
+        }
+        guest.wait_until_asleep();
+        assert_eq!(guest.times_slept(), slept, "the guest was woken");
+        port.close();
+        host.join();
+        guest.join();
     });
 }
 
