@@ -218,7 +218,7 @@ mod system {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     impl Root {
         /// As where the system does not help.
         pub(in crate::fs) fn without_help(mut self) -> Self {
