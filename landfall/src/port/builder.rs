@@ -59,6 +59,9 @@ pub struct Facilities {
     /// One accept, many connections. Used with ordinary descriptors; with direct ones several
     /// single accepts are posted, which also bring the peer's address.
     pub multishot_accept: bool,
+    /// Single accepts wait for a connection before they look for one (`IORING_ACCEPT_POLL_FIRST`, Linux
+    /// 6.10): each look in vain costs a socket and a file. Off: they look at once.
+    pub poll_first: bool,
     /// Zero-copy sends for [`SendZeroCopy`](super::Operation::SendZeroCopy). Off: copied.
     pub zero_copy: bool,
 }
@@ -68,6 +71,7 @@ impl Default for Facilities {
         Facilities {
             direct_descriptors: true,
             multishot_accept: true,
+            poll_first: true,
             zero_copy: true,
         }
     }
@@ -78,6 +82,7 @@ const MOST_BUFFER_BYTES: usize = 0x7fff_f000;
 
 /// Builds a [`CompletionPort`].
 #[derive(Clone, Debug, Default)]
+#[must_use = "there is no port before `build`"]
 pub struct Builder {
     concurrency: usize,
     lanes: usize,

@@ -77,6 +77,12 @@ const VARIANTS: &[Variant] = &[
         },
     },
     Variant {
+        name: "no-poll-first",
+        driver: DriverChoice::Uring,
+        lanes: 0,
+        restrict: |f| f.poll_first = false,
+    },
+    Variant {
         name: "no-zero-copy",
         driver: DriverChoice::Uring,
         lanes: 0,
@@ -89,6 +95,7 @@ const VARIANTS: &[Variant] = &[
         restrict: |f| {
             f.direct_descriptors = false;
             f.multishot_accept = false;
+            f.poll_first = false;
             f.zero_copy = false;
         },
     },

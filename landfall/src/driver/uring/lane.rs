@@ -71,6 +71,8 @@ pub(super) struct State {
     pub(super) readable: Readable,
     /// Posted accepts, and connections whose first data is awaited.
     pub(super) accepting: Vec<u32>,
+    /// Single accepts wait for a connection before they look for one, as far as the kernel knows how.
+    pub(super) poll_first: bool,
     pub(super) messages: Messages,
     /// Completions ready to be taken, ahead of what the ring holds.
     pub(super) outbox: Outbox,
@@ -119,6 +121,7 @@ impl Lane {
                 slots: Slots::new(table),
                 readable: Readable::default(),
                 accepting: Vec::new(),
+                poll_first: facilities.poll_first,
                 messages: Messages::default(),
                 outbox: Outbox::default(),
                 backlog: VecDeque::new(),
@@ -587,13 +590,15 @@ mod tests {
     use super::*;
     use crate::driver::file::FileRange;
 
-    /// `None` where io_uring is forbidden, as the whole suite is run there too.
-    fn lane() -> Option<Lane> {
-        let buffers = BufferPolicy { size: 64, count: 1 };
-        let streams = Arc::new(Streams::default());
-        match Lane::new(0, buffers, Facilities::default(), streams) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
-            lane => Some(lane.expect("io_uring")),
+    impl Lane {
+        /// `None` where io_uring is forbidden, as the whole suite is run there too.
+        pub(in super::super) fn for_test() -> Option<Lane> {
+            let buffers = BufferPolicy { size: 64, count: 1 };
+            let streams = Arc::new(Streams::default());
+            match Lane::new(0, buffers, Facilities::default(), streams) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => None,
+                lane => Some(lane.expect("io_uring")),
+            }
         }
     }
 
@@ -603,7 +608,7 @@ mod tests {
 
     #[test]
     fn a_name_is_not_given_again_soon() {
-        let Some(lane) = lane() else {
+        let Some(lane) = Lane::for_test() else {
             eprintln!("skipped: io_uring is forbidden here");
             return;
         };
@@ -622,7 +627,7 @@ mod tests {
     }
     #[test]
     fn a_file_that_only_its_sending_had_is_closed_once_the_lane_is_unlocked() {
-        let Some(lane) = lane() else {
+        let Some(lane) = Lane::for_test() else {
             eprintln!("skipped: io_uring is forbidden here");
             return;
         };

@@ -181,6 +181,8 @@ pub(super) struct AcceptOne {
     /// The place reserved in the ring's own table.
     pub(super) slot: Option<u32>,
     pub(super) multishot: bool,
+    /// It waits for a connection before it looks for one.
+    pub(super) poll_first: bool,
     storage: SockAddrStorage,
     length: libc::socklen_t,
 }
@@ -191,6 +193,7 @@ impl AcceptOne {
             stream,
             slot,
             multishot,
+            poll_first: false,
             storage: SockAddrStorage::zeroed(),
             length: 0,
         })
@@ -214,10 +217,14 @@ impl AcceptOne {
             libc::SOCK_CLOEXEC
         };
         let address = (&raw mut self.storage).cast();
-        opcode::Accept::new(listener, address, &raw mut self.length)
+        let entry = opcode::Accept::new(listener, address, &raw mut self.length)
             .file_index(slot)
             .flags(flags)
-            .build()
+            .build();
+        match self.poll_first {
+            true => polling_first(entry),
+            false => entry,
+        }
     }
 
     /// The peer of the connection just accepted, where the kernel gave it.
@@ -229,6 +236,19 @@ impl AcceptOne {
         // SAFETY: the accept has completed, so the storage holds an address of that length.
         unsafe { SockAddr::new(storage, self.length) }.as_socket()
     }
+}
+
+/// Has an accept wait for a connection before it looks for one (`IORING_ACCEPT_POLL_FIRST`, Linux 6.10): to
+/// look, the kernel makes a socket and a file, and throws them away if there is no connection.
+fn polling_first(mut entry: Entry) -> Entry {
+    const POLL_FIRST: u16 = 1 << 2;
+    /// Of the accept's flags (`ioprio`) in `struct io_uring_sqe`, in units of their size.
+    const PLACE: usize = 1;
+    const { assert!(size_of::<Entry>() == 64 && align_of::<Entry>() >= align_of::<u16>()) };
+    // SAFETY: an entry is the kernel's structure (`repr(C)`) and nothing else, and these two bytes of it
+    // are a number, for which the crate has no setter with an accept.
+    unsafe { (&raw mut entry).cast::<u16>().add(PLACE).write(POLL_FIRST) };
+    entry
 }
 
 /// Where the answer to an install is put.
