@@ -191,7 +191,7 @@ fn a_frame_that_cannot_be_received_is_not_sent() {
 #[test]
 #[should_panic(expected = "1 to 8 bytes")]
 fn a_length_of_nine_bytes_panics() {
-    LengthPrefix::big_endian(9);
+    let _ = LengthPrefix::big_endian(9);
 }
 
 #[test]

@@ -102,6 +102,7 @@ impl Buffer {
     /// # Panics
     ///
     /// When the buffer is shorter.
+    #[must_use = "what was split off is lost; `advance` says so"]
     pub fn split_to(&mut self, count: usize) -> Buffer {
         assert!(
             count <= self.len(),

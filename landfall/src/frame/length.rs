@@ -25,6 +25,7 @@ use crate::buffer::Buffer;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "it cuts nothing by itself: give it to a reader or a writer"]
 pub struct LengthPrefix {
     /// In bytes.
     width: usize,

@@ -22,6 +22,7 @@ use crate::buffer::Buffer;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "it cuts nothing by itself: give it to a reader or a writer"]
 pub struct Lines {
     max_line: usize,
     end: &'static str,

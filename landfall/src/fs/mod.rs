@@ -40,6 +40,7 @@ pub use file::File;
 /// `FILE_FLAG_OVERLAPPED` set, which no port does without; elsewhere nothing is special.
 ///
 /// `custom_flags` of `OpenOptionsExt` replaces that flag on Windows; it must be among those given.
+#[must_use]
 pub fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     os::prepare(&mut options);

@@ -30,6 +30,7 @@ use crate::runtime::{self, Shared};
 /// # }
 /// ```
 #[derive(Clone, Debug, Default)]
+#[must_use = "nothing connects before `connect`"]
 pub struct ConnectOptions {
     source: Option<SocketAddr>,
     nodelay: bool,

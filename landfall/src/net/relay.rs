@@ -77,6 +77,7 @@ pub use pipes::PipePool;
 /// Anything but such an end is passed on as a reset, so that the other side does not take what it
 /// got for all there was. Unix sockets have no reset to send: there it may look like an end.
 #[derive(Clone, Debug, Default)]
+#[must_use = "nothing is relayed before `run`"]
 pub struct Relay {
     idle_timeout: Option<Duration>,
     half_close_timeout: Option<Duration>,
@@ -191,6 +192,7 @@ pub enum Side {
 
 impl Side {
     /// The other one.
+    #[must_use]
     pub fn other(self) -> Side {
         match self {
             Side::Client => Side::Server,

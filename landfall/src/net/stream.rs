@@ -69,7 +69,8 @@ impl<F: Family> Stream<F> {
     }
 
     /// Gives the connection back as one of the standard library, in blocking mode, and with it
-    /// what had arrived already, in order. Waits until what is queued has been sent.
+    /// what had arrived already, in order. Waits until what is queued has been sent. A future that is
+    /// dropped before drops the connection.
     ///
     /// # Errors
     ///
@@ -146,7 +147,8 @@ impl<F: Family> Stream<F> {
         SendOwned(self.socket.call(Operation::Send(buffer.into())))
     }
 
-    /// Sends several buffers as if they were one.
+    /// Sends several buffers as if they were one; all of them, as [`send`](Self::send) does, even if the
+    /// future is dropped.
     ///
     /// # Errors
     ///
@@ -159,7 +161,8 @@ impl<F: Family> Stream<F> {
     }
 
     /// Sends without copying where the system can, and is ready when the network has no need of
-    /// the buffer any more, which takes a round trip. Worth it for large buffers to other machines.
+    /// the buffer any more, which takes a round trip. Worth it for large buffers to other machines. A
+    /// future that is dropped leaves the buffer to the send, as with [`send`](Self::send).
     ///
     /// # Errors
     ///
@@ -253,7 +256,8 @@ impl<F: Family> Stream<F> {
     }
 
     /// Waits until the system takes more to send, after all that has been given to send. For what goes
-    /// [past the port](Self::try_send_file); `send` waits by itself.
+    /// [past the port](Self::try_send_file); `send` waits by itself. The future may be
+    /// dropped at any time.
     ///
     /// # Errors
     ///
@@ -263,7 +267,8 @@ impl<F: Family> Stream<F> {
     }
 
     /// Shuts one or both directions down, after what has been given to send. The peer then
-    /// receives the end of the stream.
+    /// receives the end of the stream. As with [`send`](Self::send), it comes to
+    /// that even if the future is dropped.
     ///
     /// # Errors
     ///
@@ -283,7 +288,8 @@ impl<F: Family> Stream<F> {
     /// this long without traffic in either direction. `None`, as at first: wait for ever.
     ///
     /// Traffic is bytes: those that arrive, those that are given to a send, and those of a send that
-    /// the system has taken all of; of a file, every few mebibytes that it has taken. Beginning to wait, or doing so again and again, is none.
+    /// the system has taken all of; of a file, every few mebibytes that it has taken. Beginning to wait, or
+    /// doing so again and again, is none.
     ///
     /// Costs one timer a connection, and nothing but reading the clock a message. A send that has
     /// timed out is still sent when the peer takes it.

@@ -126,6 +126,7 @@ impl TcpListener {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "nothing listens before `TcpListener::bind_with`"]
 pub struct ListenOptions {
     backlog: u32,
     nodelay: bool,

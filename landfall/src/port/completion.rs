@@ -138,9 +138,11 @@ impl Completion {
         self.id
     }
 
-    /// The bytes transferred, or the error of the system with its raw code kept.
+    /// The bytes transferred.
     ///
-    /// An operation ended by a cancel or a close gives an error for which
+    /// # Errors
+    ///
+    /// What the system ended the operation with, its raw code kept. An operation ended by a cancel or a close gives an error for which
     /// [`is_aborted`](crate::port::is_aborted) is true.
     #[inline]
     pub fn result(&self) -> io::Result<usize> {

@@ -15,6 +15,7 @@ use crate::sync::atomic::{AtomicU8, Ordering};
 
 /// What a handle is associated with: a key, and how its completions are delivered.
 #[derive(Clone, Default)]
+#[must_use = "it does nothing before a port is given it"]
 pub struct Association {
     pub(crate) key: usize,
     pub(crate) serial: bool,
@@ -76,6 +77,29 @@ impl fmt::Debug for Association {
 /// All of that is true of files as well. They take the operations
 /// [`ReadAt`](Operation::ReadAt), [`WriteAt`](Operation::WriteAt), [`SyncAll`](Operation::SyncAll)
 /// and [`SyncData`](Operation::SyncData), and sockets take all others.
+///
+/// ```
+/// use std::io::Write;
+/// use std::net::{TcpListener, TcpStream};
+///
+/// use landfall::port::{CompletionPort, Operation};
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let mut client = TcpStream::connect(listener.local_addr()?)?;
+/// let (connection, _) = listener.accept()?;
+///
+/// let port = CompletionPort::new(0)?;
+/// let connection = port.associate(connection, 7)?;
+/// connection.submit(Operation::ReceiveOnce, 1)?;
+/// client.write_all(b"hello")?;
+/// let mut received = port.get(None)?;
+/// assert_eq!((received.key(), received.token(), received.result()?), (7, 1, 5));
+/// let data = received.take_buffer().expect("what was received");
+/// connection.submit(Operation::Send(data), 2)?;
+/// let sent = port.get(None)?;
+/// assert_eq!((sent.key(), sent.token(), sent.result()?), (7, 2, 5));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct Handle(Arc<Inner>);
 
@@ -138,6 +162,21 @@ impl Handle {
     /// Asks for an end of one operation. `true` means that it was asked: the operation still
     /// completes exactly once, as aborted or as whatever it had come to. `false`: there is no such
     /// operation any more.
+    ///
+    /// ```
+    /// use std::net::UdpSocket;
+    ///
+    /// use landfall::port::{CompletionPort, Operation, is_aborted};
+    ///
+    /// let port = CompletionPort::new(0)?;
+    /// let socket = port.associate(UdpSocket::bind("127.0.0.1:0")?, 7)?;
+    /// let receive = socket.submit(Operation::ReceiveOnce, 1)?;
+    /// assert!(socket.cancel(receive));
+    /// let cancelled = port.get(None)?;
+    /// assert_eq!(cancelled.id(), receive);
+    /// assert!(is_aborted(&cancelled.result().unwrap_err()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn cancel(&self, id: OperationId) -> bool {
         self.0.shared.cancel(self.0.socket, id)
     }

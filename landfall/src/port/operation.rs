@@ -20,6 +20,7 @@ pub struct OperationId(pub(crate) u64);
 /// until its completion, which gives it back.
 #[derive(Debug)]
 #[non_exhaustive]
+#[must_use = "it does nothing before it is submitted"]
 pub enum Operation {
     /// Accept connections on a listener; see [`Accept`].
     Accept(Accept),
@@ -104,11 +105,12 @@ pub enum Operation {
     /// (`u64::MAX`: to its end). Completes as a send, with the number of bytes that went: one
     /// smaller than `length` means that the file ended, and the peer got no more than that.
     ///
-    /// It moves on when some thread takes from the port. A failure has the consequences of a failed [`Send`](Operation::Send), also if it was the
-    /// file that could not be read. What the file holds while it is sent is what arrives: whoever
-    /// writes to it meanwhile changes that.
+    /// It moves on when some thread takes from the port. A failure has the consequences of a failed
+    /// [`Send`](Operation::Send), also if it was the file that could not be read. What the file holds while
+    /// it is sent is what arrives: whoever writes to it meanwhile changes that.
     ///
-    /// The file need not be associated with the port, and any number of sends may share it.
+    /// The file need not be associated with the port, and any number of sends may share it. If the last of
+    /// them is its last owner, it is closed soon after.
     SendFile {
         /// Opened for reading.
         file: Arc<File>,
@@ -167,7 +169,28 @@ pub enum Operation {
 }
 
 /// How connections are accepted.
+///
+/// ```
+/// use std::net::{TcpListener, TcpStream};
+///
+/// use landfall::port::{Accept, CompletionPort, Operation};
+///
+/// let listener = TcpListener::bind("127.0.0.1:0")?;
+/// let address = listener.local_addr()?;
+/// let port = CompletionPort::new(0)?;
+/// let listener = port.associate(listener, 1)?;
+/// listener.submit(Operation::Accept(Accept::stream()), 0)?;
+///
+/// let client = TcpStream::connect(address)?;
+/// let mut completion = port.get(None)?;
+/// let accepted = completion.take_accepted().expect("a connection");
+/// assert_eq!(accepted.peer_addr()?, client.local_addr()?);
+/// let connection = port.associate(accepted, 2)?;
+/// connection.submit(Operation::ReceiveStream, 0)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "it does nothing before it is submitted"]
 pub struct Accept {
     pub(crate) once: bool,
     pub(crate) first_data: Option<Duration>,

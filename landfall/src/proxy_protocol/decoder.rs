@@ -16,6 +16,7 @@ use crate::frame::{Decode, ended_within};
 /// way. How long a silent client may take is left to the program, which has
 /// [`timeout`](crate::runtime::time::timeout).
 #[derive(Debug)]
+#[must_use = "it decodes nothing by itself: give it to a reader"]
 pub struct HeaderDecoder {
     max_header: usize,
     partial: Vec<u8>,

@@ -34,6 +34,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(10);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Clone, Debug)]
+#[must_use = "there is no runtime before `build`"]
 pub struct Builder {
     port: port::Builder,
     workers: usize,

@@ -172,6 +172,7 @@ pub fn interval(period: Duration) -> Interval {
 
 /// What [`interval`] returns.
 #[derive(Debug)]
+#[must_use = "it ticks for whoever awaits `tick`"]
 pub struct Interval {
     period: Duration,
     sleep: Sleep,
