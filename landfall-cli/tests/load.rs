@@ -3,6 +3,8 @@
 mod support;
 
 use std::net::TcpListener;
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -252,6 +254,31 @@ fn flags_can_come_from_the_environment() {
         Running::start(command).finish().expect_code(0).json()["verified"],
         9
     );
+}
+
+#[test]
+fn connections_that_the_target_does_not_close_can_fail_a_run() {
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = target.local_addr().unwrap().to_string();
+    let (end, ended) = mpsc::channel::<()>();
+    let echo = thread::spawn(move || {
+        let (stream, _) = target.accept().unwrap();
+        std::io::copy(&mut &stream, &mut &stream).unwrap();
+        // Its side stays open.
+        let _ = ended.recv();
+    });
+    let load = ["load", &address, "-c", "1", "--messages", "1", "--json"];
+    let flags = ["--timeout", "300ms", "--fail-if", "unclosed>0"];
+    let json = run(&[&load[..], &flags].concat())
+        .expect_code(3)
+        .expect_message(&["--fail-if unclosed>0: it was 1"])
+        .json();
+    assert_eq!(
+        (&json["unclosed"], &json["verified"]),
+        (&1.into(), &1.into())
+    );
+    drop(end);
+    echo.join().unwrap();
 }
 
 #[test]

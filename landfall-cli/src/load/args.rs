@@ -48,8 +48,9 @@ pub struct LoadArgs {
 
     /// Send for this long instead of a number of messages
     #[arg(
-        long, value_name = "TIME", default_value = "none", value_parser = Limit::parser(parse_time),
-        env = "LANDFALL_DURATION", conflicts_with = "messages"
+        short, long, value_name = "TIME", default_value = "none",
+        value_parser = Limit::parser(parse_time), env = "LANDFALL_DURATION",
+        conflicts_with = "messages"
     )]
     pub duration: Limit<Duration>,
 
@@ -127,8 +128,8 @@ pub struct LoadArgs {
     /// times
     ///
     /// Latencies: p50, p99, p99.9 and so on, max, mean; the same after connect_ and send_delay_.
-    /// Counts: connected, refused, sent, answered, verified, mismatched, lost, unsent, extra_bytes,
-    /// errors.
+    /// Counts: connected, refused, connect_failed, connects_over_1s, sent, answered, verified,
+    /// mismatched, lost, unsent, extra_bytes, unclosed, errors.
     #[arg(
         long,
         value_name = "CONDITION",

@@ -65,9 +65,11 @@ const COMPARISONS: [(&str, Comparison); 6] = [
 ];
 
 /// The counts a condition can name, as the JSON result names them.
-pub const COUNTS: [&str; 10] = [
+pub const COUNTS: [&str; 13] = [
     "connected",
     "refused",
+    "connect_failed",
+    "connects_over_1s",
     "sent",
     "answered",
     "verified",
@@ -75,6 +77,7 @@ pub const COUNTS: [&str; 10] = [
     "lost",
     "unsent",
     "extra_bytes",
+    "unclosed",
     "errors",
 ];
 

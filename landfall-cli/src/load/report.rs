@@ -52,6 +52,8 @@ impl Figures {
         Some(match name {
             "connected" => counts.connected,
             "refused" => counts.refused,
+            "connect_failed" => counts.connect_failed,
+            "connects_over_1s" => self.connects_over_1s(),
             "sent" => counts.sent,
             "answered" => counts.answered,
             "verified" => counts.verified,
@@ -59,6 +61,7 @@ impl Figures {
             "lost" => self.lost(),
             "unsent" => self.unsent(),
             "extra_bytes" => counts.extra_bytes,
+            "unclosed" => counts.unclosed,
             "errors" => self.errors(),
             _ => return None,
         })
@@ -78,6 +81,10 @@ impl Figures {
 
     fn unsent(&self) -> u64 {
         self.planned.saturating_sub(self.tally.counts.sent)
+    }
+
+    fn connects_over_1s(&self) -> u64 {
+        self.tally.connect.count_from(FIRST_SYN_RETRY_MICROS)
     }
 
     fn errors(&self) -> u64 {
@@ -313,7 +320,7 @@ impl LoadReport {
             planned: figures.planned,
             unsent: figures.unsent(),
             lost: figures.lost(),
-            connects_over_1s: figures.tally.connect.count_from(FIRST_SYN_RETRY_MICROS),
+            connects_over_1s: figures.connects_over_1s(),
             counts: figures.tally.counts,
             latency: Summary::new("latency", figures, Measured::Latency),
             connect: Summary::new("connect", figures, Measured::Connect),

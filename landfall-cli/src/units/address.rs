@@ -6,7 +6,11 @@ pub fn port_of(address: &str) -> Result<u16, String> {
         let advice = advice_for_port(address).filter(|_| !address.contains('-'));
         let advice = advice.as_deref();
         let advice = advice.unwrap_or("write 127.0.0.1:7000, [::1]:7000 or example.net:7");
-        format!("`{address}` is not HOST:PORT: {advice}")
+        let of_url = match address.contains("://") {
+            true => ", without a scheme and a path",
+            false => "",
+        };
+        format!("`{address}` is not HOST:PORT: {advice}{of_url}")
     };
     let (host, port) = address.rsplit_once(':').ok_or_else(refuse)?;
     let is_bracketed = host.starts_with('[') && host.ends_with(']');
@@ -72,6 +76,11 @@ mod tests {
             let advice = "write 127.0.0.1:8000, or 0.0.0.0:8000 to listen on all addresses";
             assert!(refusal.contains(advice), "{refusal}");
         }
+        let refusal = port_of("http://127.0.0.1:7000/").unwrap_err();
+        assert!(
+            refusal.ends_with("without a scheme and a path"),
+            "{refusal}"
+        );
         let refusal = port_of("127.0.0.1:70000").unwrap_err();
         assert!(
             refusal.contains("70000 is no port, the last one is 65535"),
