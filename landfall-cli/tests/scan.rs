@@ -680,6 +680,31 @@ fn hosts_without_an_answer_are_summed_up_by_the_reason() {
     );
 }
 
+/// As nmap 7.93 says it of hosts that it calls down.
+#[test]
+fn xml_says_why_a_host_gave_no_answer() {
+    let script = "ip route add unreachable 10.9.0.0/24
+        ip route add prohibit 10.10.0.0/24
+        exec \"$LANDFALL\" scan 10.8.0.2 10.9.0.1 10.10.0.1 10.11.0.1 -p 22,80 --timeout 100ms -oX - $0";
+    for flags in ["", "--all-states"] {
+        let script = script.replace("$0", flags);
+        let outcome = beside_a_silent_network(&script).finish().expect_code(0);
+        let statuses: Vec<_> = outcome
+            .stdout
+            .lines()
+            .filter_map(|line| line.split_once("<status state=\"unknown\" reason=\""))
+            .filter_map(|(_, rest)| rest.split('"').next())
+            .collect();
+        let expected = [
+            "no-response",
+            "host-unreach",
+            "admin-prohibited",
+            "net-unreach",
+        ];
+        assert_eq!(statuses, expected, "{outcome:#?}");
+    }
+}
+
 #[test]
 fn nothing_open_is_no_failure() {
     let port = {

@@ -9,6 +9,7 @@ mod xml;
 
 pub use outputs::Outputs;
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::time::SystemTime;
 
@@ -114,6 +115,8 @@ pub struct HostReport {
     pub listed: Vec<PortReport>,
     /// The others.
     pub unlisted: Vec<Unlisted>,
+    /// What a router or this machine said of the way to it, if that is all that came.
+    obstacle: Option<Verdict>,
     /// How many are in each state.
     pub counts: Counts,
 }
@@ -209,6 +212,7 @@ impl HostReport {
             host,
             listed: Vec::new(),
             unlisted: Vec::new(),
+            obstacle: None,
             counts: Counts::default(),
         };
         for (port, verdict, banner) in findings {
@@ -216,6 +220,9 @@ impl HostReport {
             let Some(verdict) = verdict else {
                 continue;
             };
+            if verdict.state() == State::Filtered && verdict != Verdict::NoResponse {
+                report.obstacle.get_or_insert(verdict);
+            }
             if verdict.is_worth_listing() || setting.all_states {
                 report.listed.push(PortReport {
                     port,
@@ -264,13 +271,17 @@ impl HostReport {
     }
 
     /// What keeps it from being called up, or shows that it is, in nmap's words.
-    fn status(&self) -> (&'static str, &'static str) {
+    fn status(&self) -> (&'static str, Cow<'static, str>) {
+        let known = |state, reason| (state, Cow::Borrowed(reason));
         match (self.counts.open > 0, self.counts.closed > 0) {
-            (true, _) => ("up", "syn-ack"),
-            (false, true) => ("up", "conn-refused"),
-            (false, false) if self.counts.unresolved > 0 => ("unknown", "unresolved"),
-            (false, false) if !self.is_down() => ("unknown", "not-scanned"),
-            (false, false) => ("unknown", "no-response"),
+            (true, _) => known("up", "syn-ack"),
+            (false, true) => known("up", "conn-refused"),
+            (false, false) if self.counts.unresolved > 0 => known("unknown", "unresolved"),
+            (false, false) if !self.is_down() => known("unknown", "not-scanned"),
+            (false, false) => {
+                let verdict = self.obstacle.unwrap_or(Verdict::NoResponse);
+                ("unknown", verdict.reason())
+            }
         }
     }
 }
