@@ -134,4 +134,33 @@ mod tests {
             }
         }
     }
+
+    /// Flags that mean something of their own in a subcommand, beside those of the same name in others.
+    const OWN: [(&str, &str); 7] = [
+        ("load", "rate"),
+        ("load", "timeout"),
+        ("demo", "timeout"),
+        ("files", "timeout"),
+        ("scan", "timeout"),
+        ("scan", "rate"),
+        ("scan", "concurrency"),
+    ];
+
+    #[test]
+    fn a_variable_is_called_like_its_flag_with_the_subcommand_where_that_has_its_own_meaning() {
+        for command in Cli::command().get_subcommands() {
+            let subcommand = command.get_name();
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                let (Some(flag), Some(variable)) = (arg.get_long(), arg.get_env()) else {
+                    continue;
+                };
+                let name = match OWN.contains(&(subcommand, flag)) {
+                    true => format!("landfall-{subcommand}-{flag}"),
+                    false => format!("landfall-{flag}"),
+                };
+                let name = name.replace('-', "_").to_uppercase();
+                assert_eq!(variable.to_str(), Some(&*name), "{subcommand} --{flag}");
+            }
+        }
+    }
 }

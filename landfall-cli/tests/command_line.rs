@@ -26,7 +26,7 @@ fn load_with(environment: &[(&str, &str)], flags: &[&str]) -> Outcome {
 fn a_flag_wins_over_a_variable_that_contradicts_it() {
     let cases: [(&str, &str, &[&str], &str); 5] = [
         (
-            "LANDFALL_RATE",
+            "LANDFALL_LOAD_RATE",
             "100/s",
             &["--interval", "1s"],
             "one every 1s, for 3s",
@@ -62,11 +62,11 @@ fn flags_and_variables_contradict_each_other_only_among_themselves() {
         .expect_code(2)
         .expect_message(&["--interval", "--rate"]);
     load_with(
-        &[("LANDFALL_RATE", "100/s"), ("LANDFALL_INTERVAL", "1s")],
+        &[("LANDFALL_LOAD_RATE", "100/s"), ("LANDFALL_INTERVAL", "1s")],
         &[],
     )
     .expect_code(2)
-    .expect_message(&["the environment has: LANDFALL_INTERVAL, LANDFALL_RATE"]);
+    .expect_message(&["the environment has: LANDFALL_INTERVAL, LANDFALL_LOAD_RATE"]);
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub struct DemoArgs {
     /// Longest wait for a connect, and for a message to be answered
     #[arg(
         long, value_name = "TIME", default_value = "10s", value_parser = parse_time,
-        env = "LANDFALL_TIMEOUT"
+        env = "LANDFALL_DEMO_TIMEOUT"
     )]
     pub timeout: Duration,
 

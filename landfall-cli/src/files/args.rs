@@ -88,7 +88,7 @@ pub struct FilesArgs {
     /// How long a client may take over the head of a request, from its first byte
     #[arg(
         long, value_name = "TIME", default_value = "10s", value_parser = parse_time,
-        env = "LANDFALL_TIMEOUT"
+        env = "LANDFALL_FILES_TIMEOUT"
     )]
     pub timeout: Duration,
 

@@ -64,7 +64,7 @@ pub struct LoadArgs {
     /// Messages over all connections together, instead of an interval
     #[arg(
         long, value_name = "COUNT/s", default_value = "none",
-        value_parser = Limit::parser(parse_rate), env = "LANDFALL_RATE",
+        value_parser = Limit::parser(parse_rate), env = "LANDFALL_LOAD_RATE",
         conflicts_with = "interval"
     )]
     pub rate: Limit<Rate>,
@@ -96,7 +96,7 @@ pub struct LoadArgs {
     /// Longest wait for a connect, for a message to be answered, and for the target to close
     #[arg(
         long, value_name = "TIME", default_value = "10s", value_parser = parse_time,
-        env = "LANDFALL_TIMEOUT"
+        env = "LANDFALL_LOAD_TIMEOUT"
     )]
     pub timeout: Duration,
 

@@ -115,7 +115,7 @@ pub struct ScanArgs {
     /// Longest wait for one connect
     #[arg(
         long, value_name = "TIME", default_value = DEFAULT_TIMEOUT, value_parser = parse_time,
-        env = "LANDFALL_TIMEOUT"
+        env = "LANDFALL_SCAN_TIMEOUT"
     )]
     pub timeout: Duration,
 
