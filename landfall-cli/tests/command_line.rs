@@ -121,6 +121,44 @@ fn an_empty_variable_is_none() {
         .expect_message(&["3 messages"]);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_result_that_cannot_be_written_is_an_error() {
+    let there = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = there.local_addr().unwrap().port().to_string();
+    let rule = format!("127.0.0.1:0=127.0.0.1:{port}");
+    for args in [
+        &["serve", "127.0.0.1:0"][..],
+        &[
+            "load",
+            &format!("127.0.0.1:{port}"),
+            "-c1",
+            "--discard",
+            "--messages=1",
+            "--interval=10ms",
+            "--timeout=300ms",
+        ],
+        &["demo", "-c1", "--messages=1", "--interval=10ms"],
+        &["files", "/", "--listen=127.0.0.1:0"],
+        &["map", &rule],
+        &["scan", "127.0.0.1", "-p", &port],
+        &["scan", "127.0.0.1", "-p", &port, "-oX", "-"],
+    ] {
+        let mut command = Command::new("sh");
+        command
+            .args([
+                "-c",
+                "exec \"$0\" \"$@\" >/dev/full",
+                env!("CARGO_BIN_EXE_landfall"),
+            ])
+            .args(args);
+        Running::start(command)
+            .finish()
+            .expect_code(1)
+            .expect_message(&["to standard output: No space left on device"]);
+    }
+}
+
 #[test]
 fn a_negative_value_is_called_one() {
     let cases: [(&[&str], &str); 4] = [
