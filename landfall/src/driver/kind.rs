@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use socket2::{SockRef, Socket, Type};
 
-#[derive(Clone, Copy, Debug, Default)]
+use super::Origin;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct SocketKind {
     pub(crate) datagram: bool,
     /// A receive that leaves room has taken all that there was. So it is with TCP; others keep
@@ -18,7 +20,13 @@ impl SocketKind {
     /// Readies a socket for a driver. The flag `O_NONBLOCK` would forbid a ring to wait for an accept on
     /// the program's behalf (receives and sends go by flags of their own, whatever the mode), and calls
     /// of readiness say for themselves that they must not.
-    pub(crate) fn prepare(socket: &Socket) -> io::Result<Self> {
+    pub(crate) fn prepare(socket: &Socket, origin: Origin) -> io::Result<Self> {
+        if origin == Origin::NewTcp {
+            return Ok(SocketKind {
+                datagram: false,
+                drains: true,
+            });
+        }
         let kind = SocketKind::of(&SockRef::from(socket))?;
         socket.set_nonblocking(false)?;
         Ok(kind)
@@ -82,4 +90,26 @@ pub(crate) fn passes(code: i32) -> bool {
             | libc::EINTR
             | libc::EAGAIN
     )
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use socket2::{Domain, Protocol};
+
+    use super::*;
+
+    #[test]
+    fn a_new_socket_is_what_it_is_taken_for_without_asking() {
+        for domain in [Domain::IPV4, Domain::IPV6] {
+            let new = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+            let asked = SocketKind::prepare(&new, Origin::Program).expect("a stream");
+            let told = SocketKind::prepare(&new, Origin::NewTcp).expect("nothing is asked");
+            assert_eq!(asked, told);
+            assert!(!new.nonblocking().expect("it tells"));
+        }
+        // Nothing is asked: or this would be seen.
+        let other = Socket::new(Domain::IPV4, Type::DGRAM, None).expect("a socket");
+        let told = SocketKind::prepare(&other, Origin::NewTcp).expect("nothing is asked");
+        assert!(!told.datagram);
+    }
 }

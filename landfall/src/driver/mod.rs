@@ -55,6 +55,15 @@ pub(crate) const MAX_LANES: usize = 64;
 /// In place of [`DriverChoice::Auto`], if it is set.
 const VARIABLE: &str = "LANDFALL_DRIVER";
 
+/// Where a socket comes from that a driver is to take over: that says what need not be asked of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Origin {
+    /// The program, whose socket may be any.
+    Program,
+    /// This library, which has made it for a connection over TCP and left it in its blocking mode.
+    NewTcp,
+}
+
 /// What a port asks of a driver's set-up.
 #[allow(dead_code, reason = "no system's drivers need all of it")]
 #[derive(Clone, Copy, Debug)]
@@ -189,6 +198,7 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     fn attach(
         &self,
         socket: Socket,
+        origin: Origin,
         beside: Option<SocketRef>,
     ) -> Result<SocketRef, (io::Error, Socket)>;
 

@@ -11,7 +11,7 @@ use super::family::Family;
 use super::socket::Socket;
 use super::stream::Stream;
 use super::tcp::{TcpStream, no_address};
-use crate::port::Operation;
+use crate::port::{Operation, Source};
 use crate::runtime::time::timeout;
 use crate::runtime::{self, Shared};
 
@@ -150,7 +150,12 @@ impl ConnectOptions {
             socket.bind(&source.into())?;
         }
         // Dropped while it connects, the stream has nothing to send and closes at once.
-        let stream = TcpStream::new(Socket::associate(shared.clone(), socket, None, beside)?);
+        let stream = TcpStream::new(Socket::associate(
+            shared.clone(),
+            Source::new_tcp(socket),
+            None,
+            beside,
+        )?);
         stream.connected(Operation::Connect(address)).await?;
         Ok(stream)
     }

@@ -190,11 +190,11 @@ impl CompletionPort {
                     accepted.peer,
                 ))
             }
-            SourceKind::Socket(socket) => {
+            SourceKind::Socket(socket, origin) => {
                 let beside = association.beside.as_ref().map(Handle::socket);
-                match shared.driver.attach(socket, beside) {
+                match shared.driver.attach(socket, origin, beside) {
                     Ok(socket) => Ok(Handle::new(shared.clone(), socket, association, None)),
-                    Err((error, socket)) => refuse(error, SourceKind::Socket(socket)),
+                    Err((error, socket)) => refuse(error, SourceKind::Socket(socket, origin)),
                 }
             }
             SourceKind::File(file) => match shared.driver.attach_file(file.clone()) {

@@ -12,7 +12,7 @@ use std::os::windows::io::OwnedSocket;
 use socket2::{SockRef, Socket};
 
 use super::handle::Handle;
-use super::source::{Source, SourceKind};
+use super::source::Source;
 #[cfg(target_os = "linux")]
 use crate::driver::os::ThreadClock;
 use crate::driver::{Driver, SocketRef};
@@ -20,7 +20,7 @@ use crate::driver::{Driver, SocketRef};
 #[cfg(unix)]
 impl From<OwnedFd> for Source {
     fn from(fd: OwnedFd) -> Self {
-        Source(SourceKind::Socket(Socket::from(fd)))
+        Socket::from(fd).into()
     }
 }
 
@@ -48,7 +48,7 @@ impl From<UnixDatagram> for Source {
 #[cfg(windows)]
 impl From<OwnedSocket> for Source {
     fn from(socket: OwnedSocket) -> Self {
-        Source(SourceKind::Socket(Socket::from(socket)))
+        Socket::from(socket).into()
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use socket2::Socket;
 
 use super::accepted::Accepted;
+use crate::driver::Origin;
 
 /// A socket or file on its way into a port: an ordinary one of the standard library (on Unix its
 /// Unix sockets too), a socket made with `socket2`, or a connection that the port accepted.
@@ -18,11 +19,16 @@ use super::accepted::Accepted;
 pub struct Source(pub(crate) SourceKind);
 
 impl Source {
+    /// A new socket of TCP in its blocking mode, which is to be connected.
+    pub(crate) fn new_tcp(socket: Socket) -> Self {
+        Source(SourceKind::Socket(socket, Origin::NewTcp))
+    }
+
     /// The socket, to go on without the port; `None` for a connection that a port accepted, which
     /// stays with it, and for a file.
     pub fn into_socket(self) -> Option<Socket> {
         match self.0 {
-            SourceKind::Socket(socket) => Some(socket),
+            SourceKind::Socket(socket, _) => Some(socket),
             SourceKind::Accepted(_) | SourceKind::File(_) => None,
         }
     }
@@ -31,21 +37,21 @@ impl Source {
     pub fn into_file(self) -> Option<Arc<File>> {
         match self.0 {
             SourceKind::File(file) => Some(file),
-            SourceKind::Socket(_) | SourceKind::Accepted(_) => None,
+            SourceKind::Socket(..) | SourceKind::Accepted(_) => None,
         }
     }
 }
 
 #[derive(Debug)]
 pub(crate) enum SourceKind {
-    Socket(Socket),
+    Socket(Socket, Origin),
     Accepted(Accepted),
     File(Arc<File>),
 }
 
 impl From<Socket> for Source {
     fn from(socket: Socket) -> Self {
-        Source(SourceKind::Socket(socket))
+        Source(SourceKind::Socket(socket, Origin::Program))
     }
 }
 

@@ -119,7 +119,7 @@ fn reported(core: &Core, state: &mut State, way: Way, code: i32, bytes: usize) -
             };
             [last, None]
         }
-        Kind::Connect(_) => {
+        Kind::Connect(..) => {
             let finished = state.system.as_ref().map(winsock::finish_connect);
             let code = match finished {
                 Some(Ok(())) => {

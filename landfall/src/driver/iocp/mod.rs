@@ -39,7 +39,7 @@ use socket2::{Socket as SystemSocket, Type};
 use super::accept_stream::{STREAM_LANE, Streams};
 use super::file::FileRange;
 use super::refusal::{self, closed, not_listening};
-use super::{ABORTED, Driver, Sink, SocketRef, Submitted, SystemQueue, name};
+use super::{ABORTED, Driver, Origin, Sink, SocketRef, Submitted, SystemQueue, name};
 use crate::buffer::Pool;
 use crate::port::{
     BufferPolicy, Completion, GetError, Handle, Operation, OperationId, Posted, SubmitError,
@@ -154,11 +154,15 @@ impl Driver for Iocp {
     fn attach(
         &self,
         socket: SystemSocket,
+        origin: Origin,
         _beside: Option<SocketRef>,
     ) -> Result<SocketRef, (io::Error, SystemSocket)> {
-        let datagram = match socket.r#type() {
-            Ok(kind) => kind == Type::DGRAM,
-            Err(error) => return Err((error, socket)),
+        let datagram = match origin {
+            Origin::NewTcp => false,
+            Origin::Program => match socket.r#type() {
+                Ok(kind) => kind == Type::DGRAM,
+                Err(error) => return Err((error, socket)),
+            },
         };
         let socket = self.0.adopt(socket, datagram)?;
         Ok(socket.reference())
@@ -558,7 +562,7 @@ fn way_of(kind: &Kind) -> Option<Way> {
         | Kind::SendVectored(_)
         | Kind::SendTo(..)
         | Kind::SendFile(_)
-        | Kind::Connect(_)
+        | Kind::Connect(..)
         | Kind::Shutdown(_) => Some(Way::Sends),
         Kind::SetOption(_) | Kind::File(_) => None,
     }
@@ -588,7 +592,7 @@ fn kind_of(socket: &Socket, buffer_size: usize, operation: Operation) -> Kind {
         Operation::WaitReadable if socket.datagram => Kind::ReadableDatagram(Vec::with_capacity(1)),
         Operation::WaitReadable => Kind::Readable,
         Operation::WaitWritable => unreachable!("refused"),
-        Operation::Connect(address) => Kind::Connect(address),
+        Operation::Connect(address) => Kind::Connect(address, socket.datagram),
         Operation::Send(buffer) | Operation::SendZeroCopy(buffer) => Kind::Send(buffer),
         Operation::SendVectored(buffers) => Kind::SendVectored(buffers),
         Operation::SendTo { address, buffer } => Kind::SendTo(buffer, address),
@@ -634,7 +638,9 @@ mod tests {
     fn connected() -> (Iocp, SocketRef, TcpStream) {
         let driver = Iocp::new(1, BufferPolicy::default()).expect("Windows has ports");
         let (ours, peer) = pair();
-        let socket = driver.attach(ours.into(), None).expect("associates");
+        let socket = driver
+            .attach(ours.into(), Origin::Program, None)
+            .expect("associates");
         (driver, socket, peer)
     }
 
@@ -748,7 +754,9 @@ mod tests {
         let before = driver.0.sockets.at(socket.index).name;
         driver.release(socket, false);
         let (other, _peer) = pair();
-        let again = driver.attach(other.into(), None).expect("associates");
+        let again = driver
+            .attach(other.into(), Origin::Program, None)
+            .expect("associates");
         assert_eq!(again.index, socket.index, "its place is free again");
         assert_ne!(driver.0.sockets.at(again.index).name, before);
         assert!(driver.0.sockets.named(before).is_none());

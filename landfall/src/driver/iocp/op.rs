@@ -55,7 +55,8 @@ pub(super) enum Kind {
     SendFile(FileRange),
     /// On a file instead of a socket.
     File(FileOp),
-    Connect(SocketAddr),
+    /// Whether it only names the peer of a socket of datagrams.
+    Connect(SocketAddr, bool),
     Shutdown(Shutdown),
     SetOption(SocketOption),
     /// The first data of an accepted connection, and who wants it.
@@ -133,7 +134,13 @@ impl Op {
                 return file::transmit(socket, range, *done, extensions, block);
             }
             Kind::File(_) => unreachable!("begins on its file"),
-            Kind::Connect(address) => return connect(socket, *address, extensions, block),
+            Kind::Connect(address, true) => {
+                // That names the peer and sends nothing.
+                let named = socket.connect(&(*address).into());
+                named.map_err(|error| code::of(&error))?;
+                return Ok(Begun::Done);
+            }
+            Kind::Connect(address, false) => return connect(socket, *address, extensions, block),
             Kind::Shutdown(how) => {
                 socket.shutdown(*how).map_err(|error| code::of(&error))?;
                 return Ok(Begun::Done);
@@ -188,7 +195,7 @@ impl Op {
                 CompletionKind::Send
             }
             Kind::File(op) => op.completion_kind(),
-            Kind::Connect(_) => CompletionKind::Connect,
+            Kind::Connect(..) => CompletionKind::Connect,
             Kind::Shutdown(_) => CompletionKind::Shutdown,
             Kind::SetOption(_) => CompletionKind::SetOption,
             Kind::FirstData(..) => CompletionKind::Accept,
@@ -284,11 +291,6 @@ fn connect(
     block: &mut Block,
 ) -> Result<Begun, i32> {
     let failed = |error: std::io::Error| code::of(&error);
-    if socket.r#type().map_err(failed)? == socket2::Type::DGRAM {
-        // That names the peer and sends nothing.
-        socket.connect(&address.into()).map_err(failed)?;
-        return Ok(Begun::Done);
-    }
     bind_if_need_be(socket, address).map_err(failed)?;
     extensions.connect(socket, &SockAddr::from(address), block)?;
     Ok(Begun::Pending)

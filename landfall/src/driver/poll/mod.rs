@@ -33,7 +33,7 @@ use super::accept_stream::{STREAM_LANE, Streams};
 use super::kind::{Listener, SocketKind};
 use super::refusal::{self, closed, not_listening};
 use super::ticket::Ticket;
-use super::{ABORTED, Driver, Sink, SocketRef, Submitted};
+use super::{ABORTED, Driver, Origin, Sink, SocketRef, Submitted};
 use crate::port::{Accept, BufferPolicy, Handle, Operation, OperationId, SubmitError};
 use crate::sync::atomic::AtomicBool;
 use lane::Lane;
@@ -131,9 +131,10 @@ impl Driver for Poll {
     fn attach(
         &self,
         socket: SystemSocket,
+        origin: Origin,
         beside: Option<SocketRef>,
     ) -> Result<SocketRef, (io::Error, SystemSocket)> {
-        let kind = match SocketKind::prepare(&socket) {
+        let kind = match SocketKind::prepare(&socket, origin) {
             Ok(kind) => kind,
             Err(error) => return Err((error, socket)),
         };

@@ -34,7 +34,7 @@ use slab::Slab;
 use socket2::Socket as SystemSocket;
 
 use super::refusal::{self, closed, not_listening};
-use super::{Driver, Sink, SocketRef, Submitted};
+use super::{Driver, Origin, Sink, SocketRef, Submitted};
 use crate::buffer::Pool;
 use crate::port::{
     BufferPolicy, Completion, CompletionKind, Handle, Operation, OperationId, Packet, SubmitError,
@@ -226,6 +226,7 @@ impl Driver for Sim {
     fn attach(
         &self,
         socket: SystemSocket,
+        _origin: Origin,
         _beside: Option<SocketRef>,
     ) -> Result<SocketRef, (io::Error, SystemSocket)> {
         let role = match socket.is_listener() {

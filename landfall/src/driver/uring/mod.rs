@@ -32,7 +32,7 @@ use super::file::{FileOp, FileRange};
 use super::kind::{Listener, SocketKind};
 use super::refusal::{self, closed, not_listening};
 use super::ticket::Ticket;
-use super::{Driver, Settings, Sink, SocketRef, Submitted};
+use super::{Driver, Origin, Settings, Sink, SocketRef, Submitted};
 use crate::port::{Handle, Operation, OperationId, SubmitError};
 use accept::Streams;
 use file::SendFile;
@@ -194,13 +194,14 @@ impl Driver for Uring {
     fn attach(
         &self,
         socket: SystemSocket,
+        origin: Origin,
         beside: Option<SocketRef>,
     ) -> Result<SocketRef, (io::Error, SystemSocket)> {
-        let kind = match SocketKind::prepare(&socket) {
+        let kind = match SocketKind::prepare(&socket, origin) {
             Ok(kind) => kind,
             Err(error) => return Err((error, socket)),
         };
-        let listener = socket.is_listener().unwrap_or(false);
+        let listener = origin == Origin::Program && socket.is_listener().unwrap_or(false);
         let lane = beside.map_or_else(|| self.emptiest(), |other| self.lane(other));
         // A listener serves all lanes, so it stays in the process's table.
         let slot = if listener {

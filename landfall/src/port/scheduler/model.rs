@@ -17,7 +17,7 @@ use socket2::Socket;
 use super::super::queue::Queue;
 use super::*;
 use crate::driver::uring::waiters::Waiters;
-use crate::driver::{SocketRef, Submitted};
+use crate::driver::{Origin, SocketRef, Submitted};
 use crate::port::{Handle, Operation, SubmitError};
 
 /// What a ring holds.
@@ -78,7 +78,12 @@ impl Driver for Rings {
         self.0.len()
     }
 
-    fn attach(&self, _: Socket, _: Option<SocketRef>) -> Result<SocketRef, (io::Error, Socket)> {
+    fn attach(
+        &self,
+        _: Socket,
+        _: Origin,
+        _: Option<SocketRef>,
+    ) -> Result<SocketRef, (io::Error, Socket)> {
         unreachable!("{NO_SOCKETS}")
     }
 
