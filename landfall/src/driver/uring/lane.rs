@@ -283,7 +283,7 @@ impl Lane {
         }
     }
 
-    fn close_in_kernel(&self, state: &mut State, fd: OwnedFd, worker: bool) {
+    pub(super) fn close_in_kernel(&self, state: &mut State, fd: OwnedFd, worker: bool) {
         let fd = std::os::fd::IntoRawFd::into_raw_fd(fd);
         let entry = opcode::Close::new(types::Fd(fd)).build();
         let data = user_data::tagged(user_data::IGNORE, 0);

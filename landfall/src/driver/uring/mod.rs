@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use parking_lot::MutexGuard;
 use socket2::{SockRef, Socket as SystemSocket};
 
 use super::accept_stream::{AcceptStream, STREAM_LANE};
@@ -279,6 +280,7 @@ impl Driver for Uring {
         } = &mut *state;
         let kind = kind_of(&sockets[socket.index as usize], messages, operation);
         let (is_send, is_receive) = (kind.is_send(), kind.is_receive());
+        let is_shutdown = matches!(kind, Kind::Shutdown(_));
         let sends_bytes = kind.sends_bytes();
         let ticket = Ticket::new(Some(handle.clone()), token);
         let key = lane.insert(&mut state, kind, socket.index, ticket);
@@ -300,8 +302,10 @@ impl Driver for Uring {
             Some(direction) => direction.enter(key),
             None => true,
         };
-        if start {
-            lane.start(&mut state, key, worker);
+        match start {
+            true if is_shutdown => shut_down(lane, state, key, worker),
+            true => lane.start(&mut state, key, worker),
+            false => {}
         }
         Ok(Submitted {
             id,
@@ -513,11 +517,7 @@ fn kind_of(socket: &Socket, messages: &mut Messages, operation: Operation) -> Ki
         Operation::SendVectored(buffers) => Kind::SendVectored(buffers, messages.take()),
         Operation::SendTo { address, buffer } => Kind::SendTo(buffer, messages.take_to(address)),
         Operation::SendZeroCopy(buffer) => Kind::SendZeroCopy(buffer, None),
-        Operation::Shutdown(how) => Kind::Shutdown(match how {
-            std::net::Shutdown::Read => libc::SHUT_RD,
-            std::net::Shutdown::Write => libc::SHUT_WR,
-            std::net::Shutdown::Both => libc::SHUT_RDWR,
-        }),
+        Operation::Shutdown(how) => Kind::Shutdown(how),
         Operation::SetOption(option) => Kind::SetOption(Options::new(option)),
         Operation::SendFile {
             file,
@@ -529,6 +529,29 @@ fn kind_of(socket: &Socket, messages: &mut Messages, operation: Operation) -> Ki
         | Operation::WriteAt { .. }
         | Operation::SyncAll
         | Operation::SyncData => unreachable!("refused on sockets"),
+    }
+}
+
+/// Shuts a socket down that nothing is left to send on. A ring leaves that to a thread of the kernel's
+/// (io_shutdown_prep() forces it), which costs several times the system call; a socket that only the ring
+/// has a name for takes it.
+fn shut_down(lane: &Lane, mut state: MutexGuard<'_, State>, key: u32, worker: bool) {
+    let op = &state.ops[key as usize];
+    let socket = &state.sockets[op.socket as usize];
+    let (&Kind::Shutdown(how), Place::Plain(fd)) = (&op.kind, &socket.place) else {
+        return lane.start(&mut state, key, worker);
+    };
+    let (name, fd) = (Lane::name(&state, key), fd.clone());
+    drop(state);
+    let result = SockRef::from(&*fd).shutdown(how);
+    let code = result.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0);
+    let mut state = lane.state.lock();
+    // It may have been cancelled, and the socket closed, meanwhile.
+    if let Some(key) = Lane::find(&state, name) {
+        complete::end(lane, &mut state, key, code, 0);
+    }
+    if let Some(fd) = Arc::into_inner(fd) {
+        lane.close_in_kernel(&mut state, fd, worker);
     }
 }
 

@@ -68,7 +68,7 @@ pub(super) enum Kind {
     /// On a file instead of a socket.
     File(FileOp),
     Connect(Box<Connect>),
-    Shutdown(i32),
+    Shutdown(std::net::Shutdown),
     SetOption(Box<Options>),
     /// One posted accept of a stream of them.
     Accept(Box<AcceptOne>),
@@ -456,7 +456,14 @@ impl Op {
                 opcode::Connect::new(fd, connect.address.as_ptr().cast(), connect.address.len())
                     .build()
             }
-            Kind::Shutdown(how) => opcode::Shutdown::new(fd, *how).build(),
+            Kind::Shutdown(how) => {
+                let how = match how {
+                    std::net::Shutdown::Read => libc::SHUT_RD,
+                    std::net::Shutdown::Write => libc::SHUT_WR,
+                    std::net::Shutdown::Both => libc::SHUT_RDWR,
+                };
+                opcode::Shutdown::new(fd, how).build()
+            }
             Kind::SetOption(options) => options.entry(fd),
             Kind::Install(_) => {
                 return opcode::FixedFdInstall::new(types::Fixed(target.number as u32), 0).build();
