@@ -46,6 +46,31 @@ fn what_is_sent_is_received_from_every_kind_of_buffer() {
     });
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stream_tells_how_much_has_not_arrived() {
+    const MORE_THAN_BUFFERS_HOLD: usize = 32 << 20;
+    on_runtime(async {
+        let (mut stream, mut peer) = pair().await;
+        assert_eq!(stream.unacknowledged_bytes().expect("Linux tells"), 0);
+        let sent = stream.send(vec![b'x'; MORE_THAN_BUFFERS_HOLD]);
+        // It is sent all the same.
+        let _ = timeout(Duration::from_millis(1), sent).await;
+        while stream.unacknowledged_bytes().expect("Linux tells") == 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let reader = thread::spawn(move || {
+            let mut all = vec![0; MORE_THAN_BUFFERS_HOLD];
+            peer.read_exact(&mut all).expect("all of it");
+            peer
+        });
+        while !reader.is_finished() || stream.unacknowledged_bytes().expect("Linux tells") > 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        drop(reader.join());
+    });
+}
+
 #[test]
 fn a_pooled_buffer_is_sent_on_without_a_copy_of_its_own() {
     on_runtime(async {

@@ -101,6 +101,28 @@ pub(crate) fn descriptor_limit() -> u64 {
     limit.current.unwrap_or(u64::MAX)
 }
 
+/// How many bytes of a stream the system has taken and the peer's system has not acknowledged (SIOCOUTQ,
+/// tcp(7)).
+#[cfg(target_os = "linux")]
+pub(crate) fn unacknowledged(socket: &OwnedDescriptor) -> io::Result<u64> {
+    use std::os::fd::AsRawFd;
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the kernel writes a number to a local. The call is known by the terminals' name, too.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    match result {
+        0 => Ok(u64::try_from(bytes).unwrap_or(0)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn unacknowledged(_: &OwnedDescriptor) -> io::Result<u64> {
+    Err(io::Error::new(
+        io::ErrorKind::Unsupported,
+        "this system does not say what a peer has acknowledged",
+    ))
+}
+
 /// Waits until one of these descriptors is readable or the time is over; may return early.
 #[cfg(unix)]
 pub(crate) fn wait_for_any<'a>(
