@@ -756,41 +756,54 @@ fn a_head_and_the_beginning_of_its_file_are_one_segment() {
         // All of them fit one segment of the loopback device, which is half of a new window at most.
         for length in [1, 8_192, 8_193, 30_000] {
             site.write("file", &noise(length));
-            let mut stream = connect(&address);
-            stream
-                .write_all(b"GET /file HTTP/1.1\r\nHost: h\r\n\r\n")
-                .unwrap();
-            assert!(read_answer(&mut stream, true).body == noise(length));
-            assert_eq!(segments(&stream), 1, "{length} bytes on {driver}");
+            let ask = || {
+                let mut stream = connect(&address);
+                stream
+                    .write_all(b"GET /file HTTP/1.1\r\nHost: h\r\n\r\n")
+                    .unwrap();
+                assert!(read_answer(&mut stream, true).body == noise(length));
+                segments(&stream)
+            };
+            // A head that waits for its file goes alone after 200 ms, if the server is kept from running
+            // for so long.
+            let counts: Vec<_> = (0..10)
+                .map(|_| ask())
+                .take_while(|&count| count != 1)
+                .collect();
+            assert!(
+                counts.len() < 10,
+                "{counts:?} segments for {length} bytes on {driver}"
+            );
         }
     }
 }
 
 /// A delayed acknowledgement takes 40 ms, and an answer in two small segments waits for one. That meets
-/// nearly every round; a machine at other work delays some.
+/// nearly every round; a machine at other work delays some, and now and then most.
 #[test]
 fn no_answer_waits_for_an_acknowledgement() {
     const ROUNDS: usize = 25;
+    const ATTEMPTS: usize = 5;
     let site = Site::new();
     for length in [1, 8_192, 8_193, 65_536, 70_000, 300_000] {
         site.write("file", &noise(length));
         for driver in ["auto", "poll"] {
             let (_server, address) = site.serve(&["--driver", driver]);
             let mut stream = connect(&address);
-            let mut times = [(); ROUNDS].map(|()| {
-                let began = Instant::now();
-                stream
-                    .write_all(b"GET /file HTTP/1.1\r\nHost: h\r\n\r\n")
-                    .unwrap();
-                assert_eq!(read_answer(&mut stream, true).body.len(), length);
-                began.elapsed()
-            });
-            times.sort();
-            let median = times[ROUNDS / 2];
-            assert!(
-                median < Duration::from_millis(40),
-                "{median:?} for {length} bytes on {driver}"
-            );
+            let mut median = || {
+                let mut times = [(); ROUNDS].map(|()| {
+                    let began = Instant::now();
+                    stream
+                        .write_all(b"GET /file HTTP/1.1\r\nHost: h\r\n\r\n")
+                        .unwrap();
+                    assert_eq!(read_answer(&mut stream, true).body.len(), length);
+                    began.elapsed()
+                });
+                times.sort();
+                times[ROUNDS / 2]
+            };
+            let is_quick = (0..ATTEMPTS).any(|_| median() < Duration::from_millis(40));
+            assert!(is_quick, "{length} bytes on {driver}");
         }
     }
 }
@@ -857,10 +870,11 @@ fn who_is_slow_with_a_request_is_not_waited_for() {
     let (_server, address) = site.serve(&["--timeout", "300ms", "--idle-timeout", "10s"]);
     let mut stream = connect(&address);
     let began = Instant::now();
-    // A byte now and then is no excuse.
+    // A byte now and then is no excuse, however long it goes on.
     let mut writer = stream.try_clone().unwrap();
     let dripping = thread::spawn(move || {
-        for byte in b"GET /a.txt HTTP/1.1\r\nHost: h\r\nA: 123456789" {
+        let start = b"GET /a.txt HTTP/1.1\r\nHost: h\r\nA: ".iter();
+        for byte in start.chain(std::iter::repeat(&b'x')) {
             if writer.write_all(&[*byte]).is_err() {
                 return;
             }
@@ -869,27 +883,39 @@ fn who_is_slow_with_a_request_is_not_waited_for() {
     });
     assert_eq!(read_answer(&mut stream, true).status, 408);
     assert!(began.elapsed() >= TIMEOUT);
+    stream.shutdown(Shutdown::Both).unwrap();
     dripping.join().unwrap();
-    // The time is that of one request: many of them in a row have as much each.
-    let mut stream = connect(&address);
-    let mut began = Instant::now();
-    while began.elapsed() < 2 * TIMEOUT {
-        let round = Instant::now();
-        for part in [
-            "GET /a.txt HTTP/1.1\r\nHost: h\r\n\r\nGET",
-            " /a.txt HTTP/1.1\r\nHost: h\r\n\r\n",
-        ] {
-            stream.write_all(part.as_bytes()).unwrap();
+}
+
+#[test]
+fn each_request_has_the_time_of_one() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let site = Site::new();
+    let (_server, address) = site.serve(&["--timeout", "1s"]);
+    // Requests in a row, each of which begins before the one before it has been answered, for twice as long
+    // as one may take.
+    let ask_in_a_row = || {
+        let mut stream = connect(&address);
+        let began = Instant::now();
+        stream.write_all(b"GET").unwrap();
+        while began.elapsed() < 2 * TIMEOUT {
+            let round = Instant::now();
+            stream
+                .write_all(b" /a.txt HTTP/1.1\r\nHost: h\r\n\r\nGET")
+                .unwrap();
             let status = read_answer(&mut stream, true).status;
             if status != 200 {
-                // We were too slow ourselves.
+                // Only if this test was kept from running.
                 assert!(status == 408 && round.elapsed() >= TIMEOUT, "{status}");
-                stream = connect(&address);
-                began = Instant::now();
-                break;
+                return false;
             }
         }
-    }
+        true
+    };
+    assert!(
+        (0..5).any(|_| ask_in_a_row()),
+        "this machine is too busy to tell"
+    );
 }
 
 #[test]
