@@ -993,12 +993,61 @@ fn a_connection_is_sent_no_more_than_its_rate() {
         began.elapsed().as_secs_f64()
     };
     let seconds = time("/file");
-    assert!((0.98..1.2).contains(&seconds), "{seconds}");
+    assert!(seconds >= 0.98, "{seconds}");
     let seconds: f64 = (0..10).map(|_| time("/small")).sum();
-    assert!((0.46..0.6).contains(&seconds), "{seconds}");
+    assert!(seconds >= 0.46, "{seconds}");
     server.signal(Signal::TERM);
     let json = server.finish().expect_code(0).json();
     assert!(json["server_cpu_seconds"].as_f64().unwrap() < 0.5, "{json}");
+}
+
+#[test]
+fn a_drain_closes_connections_without_a_request_at_once() {
+    let site = Site::new();
+    // Shorter than what a last answer is given to arrive in.
+    let (server, address) = site.serve(&["--drain-timeout", "1s", "--json"]);
+    let silent = connect(&address);
+    let mut kept = connect(&address);
+    kept.write_all(b"GET /a.txt HTTP/1.1\r\nHost: h\r\n\r\n")
+        .unwrap();
+    assert_eq!(read_answer(&mut kept, true).status, 200);
+    server.signal(Signal::TERM);
+    // Neither client closes its side.
+    let json = server.finish().expect_code(0).json();
+    assert_eq!(
+        (json["accepted"].as_u64(), json["cut_off"].as_u64()),
+        (Some(2), Some(0)),
+        "{json}"
+    );
+    drop((silent, kept));
+}
+
+#[test]
+fn a_drain_lets_a_request_that_has_begun_to_come_be_answered() {
+    let site = Site::new();
+    for driver in ["auto", "poll"] {
+        let (mut server, address) = site.serve(&["--driver", driver]);
+        let mut idle = connect(&address);
+        let mut stream = connect(&address);
+        // In one segment: once the first is answered, the start of the second has been received.
+        stream
+            .write_all(b"GET /a.txt HTTP/1.1\r\nHost: h\r\n\r\nGET /sub/ HTTP/1.1\r\nHost: h\r\n")
+            .unwrap();
+        let first = read_answer(&mut stream, true);
+        assert_eq!((first.status, first.field("connection")), (200, None));
+        server.signal(Signal::TERM);
+        server.stderr_after("letting 2 connections finish");
+        assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0, "the drain has begun");
+        stream.write_all(b"\r\n").unwrap();
+        let second = read_answer(&mut stream, true);
+        assert_eq!(
+            (second.text().as_str(), second.field("connection")),
+            ("<p>index</p>\n", Some("close"))
+        );
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+        drop(stream);
+        server.finish().expect_code(0);
+    }
 }
 
 #[test]
@@ -1028,13 +1077,37 @@ fn a_drain_lets_answers_finish_and_takes_no_more_requests() {
 const TAIL: usize = 400_000;
 
 /// Asks for that, and waits until the server has given all of the answer to the system.
-fn ask_for_tail(server: &mut Running, address: &str, fields: &str) -> TcpStream {
+fn ask_for_tail(server: &mut Running, address: &str) -> TcpStream {
     let mut stream = connect(address);
     stream
-        .write_all(format!("GET /tail HTTP/1.1\r\nHost: h\r\n{fields}\r\n").as_bytes())
+        .write_all(b"GET /tail HTTP/1.1\r\nHost: h\r\n\r\n")
         .unwrap();
     server.stderr_after(&format!("\"GET /tail HTTP/1.1\" 200 {TAIL} "));
     stream
+}
+
+#[test]
+fn a_client_that_has_said_that_it_sends_no_more_is_not_waited_for() {
+    let site = Site::new();
+    // Shorter than what a last answer is given to arrive in.
+    let (server, address) = site.serve(&["--drain-timeout", "1s", "--json"]);
+    let ask = |request: &str| {
+        let mut stream = connect(&address);
+        stream.write_all(request.as_bytes()).unwrap();
+        assert_eq!(read_answer(&mut stream, true).status, 200);
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+        // Its side stays open.
+        stream
+    };
+    let clients = [
+        "GET /a.txt HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+        "GET /a.txt HTTP/1.0\r\n\r\n",
+    ]
+    .map(ask);
+    server.signal(Signal::TERM);
+    let json = server.finish().expect_code(0).json();
+    assert_eq!(json["cut_off"], 0, "{json}");
+    drop(clients);
 }
 
 #[test]
@@ -1042,9 +1115,8 @@ fn a_client_that_goes_on_sending_loses_nothing_of_its_last_answer() {
     let site = Site::new();
     site.write("tail", &noise(TAIL));
     let (mut server, address) = site.serve(&["-v"]);
-    let mut last = ask_for_tail(&mut server, &address, "Connection: close\r\n");
-    let mut kept = ask_for_tail(&mut server, &address, "");
-    let mut refused = ask_for_tail(&mut server, &address, "");
+    let mut kept = ask_for_tail(&mut server, &address);
+    let mut refused = ask_for_tail(&mut server, &address);
     let rest_after_tail = |stream: &mut TcpStream| {
         let answer = read_answer(stream, true);
         assert!(answer.body == noise(TAIL), "every byte");
@@ -1054,8 +1126,6 @@ fn a_client_that_goes_on_sending_loses_nothing_of_its_last_answer() {
     };
     // More than is ever on its way between two machines.
     let more = vec![b'x'; 8 << 20];
-    last.write_all(&more).unwrap();
-    assert_eq!(rest_after_tail(&mut last), "");
     refused
         .write_all(b"PUT /a HTTP/1.1\r\nHost: h\r\nContent-Length: 9000000\r\n\r\n")
         .unwrap();
@@ -1069,7 +1139,7 @@ fn a_client_that_goes_on_sending_loses_nothing_of_its_last_answer() {
     kept.write_all(&more).unwrap();
     // What comes a moment before the drain is answered.
     rest_after_tail(&mut kept);
-    drop((last, refused, kept, idle));
+    drop((refused, kept, idle));
     server.finish().expect_code(0);
 }
 

@@ -61,6 +61,8 @@ struct Session {
     out: Vec<u8>,
     /// What is to be told of them once they have.
     untold: Vec<Access>,
+    /// A drain has begun amid a request, which is waited for.
+    outlasts_drain: bool,
 }
 
 /// What comes next.
@@ -71,11 +73,19 @@ enum Step {
     Answered {
         /// What it has of a file follows.
         rest: Option<FilePart>,
-        /// It is the last one.
-        ends: bool,
+        /// If it is the last one, how the connection ends.
+        ending: Option<Ending>,
     },
     /// So is the last answer, to what was no request: more of that may come.
     Refused,
+}
+
+/// How a connection ends.
+enum Ending {
+    /// Its client sends nothing more, or has all of its answers.
+    AtOnce,
+    /// Its client may go on sending, and has not had all of its answers yet.
+    Lingering,
 }
 
 impl Service {
@@ -91,18 +101,19 @@ impl Service {
             begun: None,
             out: Vec::new(),
             untold: Vec::new(),
+            outlasts_drain: false,
         };
         let result = session.run().await;
         session.tell();
-        if result.is_ok() {
+        if let Ok(Ending::Lingering) = result {
             session.linger().await;
         }
-        result
+        result.map(drop)
     }
 }
 
 impl Session {
-    async fn run(&mut self) -> io::Result<()> {
+    async fn run(&mut self) -> io::Result<Ending> {
         loop {
             let step = match self.next() {
                 Ok(step) => step,
@@ -115,24 +126,29 @@ impl Session {
             match step {
                 Step::Receive => {
                     self.flush().await?;
-                    if !self.receive().await? {
-                        return Ok(());
+                    if let Some(ending) = self.receive().await? {
+                        return Ok(ending);
                     }
                 }
-                Step::Answered { rest, ends } => {
+                Step::Answered { rest, ending } => {
                     match rest {
                         Some(part) => self.send_file(part).await?,
-                        None if ends || self.out.len() >= MOST_TOGETHER => self.send_out().await?,
+                        None if ending.is_some() || self.out.len() >= MOST_TOGETHER => {
+                            self.send_out().await?
+                        }
                         None => {}
                     }
                     if self.out.is_empty() {
                         self.tell();
                     }
-                    if ends {
-                        return Ok(());
+                    if let Some(ending) = ending {
+                        return Ok(ending);
                     }
                 }
-                Step::Refused => return self.flush().await,
+                Step::Refused => {
+                    self.flush().await?;
+                    return Ok(Ending::Lingering);
+                }
             }
         }
     }
@@ -163,6 +179,13 @@ impl Session {
                     .note(format_args!("cannot send {target}: {error}"));
             })?;
         let (head_length, body_length) = (request.head_length, request.body_length);
+        let is_its_last = !request.keeps_alive && body_length == 0 && head_length == input.len();
+        let ending = match (answer.keeps_alive, is_its_last) {
+            (true, _) => None,
+            // Its client has said that it sends no other (RFC 9112, 9.6).
+            (false, true) => Some(Ending::AtOnce),
+            (false, false) => Some(Ending::Lingering),
+        };
         if service.tells_answers {
             self.remember(&answer);
         }
@@ -172,7 +195,7 @@ impl Session {
         self.begun = Some(Instant::now());
         Ok(Step::Answered {
             rest: answer.rest,
-            ends: !answer.keeps_alive,
+            ending,
         })
     }
 
@@ -193,8 +216,8 @@ impl Session {
         Step::Refused
     }
 
-    /// Waits for more of a request; whether there is any.
-    async fn receive(&mut self) -> io::Result<bool> {
+    /// Waits for more of a request. If there will be none, says how the connection ends.
+    async fn receive(&mut self) -> io::Result<Option<Ending>> {
         self.input.drain(..self.taken);
         self.taken = 0;
         if self.input.is_empty() {
@@ -214,20 +237,40 @@ impl Session {
             }
         };
         let Some(data) = received else {
-            return Ok(false);
+            return Ok(self.end_of_stream());
         };
         self.begun.get_or_insert_with(Instant::now);
         self.input.extend_from_slice(&data);
-        Ok(true)
+        Ok(None)
+    }
+
+    /// The client has ended its sending; or a drain has begun, which looks the same.
+    fn end_of_stream(&mut self) -> Option<Ending> {
+        if self.service.stop.drain().is_none() || self.outlasts_drain {
+            return Some(Ending::AtOnce);
+        }
+        if !self.input.is_empty() {
+            // A request that has begun to come is answered.
+            self.connection.outlast_drain();
+            self.outlasts_drain = true;
+            return None;
+        }
+        let has_it_all =
+            self.skipping == 0 && self.connection.unacknowledged_bytes().ok() == Some(0);
+        Some(match has_it_all {
+            true => Ending::AtOnce,
+            // What it sends meanwhile would cost it its last answer.
+            false => Ending::Lingering,
+        })
     }
 
     /// A client took too long over a request.
-    async fn give_up(&mut self) -> io::Result<bool> {
+    async fn give_up(&mut self) -> io::Result<Option<Ending>> {
         if self.skipping == 0 {
             self.refuse(Status::REQUEST_TIMEOUT);
         }
         self.flush().await?;
-        Ok(false)
+        Ok(Some(Ending::Lingering))
     }
 
     /// Sends what has been answered.

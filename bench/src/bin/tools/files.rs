@@ -16,11 +16,21 @@ struct Case {
     size: usize,
     connections: usize,
     seconds: u32,
+    /// Each connection is used for one request.
+    closes: bool,
 }
 
 /// Of the largest, few are asked for at a time, and for longer: those that are cut off at the end cost time
 /// and are not counted.
-const CASES: [Case; 8] = [
+const CASES: [Case; 10] = [
+    Case {
+        closes: true,
+        ..Case::of_size("1K", 1024)
+    },
+    Case {
+        closes: true,
+        ..Case::of_size("16K", 16 * 1024)
+    },
     Case::of_size("1K", 1024),
     Case::of_size("4K", 4 * 1024),
     Case::of_size("8K", 8 * 1024),
@@ -33,6 +43,7 @@ const CASES: [Case; 8] = [
         size: 64 * 1024 * 1024,
         connections: 4,
         seconds: 8,
+        closes: false,
     },
 ];
 
@@ -43,6 +54,7 @@ impl Case {
             size,
             connections: 32,
             seconds: 3,
+            closes: false,
         }
     }
 
@@ -79,7 +91,11 @@ pub fn run(rounds: usize) -> Result<bool> {
         let Case {
             name, connections, ..
         } = case;
-        let title = format!("files, {connections} connections, files of {name}");
+        let each = match case.closes {
+            true => ", one request each",
+            false => "",
+        };
+        let title = format!("files, {connections} connections{each}, files of {name}");
         holds &= show(&title, unit, &all, &["nginx"]);
     }
     Ok(holds)
@@ -91,11 +107,13 @@ fn ask(server: &Server, case: &Case) -> Result<f64> {
         name,
         connections,
         seconds,
+        closes,
         ..
     } = case;
     let output = on(OTHERS, &debian("wrk")?)
         .args(["-t1", "--timeout", "30s"])
         .args([format!("-c{connections}"), format!("-d{seconds}s")])
+        .args(closes.then_some("-HConnection: close"))
         .arg(format!("http://{}/{name}", server.address))
         .stdin(Stdio::null())
         .output()
