@@ -160,3 +160,34 @@ impl ConnectOptions {
         Ok(stream)
     }
 }
+
+#[cfg(all(test, unix, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::net::TcpListener;
+    use crate::port::{CompletionPort, DriverChoice};
+    use crate::runtime::Runtime;
+
+    #[test]
+    fn a_connection_beside_another_is_in_its_lane() {
+        for driver in [DriverChoice::Auto, DriverChoice::Poll] {
+            let port = CompletionPort::builder().lanes(4).driver(driver);
+            let runtime = Runtime::builder().port(port).build().expect("a runtime");
+            runtime.block_on(async {
+                let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+                let address = listener.local_addr().expect("an address");
+                let options = ConnectOptions::new().timeout(Duration::from_secs(40));
+                let lane = |stream: &TcpStream| stream.socket.handle.socket().lane;
+                let mut streams = Vec::new();
+                for _ in 0..4 {
+                    streams.push(options.connect(address).await.expect("connects"));
+                }
+                // The emptiest lane is taken without it: these four are in four.
+                for stream in &streams {
+                    let beside = options.connect_beside(stream, address).await;
+                    assert_eq!(lane(&beside.expect("connects")), lane(stream));
+                }
+            });
+        }
+    }
+}
