@@ -202,8 +202,8 @@ impl Server {
     /// As [`from_std`](Self::from_std).
     pub fn and_std(self, listener: std::net::TcpListener) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        self.control
-            .add(address, ListeningSocket::Unassociated(listener))?;
+        let socket = ListeningSocket::Given(listener);
+        self.control.add(address, socket)?;
         Ok(self)
     }
 
@@ -424,9 +424,9 @@ impl ServerHandle {
 
     /// Stops listening on an address. Returns whether it was listened on.
     ///
-    /// The address is free again some milliseconds later, when the workers have taken the accepts back
-    /// that were under way: until then [`bind`](Self::bind) to it may fail with
-    /// [`AddrInUse`](io::ErrorKind::AddrInUse), and is to be tried again.
+    /// On Linux the address is free when this returns, elsewhere a moment later, when accepts have ended
+    /// that are under way. So is that of a listener of the standard library ([`Server::from_std`],
+    /// [`TcpListener::from_std`]), unless others listen by the same socket.
     ///
     /// Connections that have been given to the handler go on. Those that have come and are still in the
     /// system's backlog, or wait for [room](Server::max_connections), are refused.
@@ -463,15 +463,15 @@ impl ServerHandle {
         }
     }
 
-    /// Stops accepting, and lets connections end: a receive that finds nothing gets `None`, as if
-    /// the client had closed (unless they are [left alone](Server::drain_ends_receives)), and what was
-    /// given to send is sent. Those that have not ended within the
-    /// [drain timeout](Server::drain_timeout) are cut.
+    /// Stops listening, as [`remove`](Self::remove) does, and lets connections end: a receive that finds
+    /// nothing gets `None`, as if the client had closed (unless they are
+    /// [left alone](Server::drain_ends_receives)), and what was given to send is sent. Those that have
+    /// not ended within the [drain timeout](Server::drain_timeout) are cut.
     pub fn drain(&self) {
         self.0.enter(Phase::Draining);
     }
 
-    /// Stops accepting and cuts all connections that handlers have.
+    /// Stops listening and cuts all connections that handlers have.
     pub fn stop(&self) {
         self.0.enter(Phase::Stopped);
     }

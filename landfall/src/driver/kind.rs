@@ -1,6 +1,7 @@
 //! What sort of socket it is, as far as receiving depends on it, and listeners, on Unix.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -69,6 +70,12 @@ impl Listener {
         let kind = SocketKind::of(&SockRef::from(&*fd)).unwrap_or_default();
         Listener { fd, kind }
     }
+}
+
+/// Has the system listen no more by a socket, whoever has it. Where it refuses that (elsewhere than on
+/// Linux) it listens until all accepts have ended that are under way, each of which has the socket.
+pub(super) fn stop_listening(fd: &OwnedFd) {
+    let _ = SockRef::from(fd).shutdown(Shutdown::Both);
 }
 
 /// Failures of one connection, after which the next accept may well succeed: the client gave up

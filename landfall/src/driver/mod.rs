@@ -233,6 +233,10 @@ pub(crate) trait Driver: Send + Sync + fmt::Debug {
     /// to flush.
     fn close(&self, socket: SocketRef, worker: bool) -> u64;
 
+    /// Has the system listen no more by a listener whose accepts have been told to end, whoever has it.
+    /// Closing alone may do that only when the last of them has ended.
+    fn stop_listening(&self, _socket: SocketRef) {}
+
     /// Forgets a socket that nothing refers to any more, closing it if need be. Returns the lanes
     /// to flush.
     fn release(&self, socket: SocketRef, worker: bool) -> u64;

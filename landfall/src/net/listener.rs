@@ -33,6 +33,8 @@ pub struct Listener<F> {
     number: usize,
     /// Told of what happens on the connections.
     observer: Option<Arc<dyn Observer>>,
+    /// Nobody else has the socket.
+    is_own: bool,
     family: PhantomData<fn() -> F>,
 }
 
@@ -55,8 +57,15 @@ impl<F: Family> Listener<F> {
             state,
             number,
             observer: None,
+            is_own: false,
             family: PhantomData,
         })
+    }
+
+    /// Says that the library has made the socket, and given it to nobody.
+    pub(crate) fn own(mut self) -> Self {
+        self.is_own = true;
+        self
     }
 
     /// Waits for the next connection. A future that is dropped leaves it to the next accept.
@@ -113,9 +122,17 @@ impl<F: Family> Listener<F> {
 }
 
 impl<F> Listener<F> {
+    /// Listens no more.
+    pub(crate) fn stop(&self) {
+        match self.is_own {
+            true => self.handle.close_listener(),
+            false => self.handle.close(),
+        }
+    }
+
     /// Closes the listener and the connections that nobody has accepted. Returns their number.
     pub(crate) fn close(&self) -> usize {
-        self.handle.close();
+        self.stop();
         let ready = std::mem::take(&mut self.state.0.lock().ready);
         ready.iter().filter(|ready| ready.is_ok()).count()
     }

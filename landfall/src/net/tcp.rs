@@ -123,7 +123,7 @@ impl TcpListener {
     /// As [`bind`](Self::bind).
     pub fn bind_with(address: impl ToSocketAddrs, options: ListenOptions) -> io::Result<Self> {
         let shared = runtime::current_or_error()?;
-        Self::associate(shared, options.bind(address)?)
+        Self::associate(shared, options.bind(address)?).map(Self::own)
     }
 }
 

@@ -192,6 +192,14 @@ impl Handle {
         self.0.shared.close_socket(self.0.socket);
     }
 
+    /// Closes a listener that nobody else has: its address is free when this returns, also while the
+    /// system ends accepts that were under way.
+    pub(crate) fn close_listener(&self) {
+        self.cancel_all();
+        self.driver().stop_listening(self.0.socket);
+        self.close();
+    }
+
     /// The key given at association.
     pub fn key(&self) -> usize {
         self.0.key

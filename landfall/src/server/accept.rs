@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::control::{Admission, Control, Phase};
 use super::handler::Serving;
-use super::listeners::Added;
+use super::listeners::{Added, ListeningSocket};
 use super::{Connection, Limits, Report, Server, Tell};
 use crate::net::{TcpListener, TcpStream};
 use crate::port::{Accepted, is_aborted};
@@ -36,16 +36,22 @@ where
     } = server;
     control.begin(&runtime);
     let handler = Arc::new(handler);
-    while let Some(added) = control.added().await {
-        for added in added {
-            match Door::open(added, &control, &runtime) {
-                Ok(door) => {
+    let ready = |socket: ListeningSocket| {
+        let mut listener = socket.associate(&runtime)?;
+        listener.observe(control.clone());
+        Ok(listener)
+    };
+    while let Some(added) = control.added(&ready).await {
+        match added {
+            Ok(added) => {
+                for added in added {
+                    let door = Door::new(added, &control);
                     let accepting = door.accept_all(limits.idle, tell.clone(), handler.clone());
                     drop(runtime::spawn(accepting));
                 }
-                // Whoever has been let in by others hears of it as of a stop.
-                Err(error) => control.fail(error),
             }
+            // Whoever has been let in by others hears of it as of a stop.
+            Err(error) => control.fail(error),
         }
     }
     let cut_off = drain(&runtime, limits, &control).await;
@@ -91,23 +97,20 @@ struct Door {
     control: Arc<Control>,
     number: u64,
     address: Arc<SocketAddr>,
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     /// A connection that there was no room for when it had come.
     waiting: Option<Accepted>,
 }
 
 impl Door {
-    fn open(added: Added, control: &Arc<Control>, runtime: &Arc<Shared>) -> io::Result<Self> {
-        let mut listener = added.socket.associate(runtime)?;
-        listener.observe(control.clone());
-        control.accepting();
-        Ok(Door {
+    fn new(added: Added, control: &Arc<Control>) -> Self {
+        Door {
             control: control.clone(),
             number: added.number,
             address: Arc::new(added.address),
-            listener,
+            listener: added.listener,
             waiting: None,
-        })
+        }
     }
 
     /// Accepts, and starts handlers, until the listener is removed or the server is to end.
@@ -132,6 +135,8 @@ impl Door {
                         },
                     )));
                 }
+                // It was closed when it was removed.
+                Err(_) if !self.control.has(self.number) => return,
                 Err(error) if is_aborted(&error) => return self.control.fail(error),
                 Err(error) => {
                     self.control.accept_failed();

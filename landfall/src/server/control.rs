@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 
 use super::Stats;
 use super::counter::Counter;
-use super::listeners::{Added, Listeners, ListeningSocket};
-use crate::net::ListenOptions;
+use super::listeners::{Added, Listeners, ListeningSocket, Removed};
+use crate::net::{ListenOptions, TcpListener};
 use crate::runtime::{Observer, Shared};
 use crate::waiting::{Waiting, until};
 
@@ -175,18 +175,15 @@ impl Control {
     pub(super) fn enter(&self, phase: Phase) {
         let removed = self.change(|state| {
             if state.phase >= phase {
-                return (Vec::new(), None);
+                return (Vec::new(), Removed::default());
             }
             state.phase = phase;
             if phase == Phase::Over {
                 state.runtime = None;
             }
-            let mut removed = state.listeners.remove(|_| true);
-            let mut wakers = std::mem::take(&mut removed.tasks);
-            wakers.append(&mut state.waiting.take());
-            (wakers, Some(removed))
+            (state.waiting.take(), state.listeners.remove(|_| true))
         });
-        drop(removed);
+        removed.close();
     }
 
     /// Waits until what is left is as wanted, of a server that is to end.
@@ -226,9 +223,10 @@ impl Control {
             let state = self.state.lock();
             (state.options.clone(), state.runtime.clone())
         };
-        let listener = std::net::TcpListener::from(options.bind(address)?);
-        let address = listener.local_addr()?;
-        let mut socket = ListeningSocket::Unassociated(listener);
+        let socket = options.bind(address)?;
+        let address = socket.local_addr()?;
+        let address = address.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+        let mut socket = ListeningSocket::Own(socket);
         if let Some(runtime) = runtime {
             // Here, so that a refusal goes to the caller.
             socket = ListeningSocket::Associated(socket.associate(&runtime)?);
@@ -257,11 +255,10 @@ impl Control {
 
     /// Returns whether there was one at the address.
     pub(super) fn remove(&self, address: SocketAddr) -> bool {
-        let removed = self.change(|state| {
-            let mut removed = state.listeners.remove(|other| other == address);
-            (std::mem::take(&mut removed.tasks), removed)
-        });
-        removed.count > 0
+        let removed = (self.state.lock().listeners).remove(|other| other == address);
+        let was_there = !removed.is_empty();
+        removed.close();
+        was_there
     }
 
     pub(super) fn first_address(&self) -> Option<SocketAddr> {
@@ -272,21 +269,34 @@ impl Control {
         self.state.lock().listeners.addresses()
     }
 
-    /// Waits for listeners that need a task; nothing when the server is to end.
-    pub(super) async fn added(&self) -> Option<Vec<Added>> {
-        let added = |state: &mut State| match state.phase {
-            Phase::Serving => {
-                let added = state.listeners.take_added();
-                (!added.is_empty()).then_some(Some(added))
+    /// Waits for listeners that need a task, each of which is counted from now on; nothing when the
+    /// server is to end.
+    ///
+    /// # Errors
+    ///
+    /// A listener cannot be made `ready`.
+    pub(super) async fn added(
+        &self,
+        ready: &impl Fn(ListeningSocket) -> io::Result<TcpListener>,
+    ) -> Option<io::Result<Vec<Added>>> {
+        let added = |state: &mut State| {
+            if state.phase != Phase::Serving {
+                return Some(None);
             }
-            _ => Some(None),
+            // With the lock held, so that whoever removes one finds what is to be closed.
+            let added = state.listeners.take_added(ready);
+            state.accepting += added.as_ref().map_or(0, |added| added.len() as u64);
+            match &added {
+                Ok(added) if added.is_empty() => None,
+                _ => Some(Some(added)),
+            }
         };
         until(&self.state, |state| &mut state.waiting, added).await
     }
 
-    /// A listener has its task.
-    pub(super) fn accepting(&self) {
-        self.state.lock().accepting += 1;
+    /// Whether a listener has not been removed.
+    pub(super) fn has(&self, listener: u64) -> bool {
+        self.state.lock().listeners.has(listener)
     }
 
     /// Whether a listener may accept. Wakes the context's task when it may no more, or once again. One
@@ -425,9 +435,9 @@ mod tests {
         for number in 1..=listeners {
             let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is left");
             let address = socket.local_addr().expect("an address");
-            let socket = ListeningSocket::Unassociated(socket);
+            let socket = ListeningSocket::Given(socket);
             control.add(address, socket).expect("it serves");
-            control.accepting();
+            control.state.lock().accepting += 1;
             assert!(number > 1 || control.admit(number));
         }
         let tasks: Vec<Arc<Task>> = (0..listeners).map(|_| Arc::default()).collect();

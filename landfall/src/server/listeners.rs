@@ -15,8 +15,6 @@ pub(super) struct Listeners {
     /// By the numbers they got, which are not used again.
     entries: BTreeMap<u64, Entry>,
     last_number: u64,
-    /// Those of them that have no task yet.
-    added: Vec<Added>,
     /// Numbers of those that wait for a connection to end, the longest waiting first.
     waiting_for_room: VecDeque<u64>,
     /// The first address ever listened on.
@@ -25,21 +23,26 @@ pub(super) struct Listeners {
 
 struct Entry {
     address: SocketAddr,
+    /// Until it has a task, which has the listener then.
+    added: Option<ListeningSocket>,
+    listener: Option<Arc<TcpListener>>,
     /// Its task, which accepts.
     task: Option<Waker>,
     waits_for_room: bool,
 }
 
-/// A listener that has no task yet.
+/// A listener that is to have a task.
 pub(super) struct Added {
     pub(super) number: u64,
     pub(super) address: SocketAddr,
-    pub(super) socket: ListeningSocket,
+    pub(super) listener: Arc<TcpListener>,
 }
 
 pub(super) enum ListeningSocket {
-    /// Of before there was a port.
-    Unassociated(std::net::TcpListener),
+    /// Made by the library, before there was a port.
+    Own(socket2::Socket),
+    /// Of the program, which may have given it to others as well.
+    Given(std::net::TcpListener),
     Associated(TcpListener),
 }
 
@@ -47,9 +50,10 @@ impl ListeningSocket {
     pub(super) fn associate(self, runtime: &Arc<Shared>) -> io::Result<TcpListener> {
         self.check_runtime(runtime)?;
         match self {
-            ListeningSocket::Unassociated(socket) => {
-                TcpListener::associate(runtime.clone(), socket)
+            ListeningSocket::Own(socket) => {
+                TcpListener::associate(runtime.clone(), socket).map(TcpListener::own)
             }
+            ListeningSocket::Given(socket) => TcpListener::associate(runtime.clone(), socket),
             ListeningSocket::Associated(listener) => Ok(listener),
         }
     }
@@ -69,13 +73,26 @@ impl ListeningSocket {
     }
 }
 
-/// What was removed.
-pub(super) struct Removed {
-    pub(super) count: usize,
-    /// Tasks that are to end, to be woken with no lock held.
-    pub(super) tasks: Vec<Waker>,
-    /// Closed when dropped, with no lock held.
-    _sockets: Vec<Added>,
+/// What was removed, to be closed with no lock held.
+#[derive(Default)]
+pub(super) struct Removed(Vec<Entry>);
+
+impl Removed {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Listens by them no more, and has their tasks end.
+    pub(super) fn close(self) {
+        for entry in self.0 {
+            if let Some(listener) = &entry.listener {
+                listener.stop();
+            }
+            if let Some(task) = entry.task {
+                task.wake();
+            }
+        }
+    }
 }
 
 impl Listeners {
@@ -87,42 +104,42 @@ impl Listeners {
             number,
             Entry {
                 address,
+                added: Some(socket),
+                listener: None,
                 task: None,
                 waits_for_room: false,
             },
         );
-        self.added.push(Added {
-            number,
-            address,
-            socket,
-        });
     }
 
     pub(super) fn remove(&mut self, is_meant: impl Fn(SocketAddr) -> bool) -> Removed {
-        let before = self.entries.len();
-        let mut tasks = Vec::new();
-        self.entries.retain(|_, entry| {
-            let stays = !is_meant(entry.address);
-            if !stays {
-                tasks.extend(entry.task.take());
-            }
-            stays
-        });
+        let entries = std::mem::take(&mut self.entries).into_iter();
+        let (removed, kept): (BTreeMap<_, _>, _) =
+            entries.partition(|(_, entry)| is_meant(entry.address));
+        self.entries = kept;
         self.waiting_for_room
             .retain(|number| self.entries.contains_key(number));
-        let added = std::mem::take(&mut self.added).into_iter();
-        let (sockets, added) = added.partition(|added| is_meant(added.address));
-        self.added = added;
-        Removed {
-            count: before - self.entries.len(),
-            tasks,
-            _sockets: sockets,
-        }
+        Removed(removed.into_values().collect())
     }
 
-    /// Those that need a task. Some may have been removed when they get it.
-    pub(super) fn take_added(&mut self) -> Vec<Added> {
-        std::mem::take(&mut self.added)
+    /// Those that need a task, made ready for it. Some may have been removed when they get it.
+    pub(super) fn take_added(
+        &mut self,
+        ready: impl Fn(ListeningSocket) -> io::Result<TcpListener>,
+    ) -> io::Result<Vec<Added>> {
+        let mut taken = Vec::new();
+        for (number, entry) in &mut self.entries {
+            if let Some(socket) = entry.added.take() {
+                let listener = Arc::new(ready(socket)?);
+                entry.listener = Some(listener.clone());
+                taken.push(Added {
+                    number: *number,
+                    address: entry.address,
+                    listener,
+                });
+            }
+        }
+        Ok(taken)
     }
 
     pub(super) fn has(&self, number: u64) -> bool {

@@ -30,7 +30,7 @@ use std::time::Duration;
 use socket2::{SockRef, Socket as SystemSocket};
 
 use super::accept_stream::{STREAM_LANE, Streams};
-use super::kind::{Listener, SocketKind};
+use super::kind::{self, Listener, SocketKind};
 use super::refusal::{self, closed, not_listening};
 use super::ticket::Ticket;
 use super::{ABORTED, Driver, Origin, Sink, SocketRef, Submitted};
@@ -270,6 +270,13 @@ impl Driver for Poll {
         match streams {
             0 => u64::from(operations > 0) << lane.index,
             _ => self.all_lanes(),
+        }
+    }
+
+    fn stop_listening(&self, socket: SocketRef) {
+        let state = self.lane(socket).state.lock();
+        if let Some(fd) = &state.sockets[socket.index as usize].fd {
+            kind::stop_listening(fd);
         }
     }
 

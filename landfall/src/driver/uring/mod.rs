@@ -30,7 +30,7 @@ use socket2::{SockRef, Socket as SystemSocket};
 
 use super::accept_stream::{AcceptStream, STREAM_LANE};
 use super::file::{FileOp, FileRange};
-use super::kind::{Listener, SocketKind};
+use super::kind::{self, Listener, SocketKind};
 use super::refusal::{self, closed, not_listening};
 use super::ticket::Ticket;
 use super::{Driver, Origin, Settings, Sink, SocketRef, Submitted};
@@ -358,6 +358,13 @@ impl Driver for Uring {
             lane.close_now(&mut state, socket.index, worker);
         }
         lanes | 1 << lane.index
+    }
+
+    fn stop_listening(&self, socket: SocketRef) {
+        let state = self.lane(socket).state.lock();
+        if let Place::Plain(fd) = &state.sockets[socket.index as usize].place {
+            kind::stop_listening(fd);
+        }
     }
 
     fn release(&self, socket: SocketRef, worker: bool) -> u64 {
