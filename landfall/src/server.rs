@@ -108,7 +108,7 @@ struct End(Arc<Control>);
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.0.enter(Phase::Over);
+        self.0.abandon();
     }
 }
 
@@ -330,8 +330,8 @@ impl Server {
         runtime.block_on(runtime.spawn(self.run(handler)))?
     }
 
-    /// Serves on the runtime that the future is awaited in. Once the future is dropped, the server listens
-    /// on nothing any more, but cuts nobody: handlers and tasks go on until they end by themselves.
+    /// Serves on the runtime that the future is awaited in. To drop the future is to
+    /// [stop](ServerHandle::stop) the server: nobody could end later what it has.
     ///
     /// # Errors
     ///
@@ -471,7 +471,7 @@ impl ServerHandle {
         self.0.enter(Phase::Draining);
     }
 
-    /// Stops listening and cuts all connections that handlers have.
+    /// Stops listening and cuts all connections that handlers have, and tasks.
     pub fn stop(&self) {
         self.0.enter(Phase::Stopped);
     }

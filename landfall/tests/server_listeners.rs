@@ -476,13 +476,14 @@ fn it_has_ended_when_handlers_that_were_cut_have_ended_too() {
 }
 
 #[test]
-fn a_server_whose_future_is_dropped_listens_no_more() {
+fn a_server_whose_future_is_dropped_listens_no_more_and_cuts_what_it_has() {
     let runtime = Runtime::new().expect("a runtime");
     run_on(&runtime, async {
         let server = Server::bind(LOOPBACK).expect("a free port");
         let handle = server.handle();
         let mut serving = runtime::spawn(server.run(tell));
-        let (client, address) = ask(handle.local_addr());
+        let (mut client, address) = ask(handle.local_addr());
+        handle.spawn(pending());
         serving.abort();
         assert!(serving.await.expect_err("aborted").is_cancelled());
         wait_until("nobody is let in", || is_shut_out(address));
@@ -490,8 +491,10 @@ fn a_server_whose_future_is_dropped_listens_no_more() {
             handle.bind(LOOPBACK).expect_err("refused").kind(),
             ErrorKind::NotConnected
         );
-        drop(client);
         handle.ended().await;
+        assert_eq!(client.read(&mut [0]).unwrap_or(0), 0, "closed");
+        let stats = handle.stats();
+        assert_eq!((stats.active, stats.tasks), (0, 0));
     });
 }
 

@@ -186,6 +186,16 @@ impl Control {
         removed.close();
     }
 
+    /// Nobody drives the server any more: what is left of it can be told to end now, and not later.
+    pub(super) fn abandon(&self) {
+        let runtime = self.runtime();
+        self.enter(Phase::Over);
+        if self.state.lock().remains().left > 0 && !self.is_cut() {
+            self.cut();
+            runtime.inspect(|runtime| runtime.wake_all_tasks());
+        }
+    }
+
     /// Waits until what is left is as wanted, of a server that is to end.
     pub(super) async fn until<T>(&self, mut wanted: impl FnMut(Remains) -> Option<T>) -> T {
         let wanted = |state: &mut State| wanted(state.remains());
