@@ -661,6 +661,7 @@ fn a_reload_keeps_connections_and_wrong_rules_change_nothing() {
         rules(a, "") + &format!("[[map]]\nlisten = \"{taken}\"\ntargets = [\"{a}\"]\n"),
         rules(a, "") + "[[map]]\nlisten = \"127.0.0.1:0\"\ntargets = [\"nobody.invalid:1\"]\n",
         String::new(),
+        String::from("max-conns = \"100M\"\n") + &rules(a, ""),
     ];
     for (text, reason) in wrong.iter().zip([
         "map.toml",
@@ -668,6 +669,7 @@ fn a_reload_keeps_connections_and_wrong_rules_change_nothing() {
         "cannot listen",
         "nobody.invalid",
         "no rule",
+        "is more than this machine allows; sockets: 200,000,",
     ]) {
         fs::write(&file, text).unwrap();
         mapper.signal(Signal::HUP);
@@ -691,7 +693,7 @@ fn a_reload_keeps_connections_and_wrong_rules_change_nothing() {
     let report = end(mapper).json();
     assert_eq!(
         (&report["reloads"], &report["failed_reloads"]),
-        (&2.into(), &5.into())
+        (&2.into(), &6.into())
     );
     let log = fs::read_to_string(log).unwrap();
     assert!(log.matches(" web web/").count() >= 7, "{log}");
@@ -713,6 +715,54 @@ fn a_reload_that_is_in_its_own_way_says_so() {
     let own = format!("cannot listen on {all}: this mapper itself listens on {address}");
     assert!(said.starts_with(&own), "{said}");
     end(mapper);
+}
+
+#[test]
+fn an_address_that_was_given_up_is_free_for_the_next_reload() {
+    let directory = Directory::new();
+    let a = named("a");
+    let rule = |listen: &str| format!("[[map]]\nlisten = \"{listen}\"\ntargets = [\"{a}\"]\n");
+    let file = directory.file("map.toml", &rule("127.0.0.1:0"));
+    let (mut mapper, address) = map(&["--config", &file]);
+    let with = rule("127.0.0.2:0") + &rule(&address);
+    for _ in 0..20 {
+        reload(&mut mapper, &file, &rule("127.0.0.2:0"));
+        drop(TcpListener::bind(&address).expect("it is free"));
+        reload(&mut mapper, &file, &with);
+        assert_eq!(ask(&mut connect(&address)), "a");
+    }
+    end(mapper);
+}
+
+#[test]
+fn a_reload_changes_how_many_are_let_in_and_how_long_a_drain_may_take() {
+    let directory = Directory::new();
+    let rule = format!(
+        "[[map]]\nlisten = \"127.0.0.1:0\"\ntargets = [\"{}\"]\n",
+        named("a")
+    );
+    let file = directory.file("map.toml", &format!("max-conns = 2\n{rule}"));
+    let (mut mapper, address) = map(&["--config", &file, "--max-conns", "1"]);
+    let mut clients = [(); 2].map(|()| connect(&address));
+    assert!(clients.iter_mut().all(|client| ask(client) == "a"));
+    reload(&mut mapper, &file, &format!("max-conns = 1\n{rule}"));
+    assert!(clients.iter_mut().all(|client| ask(client) == "a"));
+    let mut third = connect(&address);
+    third
+        .set_read_timeout(Some(Duration::from_millis(50)))
+        .unwrap();
+    third.write_all(b"who?").unwrap();
+    assert!(third.read(&mut [0; 16]).is_err(), "it waits");
+    let [first, mut second] = clients;
+    drop(first);
+    assert!(third.read(&mut [0; 16]).is_err(), "it waits on");
+    let more = format!("max-conns = 2\ndrain-timeout = \"100ms\"\n{rule}");
+    reload(&mut mapper, &file, &more);
+    third.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answer = [0];
+    third.read_exact(&mut answer).unwrap();
+    assert_eq!((&answer, ask(&mut second)), (b"a", "a".into()));
+    assert_eq!(end(mapper).json()["cut_off"], 2);
 }
 
 #[test]
@@ -990,6 +1040,106 @@ fn quiet_sessions_end_and_their_number_is_bounded() {
         (&report["connections"], &report["refused"]),
         (&2.into(), &1.into())
     );
+}
+
+/// Rules of a file, for datagrams: each name with the target of what comes to an address.
+fn udp_rules(rules: &[(&str, &str, SocketAddr)], more: &str) -> String {
+    let rule = |(name, listen, target): &(&str, &str, SocketAddr)| {
+        let listen = listen.trim_end_matches("/udp");
+        format!(
+            "[[map]]\nudp = true\nname = \"{name}\"\nlisten = \"{listen}\"\ntargets = [\"{target}\"]\n"
+        )
+    };
+    let rules: Vec<_> = rules.iter().map(rule).collect();
+    more.to_owned() + &rules.concat()
+}
+
+/// Gives a mapper other rules.
+#[track_caller]
+fn reload(mapper: &mut Running, file: &str, rules: &str) {
+    fs::write(file, rules).unwrap();
+    mapper.signal(Signal::HUP);
+    mapper.stderr_after("reloaded: ");
+}
+
+#[test]
+fn a_port_of_datagrams_that_was_given_up_is_for_its_sessions_and_for_the_next_rule() {
+    let directory = Directory::new();
+    let (a, b) = (udp_target("a"), udp_target("b"));
+    let other = ("other", "127.0.0.1:0", a);
+    let file = directory.file("map.toml", &udp_rules(&[("old", "127.0.0.1:0", a)], ""));
+    let (mut mapper, address) = map(&["--config", &file]);
+    let old = udp_client(address.trim_end_matches("/udp"));
+    assert_eq!(udp_ask(&old, 1), b"a");
+
+    reload(&mut mapper, &file, &udp_rules(&[other], ""));
+    // Longer than it takes to tell a session that goes on from one that is to end.
+    thread::sleep(Duration::from_millis(1_200));
+    assert_eq!(udp_ask(&old, 1), b"a");
+    let new = udp_client(address.trim_end_matches("/udp"));
+    new.set_read_timeout(Some(Duration::from_millis(50)))
+        .unwrap();
+    new.send(b"x").unwrap();
+    assert!(new.recv(&mut [0; 8]).is_err(), "nobody is let in");
+
+    // The same address, by another rule.
+    let next = udp_rules(&[other, ("new", &address, b)], "");
+    reload(&mut mapper, &file, &next);
+    new.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(udp_ask(&new, 1), b"b");
+    assert_eq!(
+        udp_ask(&old, 1),
+        b"a",
+        "it goes on under the rule it came by"
+    );
+    let outcome = end(mapper);
+    assert_eq!(state_of(&outcome, old.local_addr().unwrap()), "--");
+    assert_eq!(outcome.json()["reloads"], 2);
+}
+
+#[test]
+fn a_port_of_datagrams_that_was_given_up_is_free_when_its_sessions_have_ended() {
+    let directory = Directory::new();
+    let a = udp_target("a");
+    let more = "drain-timeout = \"300ms\"\n";
+    let file = directory.file("map.toml", &udp_rules(&[("old", "127.0.0.1:0", a)], more));
+    let (mut mapper, address) = map(&["--config", &file]);
+    let address = address.trim_end_matches("/udp").to_owned();
+    let client = udp_client(&address);
+    assert_eq!(udp_ask(&client, 1), b"a");
+    let rules = udp_rules(&[("other", "127.0.0.1:0", a)], more);
+    fs::write(&file, rules).unwrap();
+    mapper.signal(Signal::HUP);
+    let said = mapper.stderr_after(&format!("{address}/udp is given up when its "));
+    assert_eq!(said, "1 session has ended, in 300ms at most");
+    // It is never idle, and has its time all the same.
+    let deadline = Instant::now() + PATIENCE;
+    while UdpSocket::bind(&address).is_err() {
+        let _ = client.send(b"x");
+        thread::sleep(Duration::from_millis(10));
+        assert!(Instant::now() < deadline);
+    }
+    let outcome = end(mapper);
+    assert_eq!(state_of(&outcome, client.local_addr().unwrap()), "KD");
+}
+
+#[test]
+fn a_port_of_datagrams_can_be_given_up_and_taken_again_at_once() {
+    let directory = Directory::new();
+    let a = udp_target("a");
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = port.local_addr().unwrap().to_string();
+    drop(port);
+    let other = ("other", "127.0.0.1:0", a);
+    let with = udp_rules(&[other, ("own", &address, a)], "");
+    let file = directory.file("map.toml", &with);
+    let (mut mapper, _) = map(&["--config", &file]);
+    for _ in 0..20 {
+        reload(&mut mapper, &file, &udp_rules(&[other], ""));
+        reload(&mut mapper, &file, &with);
+        assert_eq!(udp_ask(&udp_client(&address), 1), b"a");
+    }
+    end(mapper);
 }
 
 #[test]

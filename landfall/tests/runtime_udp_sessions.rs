@@ -274,6 +274,28 @@ fn a_drain_takes_nobody_in_and_waits_until_all_are_quiet() {
 }
 
 #[test]
+fn sessions_that_were_to_drain_can_go_on_taking_peers_in() {
+    on_runtime(async {
+        let (sessions, address) = sessions();
+        let (client, stranger) = (peer(address), peer(address));
+        let mut session = open(&sessions, &client, ());
+        sessions.drain(Duration::MAX);
+        let quiet = timeout(MOMENT, session.quiet());
+        assert!(quiet.await.is_err(), "it lasts for its own idle time");
+        assert!(sessions.open(address_of(&stranger), ()).is_none());
+        sessions.resume();
+        let other = open(&sessions, &stranger, ());
+        assert_eq!(sessions.count(), 2);
+        drop((session, other));
+        let mut drained = pin!(sessions.drained());
+        assert!(
+            poll_once(&mut drained).await.is_pending(),
+            "it drains no more"
+        );
+    });
+}
+
+#[test]
 fn a_drain_of_no_session_is_over_at_once() {
     on_runtime(async {
         let (sessions, address) = sessions::<()>();

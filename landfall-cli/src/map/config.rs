@@ -31,19 +31,23 @@ use super::rule::{Ports, RuleText, expand, parse_rule};
 use crate::metrics::{MetricsArgs, parse_address};
 use crate::units::{Limit, parse_count, parse_time};
 
-/// What the command line and the file come to.
+/// What the command line and the file say together.
 #[derive(Clone, Debug)]
-pub struct Configuration {
-    /// All rules there are.
+pub struct Config {
+    /// The rules.
     pub rules: Vec<Rule>,
-    /// Where metrics are to be had.
+    /// Where metrics are to be had. The only part that a reload does not change.
     pub metrics: MetricsArgs,
+    /// Connections of all rules together.
+    pub max_conns: Option<u32>,
+    /// How long connections may take to finish.
+    pub drain_timeout: Duration,
 }
 
-/// Reads all of it, and checks it as far as that goes without the network.
-pub fn configuration(args: &MapArgs) -> Result<Configuration, String> {
+/// Reads all there is, and checks it as far as that goes without the network.
+pub fn read_all(args: &MapArgs) -> Result<Config, String> {
     let mut rules = Vec::new();
-    let mut metrics = args.metrics.clone();
+    let mut process = Process::default();
     for text in &args.rules {
         let texts = parse_rule(text)?;
         rules.extend(texts.into_iter().map(|text| Rule {
@@ -54,8 +58,8 @@ pub fn configuration(args: &MapArgs) -> Result<Configuration, String> {
     }
     if let Some(path) = &args.config.0 {
         let file = read_file(path, &args.settings)?;
-        rules.extend(file.rules);
-        metrics.metrics = file.metrics.unwrap_or(metrics.metrics);
+        rules.extend(file.0);
+        process = file.1;
     }
     if rules.is_empty() {
         return Err(match &args.config.0 {
@@ -70,31 +74,30 @@ pub fn configuration(args: &MapArgs) -> Result<Configuration, String> {
         });
     }
     rules.iter().try_for_each(Rule::check)?;
-    Ok(Configuration { rules, metrics })
+    let mut metrics = args.metrics.clone();
+    metrics.metrics = process.metrics.unwrap_or(metrics.metrics);
+    Ok(Config {
+        rules,
+        metrics,
+        max_conns: process.max_conns.unwrap_or(args.max_conns).0,
+        drain_timeout: process.drain_timeout.unwrap_or(args.drain_timeout),
+    })
 }
 
-/// What the file says.
-#[derive(Debug)]
-struct File {
-    rules: Vec<Rule>,
-    metrics: Option<Limit<String>>,
-}
-
-fn read_file(path: &Path, settings: &Settings) -> Result<File, String> {
+fn read_file(path: &Path, settings: &Settings) -> Result<(Vec<Rule>, Process), String> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|error| format!("cannot read --config {shown}: {error}"))?;
     parse_file(&text, settings).map_err(|problem| format!("{shown}: {problem}"))
 }
 
-fn parse_file(text: &str, settings: &Settings) -> Result<File, String> {
+fn parse_file(text: &str, settings: &Settings) -> Result<(Vec<Rule>, Process), String> {
     let mistake = |mistake: Mistake| mistake.shown(text);
     let mut table =
         DeTable::parse(text).map_err(|error| mistake(Mistake::of_toml(&error, text)))?;
     let keys = Keys::of_settings();
-    keys.check(table.get_ref(), &["map", METRICS])
-        .map_err(mistake)?;
-    let metrics = take_metrics(table.get_mut()).map_err(mistake)?;
+    let at_the_top = [&["map"], &OF_THE_PROCESS[..]].concat();
+    keys.check(table.get_ref(), &at_the_top).map_err(mistake)?;
     let maps = match table.get_mut().remove_entry("map") {
         None => Vec::new(),
         Some((key, maps)) => match maps.into_inner() {
@@ -102,36 +105,21 @@ fn parse_file(text: &str, settings: &Settings) -> Result<File, String> {
             _ => return Err(mistake(Mistake::at(&key, TWO_BRACKETS))),
         },
     };
+    let process = part(table.get_mut(), &OF_THE_PROCESS);
+    let process = read(Spanned::new(table.span(), process)).map_err(mistake)?;
     let settings = overridden(settings, table).map_err(mistake)?;
     let mut names = HashMap::new();
     let rules = maps
         .into_iter()
         .map(|map| parse_map(map, &keys, &settings, &mut names));
     let rules = rules.collect::<Result<Vec<_>, _>>().map_err(mistake)?;
-    Ok(File {
-        rules: rules.concat(),
-        metrics,
-    })
+    Ok((rules.concat(), process))
 }
 
-/// What the file says of the process, and of no rule.
-const METRICS: &str = "metrics";
-
-fn take_metrics(table: &mut DeTable<'_>) -> Result<Option<Limit<String>>, Mistake> {
-    let Some((key, value)) = table.remove_entry(METRICS) else {
-        return Ok(None);
-    };
-    let span = value.span();
-    let mut own = DeTable::new();
-    own.insert(key, value);
-    read::<OfProcess>(Spanned::new(span, own)).map(|said| said.metrics)
-}
-
-/// What the file says of the process.
-#[derive(Deserialize)]
-struct OfProcess {
-    #[serde(deserialize_with = "address_limit")]
-    metrics: Option<Limit<String>>,
+/// Takes some keys out of a table.
+fn part<'a>(table: &mut DeTable<'a>, keys: &[&str]) -> DeTable<'a> {
+    let taken = keys.iter().filter_map(|key| table.remove_entry(*key));
+    taken.collect()
 }
 
 /// For `[map]`, be it there once or several times.
@@ -139,6 +127,9 @@ const TWO_BRACKETS: &str = "rules are written as [[map]], in two brackets";
 
 /// What a rule of the file has beside settings.
 const OF_A_RULE: [&str; 3] = ["name", "listen", "targets"];
+
+/// What the file has for all rules together.
+const OF_THE_PROCESS: [&str; 3] = ["metrics", "max-conns", "drain-timeout"];
 
 /// Names this alike (from 0 to 1) are taken for one another, as clap does with flags.
 const ALIKE: f64 = 0.7;
@@ -195,18 +186,20 @@ fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Stri
     if OF_A_RULE.contains(&name) {
         return format!("`{name}` is for a rule: write [[map]] on a line before it");
     }
-    if name == METRICS {
-        return format!("`{name}` is for all rules together: write it before the first [[map]]");
-    }
     if name == "map" {
         return String::from("`map` is a rule, and is not in another one");
+    }
+    if OF_THE_PROCESS.contains(&name) {
+        return format!("`{name}` is for all rules together: write it before the first [[map]]");
     }
     let flags = MapArgs::augment_args(Command::new("map"));
     if flags
         .get_arguments()
         .any(|arg| arg.get_long() == Some(name))
     {
-        return format!("`{name}` is a flag, not for the file: give --{name}");
+        return format!(
+            "`{name}` is no matter of the file, and stays as it is at the start: give --{name}"
+        );
     }
     let likeness = |known: &&str| strsim::jaro(name, known);
     let near = known
@@ -316,12 +309,7 @@ fn parse_map(
         return Err(Mistake::at(&Spanned::new(span, ()), problem));
     };
     keys.check(&rest, &OF_A_RULE)?;
-    let mut head = DeTable::new();
-    for key in OF_A_RULE {
-        if let Some((key, value)) = rest.remove_entry(key) {
-            head.insert(key, value);
-        }
-    }
+    let head = part(&mut rest, &OF_A_RULE);
     let head: Head = read(Spanned::new(span.clone(), head))?;
     let settings = overridden(settings, Spanned::new(span, rest))?;
     let of_key = |key: &str, start, problem| Mistake {
@@ -371,6 +359,18 @@ fn check_name(name: &str, listen: &str, names: &mut HashMap<String, String>) -> 
 fn overridden(settings: &Settings, table: Spanned<DeTable<'_>>) -> Result<Settings, Mistake> {
     let overrides: Overrides = read(table)?;
     Ok(overrides.over(settings.clone()))
+}
+
+/// What the file says for all rules together.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct Process {
+    #[serde(deserialize_with = "address_limit")]
+    metrics: Option<Limit<String>>,
+    #[serde(deserialize_with = "count_limit")]
+    max_conns: Option<Limit<u32>>,
+    #[serde(deserialize_with = "time")]
+    drain_timeout: Option<Duration>,
 }
 
 /// Settings that the file has.
@@ -521,12 +521,13 @@ mod tests {
     use crate::map::test_settings;
 
     fn parse(text: &str) -> Result<Vec<Rule>, String> {
-        parse_file(text, &test_settings()).map(|file| file.rules)
+        parse_file(text, &test_settings()).map(|(rules, _)| rules)
     }
 
     #[test]
     fn metrics_are_for_the_whole_file() {
-        let metrics = |text: &str| parse_file(text, &test_settings()).map(|file| file.metrics);
+        let process = |text: &str| parse_file(text, &test_settings()).map(|(_, process)| process);
+        let metrics = |text: &str| process(text).map(|process| process.metrics);
         let at = |address: &str| Ok(Some(Limit(Some(address.to_owned()))));
         assert_eq!(
             metrics("metrics = \"127.0.0.1:9100\""),
@@ -551,6 +552,15 @@ mod tests {
             let refusal = metrics(text).unwrap_err();
             assert!(refusal.contains(reason), "{refusal}");
         }
+    }
+
+    #[test]
+    fn the_file_has_what_is_for_all_rules_together() {
+        let text = "max-conns = \"2k\"\ndrain-timeout = \"5s\"\nidle-timeout = \"1m\"";
+        let process = parse_file(text, &test_settings()).map(|(_, process)| process);
+        let process = process.unwrap();
+        assert_eq!(process.max_conns, Some(Limit(Some(2_000))));
+        assert_eq!(process.drain_timeout, Some(Duration::from_secs(5)));
     }
 
     #[test]
@@ -635,9 +645,13 @@ mod tests {
             (String::from("zzz = 1"), "unknown key `zzz`: there are map,"),
             (
                 rule("drain-timeout = \"5s\""),
-                "line 4: `drain-timeout` is a flag, not for the file: give --drain-timeout",
+                "line 4: `drain-timeout` is for all rules together: write it before the first",
             ),
-            (String::from("max-conns = 5"), "give --max-conns"),
+            (String::from("max-conns = 0"), "line 1, max-conns: "),
+            (
+                String::from("workers = 2"),
+                "line 1: `workers` is no matter of the file, and stays as it is at the start: give",
+            ),
             (String::from("driver = \"poll\""), "give --driver"),
             (String::from("quiet = true"), "give --quiet"),
             (

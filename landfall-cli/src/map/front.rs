@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::Arc;
-use std::thread;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use landfall::net::{ListenOptions, TcpListener, UdpSessions, UdpSocket};
 use landfall::runtime;
+use landfall::runtime::time::sleep;
 use landfall::server::{Connection, ServerHandle};
 use parking_lot::Mutex;
 
@@ -21,14 +21,11 @@ use super::udp::{Flow, UdpDoor};
 use super::watch::watch;
 use crate::exit::Failure;
 use crate::system::systemd::Sockets;
+use crate::units::{counted, show_time};
 
-/// How long a session of UDP lasts after its last datagram once nobody is taken in any more: nobody
-/// says of datagrams which one is the last.
+/// How long a session of UDP lasts after its last datagram once the mapper is to end: nobody says of
+/// datagrams which one is the last.
 const DRAIN_QUIET: Duration = Duration::from_secs(1);
-
-/// How long an address may stay in use that a reload has given up: some milliseconds, until the workers
-/// have taken back the accepts that were under way.
-const GIVEN_UP: Duration = Duration::from_millis(300);
 
 /// All that is listened on.
 #[derive(Debug)]
@@ -37,6 +34,8 @@ pub struct Front {
     /// Of what takes connections in.
     server: ServerHandle,
     doors: Vec<Arc<Door>>,
+    /// Those of UDP that were closed, as long as their sessions go on.
+    closing: Vec<Weak<Door>>,
     tcp: Arc<TcpDoors>,
 }
 
@@ -49,6 +48,18 @@ pub struct Door {
     mapping: Mutex<Arc<Mapping>>,
     /// Of whom its datagrams are, if those come in by it, and not connections.
     datagrams: Option<UdpSessions<Flow>>,
+    stage: Mutex<Stage>,
+}
+
+/// Whether a door of UDP lets clients in.
+#[derive(Debug, Default)]
+struct Stage {
+    /// When that has ended. Sessions go on.
+    closed: Option<Instant>,
+    /// They have been told to end.
+    is_cut: bool,
+    /// Nobody receives its datagrams any more.
+    is_left: bool,
 }
 
 /// The doors that connections come in by.
@@ -79,6 +90,46 @@ impl Door {
     /// Whether datagrams come in by it, and not connections.
     pub fn is_udp(&self) -> bool {
         self.datagrams.is_some()
+    }
+
+    /// Whether sessions of UDP have been told to end.
+    pub fn is_cut(&self) -> bool {
+        self.stage.lock().is_cut
+    }
+
+    /// Whether its datagrams need not be received any more, when the last session has ended: clients may
+    /// have been let in again.
+    pub fn is_left(&self) -> bool {
+        let mut stage = self.stage.lock();
+        stage.is_left = stage.closed.is_some();
+        stage.is_left
+    }
+
+    /// Lets nobody in any more by a door of UDP. A session lasts until it has been quiet for so long, if
+    /// that is less than its own time. Returns the moment, which tells this end from others.
+    fn close(&self, sessions: &UdpSessions<Flow>, quiet: Duration) -> Instant {
+        let mut stage = self.stage.lock();
+        sessions.drain(quiet);
+        *stage.closed.insert(Instant::now())
+    }
+
+    /// Ends the sessions of a door of UDP that was closed then, and has not been opened since.
+    fn cut(&self, closed: Instant) {
+        let mut stage = self.stage.lock();
+        if let Some(sessions) = &self.datagrams
+            && stage.closed == Some(closed)
+        {
+            stage.is_cut = true;
+            sessions.drain(Duration::ZERO);
+        }
+    }
+
+    /// Lets clients in again by a door of UDP, if it was closed. Returns whether somebody is needed who
+    /// receives its datagrams.
+    fn reopen(&self, sessions: &UdpSessions<Flow>) -> bool {
+        let mut stage = self.stage.lock();
+        sessions.resume();
+        std::mem::take(&mut *stage).is_left
     }
 
     /// Puts a rule in force.
@@ -215,6 +266,7 @@ impl Front {
             control,
             server,
             doors: Vec::new(),
+            closing: Vec::new(),
             tcp: Arc::default(),
         }
     }
@@ -229,15 +281,28 @@ impl Front {
         &self.doors
     }
 
-    /// Puts rules in the place of those in force. Connections go on under the rules they came by.
-    pub fn apply(&mut self, prepared: Prepared) {
+    /// What is listened on, and what was and has sessions of UDP yet: another rule can have it.
+    pub fn all_doors(&self) -> Vec<Arc<Door>> {
+        let closing = self.closing.iter().filter_map(Weak::upgrade);
+        self.doors.iter().cloned().chain(closing).collect()
+    }
+
+    /// Puts rules in the place of those in force. Connections go on under the rules they came by, and
+    /// sessions of UDP do for so long at most, if no rule listens there any more.
+    pub fn apply(&mut self, prepared: Prepared, patience: Duration) {
+        let mut old = self.all_doors();
         let steps = prepared.0.into_iter();
         let doors: Vec<_> = steps.map(|step| self.take(step)).collect();
-        let old = std::mem::replace(&mut self.doors, doors);
-        let is_kept = |door: &Arc<Door>| self.doors.iter().any(|kept| Arc::ptr_eq(kept, door));
-        old.iter()
-            .filter(|door| !is_kept(door))
-            .for_each(|door| self.close_door(door));
+        old.retain(|door| !doors.iter().any(|kept| Arc::ptr_eq(kept, door)));
+        for door in &old {
+            // Those that are closing already have their time.
+            if self.doors.iter().any(|open| Arc::ptr_eq(open, door)) {
+                self.close_door(door, patience);
+            }
+        }
+        let of_udp = old.iter().filter(|door| door.is_udp());
+        self.closing = of_udp.map(Arc::downgrade).collect();
+        self.doors = doors;
     }
 
     fn take(&self, step: Step) -> Arc<Door> {
@@ -251,36 +316,65 @@ impl Front {
                         // A server that has been told to end refuses it, and everybody.
                         let _ = self.server.add(listener);
                     }
-                    Socket::Udp(sessions) => {
-                        let (control, server) = (Arc::clone(&self.control), self.server.clone());
-                        let udp = UdpDoor::new(control, server, Arc::clone(&door), sessions);
-                        drop(runtime::spawn(udp.serve()));
-                    }
+                    Socket::Udp(sessions) => self.receive(&door, sessions),
                 }
                 door
             }
             Step::Change(door, mapping) => {
                 let mut current = door.mapping.lock();
-                if current.rule != mapping.rule {
+                if current.rule != mapping.rule || current.is_retired() {
                     current.retire();
                     *current = Arc::clone(&mapping);
                     door.open(&self.control, &mapping);
                 }
                 drop(current);
+                if let Some(sessions) = &door.datagrams
+                    && door.reopen(sessions)
+                {
+                    self.receive(&door, sessions.clone());
+                }
                 door
             }
         }
     }
 
-    fn close_door(&self, door: &Door) {
+    fn receive(&self, door: &Arc<Door>, sessions: UdpSessions<Flow>) {
+        let (control, server) = (Arc::clone(&self.control), self.server.clone());
+        let udp = UdpDoor::new(control, server, Arc::clone(door), sessions);
+        drop(runtime::spawn(udp.serve()));
+    }
+
+    fn close_door(&self, door: &Arc<Door>, patience: Duration) {
         door.mapping.lock().retire();
         match &door.datagrams {
-            Some(sessions) => sessions.drain(DRAIN_QUIET),
+            Some(sessions) => self.give_up(door, sessions, patience),
             None => {
                 self.server.remove(door.address);
                 self.tcp.0.lock().remove(&door.address);
             }
         }
+    }
+
+    /// Gives a port of UDP up when its sessions have ended, in so long at most.
+    fn give_up(&self, door: &Arc<Door>, sessions: &UdpSessions<Flow>, patience: Duration) {
+        let closed = door.close(sessions, Duration::MAX);
+        let count = sessions.count() as u64;
+        if count == 0 {
+            return;
+        }
+        let (address, time) = (door.address, show_time(patience));
+        self.control.messages.note(format_args!(
+            "{address}/udp is given up when its {} {} ended, in {time} at most",
+            counted(count, "session"),
+            if count == 1 { "has" } else { "have" },
+        ));
+        let door = Arc::downgrade(door);
+        drop(runtime::spawn(async move {
+            sleep(patience).await;
+            if let Some(door) = door.upgrade() {
+                door.cut(closed);
+            }
+        }));
     }
 
     /// What all rules have done.
@@ -290,7 +384,12 @@ impl Front {
 
     /// Takes nobody in any more. Connections go on.
     pub fn close(&self) {
-        self.doors.iter().for_each(|door| self.close_door(door));
+        for door in self.all_doors() {
+            match &door.datagrams {
+                Some(sessions) => drop(door.close(sessions, DRAIN_QUIET)),
+                None => self.close_door(&door, Duration::ZERO),
+            }
+        }
     }
 }
 
@@ -302,11 +401,8 @@ fn open(
     descriptor_limit: u64,
 ) -> Result<Step, Failure> {
     let is_udp = mapping.settings().udp;
-    let is_reload = !doors.is_empty();
-    let socket = take(addresses, is_udp, inherited).and_then(|taken| match taken {
-        Some(socket) => Ok(socket),
-        None => bind_patiently(addresses, is_udp, is_reload),
-    });
+    let socket = take(addresses, is_udp, inherited)
+        .and_then(|taken| taken.map_or_else(|| bind(addresses, is_udp), Ok));
     let (socket, address) = socket.map_err(|error| {
         let listen = &mapping.rule.text.listen;
         let is_own = |door: &&Arc<Door>| {
@@ -314,6 +410,15 @@ fn open(
             door.is_udp() == is_udp && addresses.any(|address| overlap(address, &door.address))
         };
         match doors.iter().find(is_own) {
+            Some(door)
+                if error.kind() == io::ErrorKind::AddrInUse && door.mapping().is_retired() =>
+            {
+                Failure::failed(format!(
+                    "cannot listen on {listen}: sessions of a rule that was taken out go on at {}; \
+                     reload again when they have ended",
+                    door.address
+                ))
+            }
             Some(door) if error.kind() == io::ErrorKind::AddrInUse => Failure::failed(format!(
                 "cannot listen on {listen}: this mapper itself listens on {} until it ends; start \
                  it anew",
@@ -330,6 +435,7 @@ fn open(
         address,
         mapping: Mutex::new(mapping),
         datagrams,
+        stage: Mutex::default(),
     };
     Ok(Step::Open(socket, Arc::new(door)))
 }
@@ -354,27 +460,6 @@ fn take(
         .transpose()?
         .map(tcp)
         .transpose()
-}
-
-/// As `bind`; what the last reload gave up is waited for.
-fn bind_patiently(
-    addresses: &[SocketAddr],
-    is_udp: bool,
-    is_reload: bool,
-) -> io::Result<(Socket, SocketAddr)> {
-    let deadline = Instant::now() + GIVEN_UP;
-    loop {
-        match bind(addresses, is_udp) {
-            Err(error)
-                if is_reload
-                    && error.kind() == io::ErrorKind::AddrInUse
-                    && Instant::now() < deadline =>
-            {
-                thread::sleep(GIVEN_UP / 30);
-            }
-            bound => return bound,
-        }
-    }
 }
 
 /// Listens on the first of the addresses that can be had.

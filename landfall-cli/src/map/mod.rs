@@ -30,13 +30,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_lite::future::or;
-use landfall::runtime::time::timeout;
+use landfall::runtime::time::{sleep, timeout};
 use landfall::runtime::{self, JoinHandle};
 use landfall::server::{Report, Server, ServerHandle};
 
 pub use args::MapArgs;
 
-use config::Configuration;
+use config::Config;
 use control::Control;
 use front::{Front, Prepared};
 use metrics::MapMetrics;
@@ -68,11 +68,11 @@ pub fn run(args: &MapArgs) -> Result<Exit, Failure> {
 }
 
 fn map(args: &MapArgs, mut inherited: Sockets, messages: &Log) -> Result<Exit, Failure> {
-    let configuration = config::configuration(args).map_err(Failure::usage)?;
+    let config = config::read_all(args).map_err(Failure::usage)?;
     if args.check_config {
-        return check(configuration);
+        return check(config);
     }
-    let metrics = configuration.metrics.clone();
+    let metrics = config.metrics.clone();
     let mut sink = Sink::open(&args.output)?;
     let log = match args.log.as_os_str() == "-" {
         true => messages.clone(),
@@ -98,7 +98,7 @@ fn map(args: &MapArgs, mut inherited: Sockets, messages: &Log) -> Result<Exit, F
         descriptor_limit,
         began: Instant::now(),
     };
-    let server = server_of(args, messages.clone());
+    let server = server_of(messages.clone());
     let figures = Arc::new(MapMetrics::new(Arc::clone(&control), server.handle()));
     let mut mapper = Mapper {
         args,
@@ -110,6 +110,7 @@ fn map(args: &MapArgs, mut inherited: Sockets, messages: &Log) -> Result<Exit, F
         metrics,
         metrics_address: endpoint.as_ref().map(Endpoint::address),
         figures: Arc::clone(&figures),
+        drain_timeout: config.drain_timeout,
         descriptor_limit,
         course: Course::default(),
     };
@@ -118,7 +119,7 @@ fn map(args: &MapArgs, mut inherited: Sockets, messages: &Log) -> Result<Exit, F
     }
     let start = Start {
         server,
-        configuration,
+        config,
         inherited,
     };
     runtime.block_on(mapper.serve(start, &stop, &reload, &setting.driver[0]))?;
@@ -131,8 +132,8 @@ fn map(args: &MapArgs, mut inherited: Sockets, messages: &Log) -> Result<Exit, F
 }
 
 /// Says of a configuration that it is right; what is wrong has been said.
-fn check(configuration: Configuration) -> Result<Exit, Failure> {
-    let Configuration { rules, metrics } = configuration;
+fn check(config: Config) -> Result<Exit, Failure> {
+    let Config { rules, metrics, .. } = config;
     let count = rules.len() as u64;
     let metrics = metrics.address().map(|address| {
         let problem = |error| Failure::usage(format!("cannot find --metrics {address}: {error}"));
@@ -150,14 +151,23 @@ fn check(configuration: Configuration) -> Result<Exit, Failure> {
 }
 
 /// What takes connections in. It listens nowhere yet.
-fn server_of(args: &MapArgs, messages: Log) -> Server {
+fn server_of(messages: Log) -> Server {
     Server::new()
-        .drain_timeout(args.drain_timeout)
+        // A reload can change it, so the mapper keeps to it.
+        .drain_timeout(Duration::MAX)
         // A relay would pass such an end on.
         .drain_ends_receives(false)
         .on_accept_error(move |address, error| {
             messages.note(format_args!("clients of {address} have to wait: {error}"));
         })
+}
+
+/// What is to take the place of what is in force.
+struct Change {
+    prepared: Prepared,
+    shares: Shares,
+    metrics: MetricsArgs,
+    drain_timeout: Duration,
 }
 
 /// A mapper that runs.
@@ -172,6 +182,7 @@ struct Mapper<'a> {
     metrics: MetricsArgs,
     metrics_address: Option<SocketAddr>,
     figures: Arc<MapMetrics>,
+    drain_timeout: Duration,
     descriptor_limit: u64,
     course: Course,
 }
@@ -179,7 +190,7 @@ struct Mapper<'a> {
 /// What a mapper begins with.
 struct Start {
     server: Server,
-    configuration: Configuration,
+    config: Config,
     inherited: Sockets,
 }
 
@@ -199,11 +210,11 @@ impl Mapper<'_> {
         };
         let Start {
             server,
-            configuration,
+            config,
             inherited,
         } = start;
-        let (prepared, _) = or(self.prepare(|| Ok(configuration), inherited), stopped).await?;
-        self.apply(prepared);
+        let change = or(self.prepare(|| Ok(config), inherited), stopped).await?;
+        self.apply(change);
         let (control, doors) = (Arc::clone(&self.control), self.front.tcp_doors());
         let serving = runtime::spawn(server.run(move |client| {
             let (control, doors) = (Arc::clone(&control), Arc::clone(&doors));
@@ -234,29 +245,40 @@ impl Mapper<'_> {
     /// Finds what rules need, in a task, which may block.
     async fn prepare(
         &self,
-        read: impl FnOnce() -> Result<Configuration, String> + Send + 'static,
+        read: impl FnOnce() -> Result<Config, String> + Send + 'static,
         inherited: Sockets,
-    ) -> Result<((Prepared, Shares), MetricsArgs), Failure> {
-        let (doors, limit) = (self.front.doors().to_vec(), self.descriptor_limit);
-        let (supply, max_conns) = (self.supply, self.args.max_conns.0);
+    ) -> Result<Change, Failure> {
+        let (doors, limit) = (self.front.all_doors(), self.descriptor_limit);
+        let supply = self.supply;
         let metrics_address = self.metrics_address;
         let preparing = runtime::spawn(async move {
-            let Configuration { rules, metrics } = read().map_err(Failure::usage)?;
-            let shares = supply.share(&rules, max_conns)?;
-            let found = front::find(
+            let Config {
                 rules,
-                &doors,
-                metrics_address.map(|address| metrics::ends([address])),
-            )?;
+                metrics,
+                max_conns,
+                drain_timeout,
+            } = read().map_err(Failure::usage)?;
+            let shares = supply.share(&rules, max_conns)?;
+            let beside = metrics_address.map(|address| metrics::ends([address]));
+            let found = front::find(rules, &doors, beside)?;
             let prepared = front::prepare(found, &doors, inherited, limit)?;
-            Ok(((prepared, shares), metrics))
+            Ok(Change {
+                prepared,
+                shares,
+                metrics,
+                drain_timeout,
+            })
         });
         preparing
             .await
             .unwrap_or_else(|error| Err(Failure::failed(format!("the rules are lost: {error}"))))
     }
 
-    fn apply(&mut self, (prepared, shares): (Prepared, Shares)) {
+    fn apply(&mut self, change: Change) {
+        let Change {
+            prepared, shares, ..
+        } = change;
+        self.drain_timeout = change.drain_timeout;
         let is_news = self.shares.replace(shares) != Some(shares);
         if is_news && shares.is_limited() {
             self.control.messages.note(shares);
@@ -264,7 +286,7 @@ impl Mapper<'_> {
         let connections = usize::try_from(shares.connections).unwrap_or(usize::MAX);
         self.server.set_max_connections(connections);
         self.control.udp_room.resize(shares.sessions);
-        self.front.apply(prepared);
+        self.front.apply(prepared, self.drain_timeout);
         self.figures.follow(self.front.doors());
     }
 
@@ -276,10 +298,11 @@ impl Mapper<'_> {
             return self.control.messages.note(message);
         }
         let args = self.args.clone();
-        let prepared = self.prepare(move || config::configuration(&args), Sockets::default());
-        match prepared.await {
-            Ok((prepared, metrics)) => {
-                self.apply(prepared);
+        let change = self.prepare(move || config::read_all(&args), Sockets::default());
+        match change.await {
+            Ok(change) => {
+                let metrics = change.metrics.clone();
+                self.apply(change);
                 self.control.reloaded(true);
                 let rules = counted(self.front.doors().len() as u64, "rule");
                 let messages = &self.control.messages;
@@ -293,7 +316,9 @@ impl Mapper<'_> {
             }
             Err(failure) => {
                 self.control.reloaded(false);
-                let reason = failure.to_string().replace('\n', " ");
+                let reason = failure.to_string();
+                let lines: Vec<_> = reason.lines().map(str::trim).collect();
+                let reason = lines.join("; ");
                 let messages = &self.control.messages;
                 messages.error(format_args!("not reloaded, the old rules stay: {reason}"));
             }
@@ -341,10 +366,13 @@ impl Mapper<'_> {
     ) -> Result<Report, Failure> {
         let stats = self.server.stats();
         let open = stats.active + stats.tasks;
-        announce_drain(&self.control.messages, open, self.args.drain_timeout);
+        announce_drain(&self.control.messages, open, self.drain_timeout);
         self.server.drain();
         let stopped = async {
-            stop.wait_for_now().await;
+            let second = async {
+                stop.wait_for_now().await;
+            };
+            or(second, sleep(self.drain_timeout)).await;
             self.server.stop();
             pending().await
         };

@@ -62,7 +62,9 @@ impl UdpDoor {
 
     /// Passes datagrams on until the door is closed, and those of sessions until they have ended.
     pub async fn serve(self) {
-        or(self.sessions.drained(), self.receive_all()).await;
+        while !self.door.is_left() {
+            or(self.sessions.drained(), self.receive_all()).await;
+        }
     }
 
     async fn receive_all(&self) {
@@ -151,6 +153,7 @@ impl UdpDoor {
         let mut session = Session::begin(&self.control, mapping, client);
         session.reach(Arc::clone(&target), source, room);
         let answering = Answering {
+            door: Arc::clone(&self.door),
             answers,
             to_client: 0,
             target,
@@ -175,6 +178,7 @@ async fn connect(target: &Target) -> io::Result<UdpSocket> {
 
 /// Brings a client what its target answers.
 struct Answering {
+    door: Arc<Door>,
     answers: UdpSession<Flow>,
     to_client: u64,
     target: Arc<Target>,
@@ -193,6 +197,7 @@ impl Answering {
                 Ok(None) if flow.has_failed.load(Ordering::Relaxed) => {
                     break io::Error::from_raw_os_error(errno::CONNREFUSED);
                 }
+                Ok(None) if self.door.is_cut() => return self.session.end(state::KILLED),
                 Ok(None) => return self.session.end(state::DONE),
                 Err(error) => break error,
             }

@@ -269,8 +269,9 @@ impl<T> UdpSessions<T> {
         waiters.into_iter().for_each(Waker::wake);
     }
 
-    /// Opens no more sessions. Those that are there go on until they have been quiet for so long, if
-    /// that is less than their idle time: no datagram says that it is the last.
+    /// Opens no more sessions, until told to [go on](Self::resume). Those that are there last until they
+    /// have been quiet for so long, if that is less than their idle time: no datagram says that it is
+    /// the last.
     pub fn drain(&self, quiet: Duration) {
         let mut state = self.0.state.lock();
         state.is_draining = true;
@@ -281,6 +282,11 @@ impl<T> UdpSessions<T> {
             entry.shorten(quiet);
         }
         waiters.into_iter().for_each(Waker::wake);
+    }
+
+    /// Opens sessions again, after a [drain](Self::drain). Times that it has shortened stay so.
+    pub fn resume(&self) {
+        self.0.state.lock().is_draining = false;
     }
 
     /// Waits until they have been [drained](Self::drain), and the last session has ended.
