@@ -766,6 +766,58 @@ fn a_reload_changes_how_many_are_let_in_and_how_long_a_drain_may_take() {
 }
 
 #[test]
+fn a_target_whose_name_is_not_known_yet_is_used_when_it_is() {
+    let directory = Directory::new();
+    let hosts = directory.file("hosts", "127.0.0.1 localhost\n");
+    let order = directory.file("nsswitch.conf", "hosts: files\n");
+    let target = named("a");
+    let rules = [false, true].map(|udp| {
+        format!(
+            "[[map]]\nudp = {udp}\nlisten = \"127.0.0.1:0\"\ntargets = [\"name.test:{}\"]\n",
+            target.port()
+        )
+    });
+    let file = directory.file("map.toml", &rules.concat());
+    let script = format!(
+        "mount --bind {hosts} /etc/hosts; mount --bind {order} /etc/nsswitch.conf; exec \"$@\""
+    );
+    let start = |more: &[&str]| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-ec", &script, "sh"]);
+        command.args([env!("CARGO_BIN_EXE_landfall"), "map", "--json"]);
+        command.args(["--config", &file]).args(more);
+        Running::start(command)
+    };
+    start(&[])
+        .finish()
+        .expect_code(1)
+        .expect_message(&["cannot find the address of name.test", "--resolve-later"]);
+    let mut mapper = start(&["--resolve-later", "--resolve-every", "20ms"]);
+    let announced = mapper.stdout_after("{\"listening\":[\"");
+    let address = announced.split('"').next().unwrap();
+    let unknown = format!("/name.test:{} has no address yet", target.port());
+    mapper.stderr_after(&unknown);
+    let mut early = connect(address);
+    assert!(is_shut_out(&mut early));
+    let datagrams = announced.split('"').nth(2).unwrap();
+    udp_client(datagrams.trim_end_matches("/udp"))
+        .send(b"x")
+        .unwrap();
+    // In place: the file is mounted.
+    fs::write(&hosts, "127.0.0.1 localhost name.test\n").unwrap();
+    mapper.stderr_after("has addresses now: [127.0.0.1:");
+    let deadline = Instant::now() + PATIENCE;
+    while is_shut_out(&mut connect(address)) {
+        assert!(Instant::now() < deadline);
+    }
+    assert_eq!(ask(&mut connect(address)), "a");
+    let outcome = end(mapper);
+    let line = line_of(&outcome, early.local_addr().unwrap());
+    assert!(line[3].ends_with("/<NOSRV>"), "{line:?}");
+    assert_eq!(line[6], "SC");
+}
+
+#[test]
 fn without_a_file_a_hangup_opens_the_log_anew() {
     let directory = Directory::new();
     let (log, old) = (directory.0.join("log"), directory.0.join("log.1"));

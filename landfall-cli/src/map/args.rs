@@ -242,6 +242,10 @@ pub struct Settings {
         env = "LANDFALL_RESOLVE_EVERY", help_heading = "Targets"
     )]
     pub resolve_every: Limit<Duration>,
+
+    /// Start although the name of a target has no address yet; it is not used until it has one
+    #[arg(long, env = "LANDFALL_RESOLVE_LATER", help_heading = "Targets")]
+    pub resolve_later: bool,
 }
 
 impl Settings {

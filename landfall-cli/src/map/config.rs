@@ -416,6 +416,7 @@ struct Overrides {
     check_fall: Option<u32>,
     #[serde(deserialize_with = "time_limit")]
     resolve_every: Option<Limit<Duration>>,
+    resolve_later: Option<bool>,
 }
 
 impl Overrides {
@@ -445,6 +446,7 @@ impl Overrides {
             check_rise: self.check_rise.unwrap_or(base.check_rise),
             check_fall: self.check_fall.unwrap_or(base.check_fall),
             resolve_every: self.resolve_every.unwrap_or(base.resolve_every),
+            resolve_later: self.resolve_later.unwrap_or(base.resolve_later),
         }
     }
 }

@@ -56,6 +56,9 @@ impl Rule {
             () if settings.check_interval.is_zero() || is_zero(settings.resolve_every.0) => {
                 "an interval of 0s would leave no time for anything else: give some, as in 2s"
             }
+            () if settings.resolve_later && settings.resolve_every.0.is_none() => {
+                "--resolve-later asks again at --resolve-every: give that a time, as in 30s"
+            }
             () => return Ok(()),
         };
         Err(format!("{}: {problem}", self.name))

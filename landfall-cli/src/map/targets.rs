@@ -105,18 +105,31 @@ impl Drop for OpenGuard {
 }
 
 impl Target {
-    fn new(name: &str) -> io::Result<Self> {
+    fn new(name: &str, settings: &Settings) -> io::Result<Self> {
+        let addresses = match resolve(name) {
+            Err(_) if settings.resolve_later => Arc::default(),
+            found => found?,
+        };
         Ok(Self {
             name: name.to_owned(),
             counters: Arc::default(),
-            addresses: Mutex::new(resolve(name)?),
+            addresses: Mutex::new(addresses),
             health: Mutex::default(),
         })
     }
 
-    /// The addresses, as they were found last.
+    /// The addresses, as they were found last; none until there are some, of one that is to be
+    /// [resolved later](Settings::resolve_later).
     pub fn addresses(&self) -> Arc<[SocketAddr]> {
         Arc::clone(&self.addresses.lock())
+    }
+
+    /// Whether to send clients to it.
+    fn fitness(&self, now: Instant) -> Fitness {
+        match self.addresses.lock().is_empty() {
+            true => Fitness::Down,
+            false => self.health.lock().fitness(now),
+        }
     }
 
     /// Whether its addresses can change.
@@ -202,9 +215,15 @@ impl Targets {
                 .find(|target| target.name == text.address);
             match known {
                 Some(target) => Ok(Arc::clone(target)),
-                None => Target::new(&text.address).map(Arc::new).map_err(|error| {
-                    format!("cannot find the address of {}: {error}", text.address)
-                }),
+                None => Target::new(&text.address, settings)
+                    .map(Arc::new)
+                    .map_err(|error| {
+                        format!(
+                            "cannot find the address of {}: {error}; with --resolve-later it is \
+                             found when it is there",
+                            text.address
+                        )
+                    }),
             }
         };
         let all = texts.iter().map(find).collect::<Result<Vec<_>, _>>()?;
@@ -239,14 +258,12 @@ impl Targets {
         let now = Instant::now();
         let of_fitness = |wanted| -> Vec<Candidate> {
             let all = self.all.iter().enumerate();
-            all.filter(|(index, target)| {
-                !tried.contains(index) && target.health.lock().fitness(now) == wanted
-            })
-            .map(|(index, target)| Candidate {
-                index,
-                active: target.counters.active.load(Ordering::Relaxed),
-            })
-            .collect()
+            all.filter(|(index, target)| !tried.contains(index) && target.fitness(now) == wanted)
+                .map(|(index, target)| Candidate {
+                    index,
+                    active: target.counters.active.load(Ordering::Relaxed),
+                })
+                .collect()
         };
         let mut candidates = of_fitness(Fitness::Fit);
         if candidates.is_empty() {
@@ -265,7 +282,7 @@ impl Targets {
     pub fn left(&self, tried: &[usize]) -> usize {
         let now = Instant::now();
         let is_left = |(index, target): &(usize, &Arc<Target>)| {
-            !tried.contains(index) && target.health.lock().fitness(now) != Fitness::Down
+            !tried.contains(index) && target.fitness(now) != Fitness::Down
         };
         self.all.iter().enumerate().filter(is_left).count()
     }
@@ -314,12 +331,13 @@ mod tests {
 
     #[test]
     fn a_name_is_found_and_one_that_is_none_is_not() {
-        let target = Target::new("localhost:80").unwrap();
+        let settings = test_settings();
+        let target = Target::new("localhost:80", &settings).unwrap();
         assert!(target.is_named() && !target.addresses().is_empty());
         assert!(target.look_up().unwrap().is_none(), "nothing has changed");
-        assert!(!Target::new("[::1]:80").unwrap().is_named());
+        assert!(!Target::new("[::1]:80", &settings).unwrap().is_named());
         // RFC 6761 sets this domain apart.
-        assert!(Target::new("nobody.invalid:80").is_err());
+        assert!(Target::new("nobody.invalid:80", &settings).is_err());
     }
 
     #[test]

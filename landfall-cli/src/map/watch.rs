@@ -12,6 +12,9 @@ use super::control::Control;
 use super::mapping::Mapping;
 use super::targets::Target;
 
+/// The most time between two questions for a name that has no address yet.
+const SOON: Duration = Duration::from_secs(2);
+
 /// Starts what a rule asks for. It ends when another one has taken the rule's place.
 pub fn watch(control: &Arc<Control>, mapping: &Arc<Mapping>) {
     let settings = mapping.settings();
@@ -56,7 +59,13 @@ async fn look_up(
     let name = format!("target {}/{}", mapping.rule.name, target.name);
     let mut has_failed = false;
     loop {
-        sleep(period).await;
+        let is_unknown = target.addresses().is_empty();
+        // What the start did not find is asked for once more, to say why.
+        match is_unknown {
+            false => sleep(period).await,
+            true if has_failed => sleep(period.min(SOON)).await,
+            true => {}
+        }
         if mapping.is_retired() {
             return;
         }
@@ -64,15 +73,15 @@ async fn look_up(
         // Told once, not every time.
         let is_news = !has_failed;
         has_failed = found.is_err();
-        match found {
-            Ok(Some(addresses)) => control.messages.note(format_args!(
-                "{name} has other addresses now: {addresses:?}"
-            )),
-            Ok(None) => {}
-            Err(error) if is_news => control
-                .messages
-                .note(format_args!("{name} keeps the addresses it had: {error}")),
-            Err(_) => {}
-        }
+        let said = match found {
+            Ok(Some(addresses)) if is_unknown => format!("has addresses now: {addresses:?}"),
+            Ok(Some(addresses)) => format!("has other addresses now: {addresses:?}"),
+            Err(error) if is_news && is_unknown => {
+                format!("has no address yet, and is not used: {error}")
+            }
+            Err(error) if is_news => format!("keeps the addresses it had: {error}"),
+            Ok(None) | Err(_) => continue,
+        };
+        control.messages.note(format_args!("{name} {said}"));
     }
 }
