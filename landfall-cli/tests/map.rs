@@ -499,6 +499,18 @@ fn more_clients_than_allowed_wait() {
 }
 
 #[test]
+fn it_says_when_clients_have_to_wait_for_room_and_when_no_more() {
+    let (mut mapper, address) = map(&[&rule(&[&named("a")]), "--max-conns", "1"]);
+    let mut only = connect(&address);
+    assert_eq!(ask(&mut only), "a");
+    mapper
+        .stderr_after("1 connection is open, which is all there is room for: clients have to wait");
+    drop(only);
+    mapper.stderr_after("there is room for connections again");
+    end(mapper);
+}
+
+#[test]
 fn networks_are_allowed_and_denied() {
     let target = named("a");
     for (args, is_let_in) in [

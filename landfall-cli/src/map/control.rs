@@ -22,6 +22,8 @@ pub struct Control {
     pub log: Log,
     /// Everything together, rules of before a reload as well.
     pub total: Arc<Counters>,
+    /// How many connections there may be.
+    pub max_connections: AtomicU64,
     /// For sessions of UDP.
     pub udp_room: Arc<Room>,
     /// The ports that this machine gives to connections.
@@ -41,6 +43,7 @@ impl Control {
             messages,
             log,
             total: Arc::default(),
+            max_connections: AtomicU64::new(0),
             udp_room: Arc::default(),
             local_ports,
             relay: Relay::new(),

@@ -223,6 +223,8 @@ impl Mapper<'_> {
                 Ok(())
             }
         }));
+        let (control, server) = (Arc::clone(&self.control), self.server.clone());
+        drop(runtime::spawn(room::tell_when_full(control, server)));
         self.announce(driver)?;
         let reloading = async {
             loop {
@@ -285,6 +287,8 @@ impl Mapper<'_> {
         }
         let connections = usize::try_from(shares.connections).unwrap_or(usize::MAX);
         self.server.set_max_connections(connections);
+        let limit = &self.control.max_connections;
+        limit.store(shares.connections, Ordering::Relaxed);
         self.control.udp_room.resize(shares.sessions);
         self.front.apply(prepared, self.drain_timeout);
         self.figures.follow(self.front.doors());

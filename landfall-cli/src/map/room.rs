@@ -3,12 +3,17 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use landfall::net::MOST_READY;
 use landfall::net::relay::PipePool;
 use landfall::runtime::Runtime;
+use landfall::runtime::time::sleep;
+use landfall::server::ServerHandle;
 use parking_lot::Mutex;
 
+use super::control::Control;
 use super::mapping::Rule;
 use crate::exit::Failure;
 use crate::metrics::MetricsArgs;
@@ -24,6 +29,9 @@ const WAITING: u64 = MOST_READY as u64 + 8;
 
 /// What a pipe takes for as long as it is used: its ends, and one for each of the two sockets.
 const DESCRIPTORS_OF_PIPE: u64 = 4;
+
+/// The time between two looks at whether there is room for connections.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What rules may have open.
 #[derive(Clone, Copy, Debug)]
@@ -184,6 +192,34 @@ fn parts(counts: &[(u64, &str, &str)]) -> String {
     match shown.pop() {
         Some(last) if !shown.is_empty() => format!("{} and {last}", shown.join(", ")),
         last => last.unwrap_or_default(),
+    }
+}
+
+/// Says when clients have to wait, since there are as many connections as may be, and when they have to
+/// no more: then a tenth of the room is free, so that it is not said again and again.
+pub async fn tell_when_full(control: Arc<Control>, server: ServerHandle) {
+    let mut was_full = false;
+    loop {
+        sleep(LOOK_EVERY).await;
+        let (open, most) = (
+            server.stats().active,
+            control.max_connections.load(Ordering::Relaxed),
+        );
+        let spare = if was_full { most / 10 } else { 0 };
+        // Rules of UDP alone need no room.
+        let is_full = most > 0 && open + spare >= most;
+        if is_full == was_full {
+            continue;
+        }
+        was_full = is_full;
+        match is_full {
+            true => control.messages.note(format_args!(
+                "{} {} open, which is all there is room for: clients have to wait",
+                counted(open, "connection"),
+                if open == 1 { "is" } else { "are" },
+            )),
+            false => control.messages.note("there is room for connections again"),
+        }
     }
 }
 
