@@ -1115,6 +1115,8 @@ fn a_client_that_goes_on_sending_loses_nothing_of_its_last_answer() {
     let site = Site::new();
     site.write("tail", &noise(TAIL));
     let (mut server, address) = site.serve(&["-v"]);
+    // First, so that it has been accepted when the others are answered.
+    let mut idle = connect(&address);
     let mut kept = ask_for_tail(&mut server, &address);
     let mut refused = ask_for_tail(&mut server, &address);
     // More than is ever on its way between two machines.
@@ -1133,7 +1135,6 @@ fn a_client_that_goes_on_sending_loses_nothing_of_its_last_answer() {
         .expect("an orderly end");
     assert!(refusal.starts_with("HTTP/1.1 413 "), "{refusal}");
 
-    let mut idle = connect(&address);
     server.signal(Signal::TERM);
     assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0, "the drain has begun");
     // Refused once its own system has all of the answer: then the connection is closed already.
