@@ -65,7 +65,7 @@ pub(super) fn post(lane: &Lane, state: &mut State, stream: &Arc<AcceptStream>, w
     for _ in 0..count {
         let slot = if multishot { None } else { state.slots.take() };
         let mut accept = AcceptOne::new(stream.clone(), slot, multishot);
-        accept.poll_first = state.poll_first && !multishot;
+        accept.poll_first = lane.facilities.poll_first && !multishot;
         stream.live.fetch_add(1, Ordering::AcqRel);
         let key = lane.insert(state, Kind::Accept(accept), NO_SOCKET, Ticket::default());
         state.accepting.push(key);
@@ -110,11 +110,6 @@ pub(super) fn accepted(lane: &Lane, state: &mut State, key: u32, result: i32, mo
     let stream = accept.stream.clone();
     let peer = accept.peer().filter(|_| result >= 0);
     let slot = accept.slot.take();
-    // A kernel that does not know the flag; or what is wrong is something else, and comes again.
-    let flag_refused = result == -libc::EINVAL && std::mem::take(&mut accept.poll_first);
-    if flag_refused {
-        state.poll_first = false;
-    }
     if result >= 0 {
         let place = match slot {
             Some(slot) => Place::Direct(slot),
@@ -130,7 +125,7 @@ pub(super) fn accepted(lane: &Lane, state: &mut State, key: u32, result: i32, mo
     }
     let over = stream.once && result >= 0;
     if !cancelled && !over && !state.closed && !stream.is_cancelled() {
-        if result >= 0 || flag_refused || passes(-result) {
+        if result >= 0 || passes(-result) {
             return post_again(lane, state, key);
         }
         stream.fail(-result);
@@ -153,7 +148,6 @@ fn post_again(lane: &Lane, state: &mut State, key: u32) {
             (true, Some(slot)) => state.slots.give_back(slot),
             (_, slot) => accept.slot = slot,
         }
-        accept.poll_first &= state.poll_first;
     }
     lane.start(state, key, true);
 }
@@ -275,42 +269,4 @@ fn forget(lane: &Lane, state: &mut State, key: u32) {
         state.accepting.swap_remove(place);
     }
     remove(lane, state, key);
-}
-
-#[cfg(all(test, not(loom)))]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-    use crate::port::{Accept, CompletionPort, DriverChoice};
-
-    #[test]
-    fn a_kernel_that_does_not_know_how_to_wait_first_is_asked_to_look_first() {
-        let Some(lane) = Lane::for_test() else {
-            eprintln!("skipped: io_uring is forbidden here");
-            return;
-        };
-        let port = CompletionPort::builder().driver(DriverChoice::Uring);
-        let port = port.build().expect("io_uring");
-        let socket = TcpListener::bind("127.0.0.1:0").expect("a listener");
-        let fd = socket.try_clone().expect("a descriptor").into();
-        let handle = port.associate(socket, 0).expect("associates");
-        let listener = kind::Listener::new(Arc::new(fd));
-        let stream = (lane.streams.named).begin(&handle, listener, Accept::once(), 0);
-
-        let state = &mut *lane.state.lock();
-        post(&lane, state, &stream, true);
-        let key = state.accepting[0];
-        let polls_first = |state: &State| match &state.ops[key as usize].kind {
-            Kind::Accept(accept) => accept.poll_first,
-            _ => unreachable!("it is an accept"),
-        };
-        assert!(polls_first(state));
-        accepted(&lane, state, key, -libc::EINVAL, false);
-        assert!(!polls_first(state), "posted again without");
-        assert!(!state.poll_first, "and so are all that follow");
-        accepted(&lane, state, key, -libc::EINVAL, false);
-        assert!(state.accepting.is_empty(), "it was something else");
-        assert_eq!(stream.live.load(Ordering::Relaxed), 1);
-    }
 }

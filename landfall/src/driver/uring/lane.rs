@@ -19,7 +19,7 @@ use slab::Slab;
 use super::accept::Streams;
 use super::complete;
 use super::message::Messages;
-use super::op::{Kind, Op};
+use super::op::{Kind, Op, POLL_FIRST, with_accept_flag};
 use super::receive::{self, Readable};
 use super::socket::{Place, Slots, Socket};
 use super::waiters::Waiters;
@@ -71,8 +71,6 @@ pub(super) struct State {
     pub(super) readable: Readable,
     /// Posted accepts, and connections whose first data is awaited.
     pub(super) accepting: Vec<u32>,
-    /// Single accepts wait for a connection before they look for one, as far as the kernel knows how.
-    pub(super) poll_first: bool,
     pub(super) messages: Messages,
     /// Completions ready to be taken, ahead of what the ring holds.
     pub(super) outbox: Outbox,
@@ -97,7 +95,7 @@ impl Lane {
         facilities: Facilities,
         streams: Arc<Streams>,
     ) -> io::Result<Self> {
-        let ring = match build_ring(true) {
+        let mut ring = match build_ring(true) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => build_ring(false)?,
             ring => ring?,
         };
@@ -105,15 +103,17 @@ impl Lane {
             true => register_table(&ring)?,
             false => 0,
         };
+        let facilities = Facilities {
+            direct_descriptors: table > 0,
+            poll_first: facilities.poll_first && knows_accept_flag(&mut ring, POLL_FIRST)?,
+            ..facilities
+        };
         Ok(Lane {
             index,
             ring,
             table,
             buffers: Pool::new(buffers.size, buffers.count)?,
-            facilities: Facilities {
-                direct_descriptors: table > 0,
-                ..facilities
-            },
+            facilities,
             streams,
             state: Mutex::new(State {
                 ops: Slab::new(),
@@ -121,7 +121,6 @@ impl Lane {
                 slots: Slots::new(table),
                 readable: Readable::default(),
                 accepting: Vec::new(),
-                poll_first: facilities.poll_first,
                 messages: Messages::default(),
                 outbox: Outbox::default(),
                 backlog: VecDeque::new(),
@@ -558,6 +557,23 @@ fn register_table(ring: &IoUring) -> io::Result<u32> {
     Ok(registered.map_or(0, |()| size))
 }
 
+/// Whether the kernel knows a flag of accepts: it looks at the flags before it finds that there is no listener.
+fn knows_accept_flag(ring: &mut IoUring, flag: u16) -> io::Result<bool> {
+    let accept = opcode::Accept::new(types::Fd(-1), std::ptr::null_mut(), std::ptr::null_mut());
+    let accept = with_accept_flag(accept.build(), flag);
+    // SAFETY: the entry points to no memory.
+    unsafe { ring.submission().push(&accept) }.expect("the queue is empty");
+    loop {
+        match ring.submit_and_wait(1) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        if let Some(answer) = ring.completion().next() {
+            return Ok(answer.result() != -libc::EINVAL);
+        }
+    }
+}
+
 /// A facility that this kernel does not have is done without; anything else that goes wrong, a
 /// lack of memory above all, is an error.
 fn unless_unsupported<T>(result: io::Result<T>) -> io::Result<Option<T>> {
@@ -625,6 +641,24 @@ mod tests {
             state.ops.remove(key as usize);
         }
     }
+
+    #[test]
+    fn a_flag_of_accepts_that_the_kernel_does_not_know_is_told_from_one_that_it_knows() {
+        let mut ring = match build_ring(false) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                eprintln!("skipped: io_uring is forbidden here");
+                return;
+            }
+            ring => ring.expect("io_uring"),
+        };
+        const MULTISHOT: u16 = 1 << 0;
+        const NONE: u16 = 1 << 15;
+        assert!(!knows_accept_flag(&mut ring, NONE).expect("it answers"));
+        // Known since Linux 5.19.
+        assert!(knows_accept_flag(&mut ring, MULTISHOT).expect("it answers"));
+        assert!(ring.completion().is_empty());
+    }
+
     #[test]
     fn a_file_that_only_its_sending_had_is_closed_once_the_lane_is_unlocked() {
         let Some(lane) = Lane::for_test() else {
@@ -644,6 +678,8 @@ mod tests {
         drop(state);
         lane.flush();
         peer.set_nonblocking(false).expect("a socket");
+        let patience = Some(Duration::from_secs(10));
+        peer.set_read_timeout(patience).expect("a socket");
         assert_eq!(peer.read(&mut [0]).expect("no error"), 0, "the other end");
     }
 }

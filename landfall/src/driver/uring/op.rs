@@ -222,7 +222,7 @@ impl AcceptOne {
             .flags(flags)
             .build();
         match self.poll_first {
-            true => polling_first(entry),
+            true => with_accept_flag(entry, POLL_FIRST),
             false => entry,
         }
     }
@@ -240,15 +240,17 @@ impl AcceptOne {
 
 /// Has an accept wait for a connection before it looks for one (`IORING_ACCEPT_POLL_FIRST`, Linux 6.10): to
 /// look, the kernel makes a socket and a file, and throws them away if there is no connection.
-fn polling_first(mut entry: Entry) -> Entry {
-    const POLL_FIRST: u16 = 1 << 2;
+pub(super) const POLL_FIRST: u16 = 1 << 2;
+
+/// Sets a flag of an accept.
+pub(super) fn with_accept_flag(mut accept: Entry, flag: u16) -> Entry {
     /// Of the accept's flags (`ioprio`) in `struct io_uring_sqe`, in units of their size.
     const PLACE: usize = 1;
     const { assert!(size_of::<Entry>() == 64 && align_of::<Entry>() >= align_of::<u16>()) };
     // SAFETY: an entry is the kernel's structure (`repr(C)`) and nothing else, and these two bytes of it
     // are a number, for which the crate has no setter with an accept.
-    unsafe { (&raw mut entry).cast::<u16>().add(PLACE).write(POLL_FIRST) };
-    entry
+    unsafe { (&raw mut accept).cast::<u16>().add(PLACE).write(flag) };
+    accept
 }
 
 /// Where the answer to an install is put.
