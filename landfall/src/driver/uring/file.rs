@@ -81,10 +81,11 @@ pub(super) fn reported(lane: &Lane, state: &mut State, key: u32, result: i32) {
     }
 }
 
-/// Whether the kernel is moving bytes of a file: that ends by itself and cannot be cancelled.
+/// Whether the kernel is moving bytes of a file, or shuts a socket down: that ends by itself and cannot be
+/// cancelled.
 pub(super) fn is_at_work(kind: &Kind) -> bool {
     match kind {
-        Kind::File(_) => true,
+        Kind::File(_) | Kind::Shutdown(_) => true,
         Kind::SendFile(send) => matches!(send.stage, Stage::Read),
         _ => false,
     }

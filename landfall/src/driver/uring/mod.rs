@@ -20,6 +20,7 @@ pub(crate) mod waiters;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -543,23 +544,28 @@ fn kind_of(socket: &Socket, messages: &mut Messages, operation: Operation) -> Ki
 /// (io_shutdown_prep() forces it), which costs several times the system call; a socket that only the ring
 /// has a name for takes it.
 fn shut_down(lane: &Lane, mut state: MutexGuard<'_, State>, key: u32, worker: bool) {
-    let op = &state.ops[key as usize];
-    let socket = &state.sockets[op.socket as usize];
-    let (&Kind::Shutdown(how), Place::Plain(fd)) = (&op.kind, &socket.place) else {
+    let Some((how, fd)) = begin_shutdown(&mut state, key) else {
         return lane.start(&mut state, key, worker);
     };
-    let (name, fd) = (Lane::name(&state, key), fd.clone());
     drop(state);
     let result = SockRef::from(&*fd).shutdown(how);
     let code = result.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0);
-    let mut state = lane.state.lock();
-    // It may have been cancelled, and the socket closed, meanwhile.
-    if let Some(key) = Lane::find(&state, name) {
-        complete::end(lane, &mut state, key, code, 0);
-    }
-    if let Some(fd) = Arc::into_inner(fd) {
-        lane.close_in_kernel(&mut state, fd, worker);
-    }
+    // The socket may be closed with the operation's end, by whoever has it last.
+    drop(fd);
+    complete::end(lane, &mut lane.state.lock(), key, code, 0);
+}
+
+/// What is to be shut down how, of a socket that has a descriptor. The operation is the kernel's from now
+/// on: a cancel leaves it alone, and the socket stays open until it has ended.
+fn begin_shutdown(state: &mut State, key: u32) -> Option<(Shutdown, Arc<OwnedFd>)> {
+    let op = &mut state.ops[key as usize];
+    let socket = &mut state.sockets[op.socket as usize];
+    let (&Kind::Shutdown(how), Place::Plain(fd)) = (&op.kind, &socket.place) else {
+        return None;
+    };
+    op.in_kernel = true;
+    socket.in_kernel += 1;
+    Some((how, fd.clone()))
 }
 
 /// Ends a socket's receives and sends; those that wait for their turn first, so that none of them
@@ -613,6 +619,9 @@ fn membarrier(command: libc::c_int) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]
@@ -623,5 +632,36 @@ mod tests {
         let code = system.and_then(io::Error::raw_os_error);
         assert_eq!(code, Some(libc::EMFILE));
         assert!(error.to_string().contains("ulimit -n"), "{error}");
+    }
+
+    #[test]
+    fn a_shutdown_at_work_is_not_taken_back_and_its_socket_is_closed_after_it() {
+        let Some(lane) = Lane::for_test() else {
+            eprintln!("skipped: io_uring is forbidden here");
+            return;
+        };
+        let (ours, mut peer) = UnixStream::pair().expect("a pair");
+        let patience = Some(Duration::from_secs(10));
+        peer.set_read_timeout(patience).expect("a socket");
+        let mut state = lane.state.lock();
+        let socket = Socket::new(Place::Plain(Arc::new(ours.into())), SocketKind::default());
+        let index = state.sockets.insert(socket) as u32;
+        let kinds = [Kind::Shutdown(Shutdown::Write), Kind::Writable];
+        let [shutdown, waits] = kinds.map(|kind| {
+            let key = lane.insert(&mut state, kind, index, Ticket::default());
+            state.sockets[index as usize].sends.enter(key);
+            key
+        });
+        let begun = begin_shutdown(&mut state, shutdown).expect("it has a descriptor");
+        state.sockets[index as usize].closing = true;
+        cancel_operations(&lane, &mut state, index, true);
+        assert!(state.ops.contains(shutdown as usize), "it is at work");
+        assert!(!state.ops.contains(waits as usize), "it had not begun");
+        drop(begun);
+        assert!(state.sockets[index as usize].target().is_some(), "open");
+        complete::end(&lane, &mut state, shutdown, 0, 0);
+        drop(state);
+        lane.flush();
+        assert_eq!(peer.read(&mut [0]).expect("no error"), 0, "closed");
     }
 }
