@@ -425,8 +425,10 @@ impl ServerHandle {
     /// Stops listening on an address. Returns whether it was listened on.
     ///
     /// On Linux the address is free when this returns, elsewhere a moment later, when accepts have ended
-    /// that are under way. So is that of a listener of the standard library ([`Server::from_std`],
-    /// [`TcpListener::from_std`]), unless others listen by the same socket.
+    /// that are under way: for whoever binds with `SO_REUSEADDR`, as this library and the standard one do.
+    /// Others wait for the last connection that was accepted there. That of a listener of the standard
+    /// library ([`Server::from_std`], [`TcpListener::from_std`]) is free a moment later everywhere, unless
+    /// others listen by the same socket.
     ///
     /// Connections that have been given to the handler go on. Those that have come and are still in the
     /// system's backlog, or wait for [room](Server::max_connections), are refused.

@@ -7,6 +7,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
@@ -35,6 +36,7 @@ pub struct Listener<F> {
     observer: Option<Arc<dyn Observer>>,
     /// Nobody else has the socket.
     is_own: bool,
+    is_stopped: AtomicBool,
     family: PhantomData<fn() -> F>,
 }
 
@@ -58,6 +60,7 @@ impl<F: Family> Listener<F> {
             number,
             observer: None,
             is_own: false,
+            is_stopped: AtomicBool::new(false),
             family: PhantomData,
         })
     }
@@ -124,10 +127,15 @@ impl<F: Family> Listener<F> {
 impl<F> Listener<F> {
     /// Listens no more.
     pub(crate) fn stop(&self) {
+        if self.is_stopped.load(Ordering::Acquire) {
+            return;
+        }
         match self.is_own {
             true => self.handle.close_listener(),
             false => self.handle.close(),
         }
+        // Not before: the next to come finds the address free, too.
+        self.is_stopped.store(true, Ordering::Release);
     }
 
     /// Closes the listener and the connections that nobody has accepted. Returns their number.

@@ -192,8 +192,8 @@ impl Handle {
         self.0.shared.close_socket(self.0.socket);
     }
 
-    /// Closes a listener that nobody else has: its address is free when this returns, also while the
-    /// system ends accepts that were under way.
+    /// Closes a listener that nobody else has: on Linux its address is free when this returns, to whoever
+    /// binds with `SO_REUSEADDR`, also while the system ends accepts that were under way.
     pub(crate) fn close_listener(&self) {
         self.cancel_all();
         self.driver().stop_listening(self.0.socket);

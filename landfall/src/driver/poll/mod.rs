@@ -274,9 +274,12 @@ impl Driver for Poll {
     }
 
     fn stop_listening(&self, socket: SocketRef) {
-        let state = self.lane(socket).state.lock();
-        if let Some(fd) = &state.sockets[socket.index as usize].fd {
-            kind::stop_listening(fd);
+        let fd = self.lane(socket).state.lock().sockets[socket.index as usize]
+            .fd
+            .clone();
+        // Unlocked: it resets all that are in the backlog.
+        if let Some(fd) = fd {
+            kind::stop_listening(&fd);
         }
     }
 

@@ -362,10 +362,12 @@ impl Driver for Uring {
     }
 
     fn stop_listening(&self, socket: SocketRef) {
-        let state = self.lane(socket).state.lock();
-        if let Place::Plain(fd) = &state.sockets[socket.index as usize].place {
-            kind::stop_listening(fd);
-        }
+        let fd = match &self.lane(socket).state.lock().sockets[socket.index as usize].place {
+            Place::Plain(fd) => fd.clone(),
+            _ => return,
+        };
+        // Unlocked: it resets all that are in the backlog.
+        kind::stop_listening(&fd);
     }
 
     fn release(&self, socket: SocketRef, worker: bool) -> u64 {
