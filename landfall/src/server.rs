@@ -93,8 +93,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// What a handler [spawns](runtime::spawn) is the program's: a stream, or half of one, that it has
 /// handed to a task of its own ends with that task or with the runtime, and is not cut with the
-/// handlers. One that receives sees the end of the stream when the server drains. What is to be waited
-/// for and cut like a handler is spawned by a [handle](ServerHandle::spawn).
+/// handlers. One that receives sees the end of the stream when the server drains or is stopped (unless a
+/// drain is to [leave connections alone](Self::drain_ends_receives)). What is to be waited for and cut like
+/// a handler is spawned by a [handle](ServerHandle::spawn).
 pub struct Server {
     runtime: runtime::Builder,
     limits: Limits,
@@ -119,7 +120,6 @@ type Tell = Arc<dyn Fn(SocketAddr, &io::Error) + Send + Sync>;
 struct Limits {
     idle: Option<Duration>,
     drain: Duration,
-    drain_ends_receives: bool,
 }
 
 impl Default for Server {
@@ -139,7 +139,6 @@ impl Server {
             limits: Limits {
                 idle: None,
                 drain: DRAIN_TIMEOUT,
-                drain_ends_receives: true,
             },
             tell: None,
             end: End(control.clone()),
@@ -274,8 +273,8 @@ impl Server {
     /// Otherwise it leaves connections alone until they end by themselves, as those of a program that
     /// would pass such an end on: a client that has not come to its end is not to be taken for one
     /// that has.
-    pub fn drain_ends_receives(mut self, on: bool) -> Self {
-        self.limits.drain_ends_receives = on;
+    pub fn drain_ends_receives(self, on: bool) -> Self {
+        self.control.leave_receives(!on);
         self
     }
 
@@ -447,7 +446,7 @@ impl ServerHandle {
     /// dropped at once.
     ///
     /// Before the server serves it has no runtime, and the task runs on the one that the calling code
-    /// runs in: the server is to serve on the same one, since tasks of others are not cut.
+    /// runs in.
     ///
     /// # Panics
     ///
@@ -456,12 +455,10 @@ impl ServerHandle {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let runtime = self.0.runtime();
+        let runtime = self.0.runtime_for_task();
         if let Some(task) = Counted::new(&self.0, task) {
-            drop(match runtime {
-                Some(runtime) => runtime::spawn_on(&runtime, task),
-                None => runtime::spawn(task),
-            });
+            let runtime = runtime.unwrap_or_else(|| panic!("{}", runtime::OUTSIDE));
+            drop(runtime::spawn_on(&runtime, task));
         }
     }
 
@@ -479,7 +476,8 @@ impl ServerHandle {
     }
 
     /// Waits until the server has ended, and nothing is left of it: handlers and tasks that were cut
-    /// have been dropped as well, and connections are closed.
+    /// have been dropped as well, and connections are closed, those that handlers gave to tasks of their
+    /// own included.
     pub async fn ended(&self) {
         self.0
             .until(|remains| {

@@ -84,6 +84,15 @@ fn ask(address: SocketAddr) -> (StdStream, SocketAddr) {
     (client, told.parse().expect("an address"))
 }
 
+/// Waits for the end of a connection, be it a reset.
+#[track_caller]
+fn expect_end(client: &mut StdStream) {
+    match client.read(&mut [0]).map_err(|error| error.kind()) {
+        Ok(0) | Err(ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted) => {}
+        other => panic!("it goes on: {other:?}"),
+    }
+}
+
 /// Whether nothing comes of a connection: refused, reset or closed.
 fn is_shut_out(address: SocketAddr) -> bool {
     StdStream::connect(address).is_err()
@@ -346,9 +355,7 @@ fn whoever_waits_for_room_at_a_listener_that_is_removed_is_refused() {
     let mut refused: Vec<_> = (0..5).map(|_| connect(removed)).collect();
     let waiting = connect(kept);
     handle.remove(removed);
-    for client in &mut refused {
-        assert_eq!(client.read(&mut [0]).unwrap_or(0), 0, "closed");
-    }
+    refused.iter_mut().for_each(expect_end);
     // The one that waits at the other listener has the room when it comes.
     drop(served);
     let mut told = [0; 5];
@@ -391,7 +398,7 @@ fn what_a_drain_left_alone_is_cut_in_the_end() {
     let running = Running::new(server, tell);
     let (mut client, _) = ask(running.handle.local_addr());
     assert_eq!(running.end().cut_off, 1);
-    assert_eq!(client.read(&mut [0]).unwrap_or(0), 0, "closed");
+    expect_end(&mut client);
 }
 
 /// Sets a flag when it is dropped.
@@ -492,9 +499,34 @@ fn a_server_whose_future_is_dropped_listens_no_more_and_cuts_what_it_has() {
             ErrorKind::NotConnected
         );
         handle.ended().await;
-        assert_eq!(client.read(&mut [0]).unwrap_or(0), 0, "closed");
+        expect_end(&mut client);
         let stats = handle.stats();
         assert_eq!((stats.active, stats.tasks), (0, 0));
+    });
+}
+
+#[test]
+fn a_stream_that_a_handler_gave_away_ends_with_a_server_whose_future_is_dropped() {
+    let runtime = Runtime::new().expect("a runtime");
+    run_on(&runtime, async {
+        let server = Server::bind(LOOPBACK).expect("a free port");
+        let handle = server.handle();
+        let mut serving = runtime::spawn(server.run(|connection| async {
+            let mut stream = connection.into_stream();
+            drop(runtime::spawn(async move {
+                while let Ok(Some(data)) = stream.receive().await {
+                    stream.send(data).await.expect("the client is there");
+                }
+            }));
+            Ok(())
+        }));
+        let mut client = connect(handle.local_addr());
+        echo_once(&mut client, b"given away").expect("echo");
+        serving.abort();
+        assert!(serving.await.expect_err("aborted").is_cancelled());
+        handle.ended().await;
+        assert_eq!(handle.stats().active, 0);
+        expect_end(&mut client);
     });
 }
 
@@ -525,6 +557,8 @@ fn a_server_that_never_served_listens_no_more_and_has_ended() {
         let server = Server::bind(LOOPBACK).expect("a free port");
         let handle = server.handle();
         let address = handle.local_addr();
+        let runtime = Runtime::new().expect("a runtime");
+        run_on(&runtime, async { handle.spawn(pending()) });
         thread::spawn(move || end(server))
             .join()
             .expect("as it should");

@@ -12,11 +12,11 @@ use std::time::Duration;
 use super::control::{Admission, Control, Phase};
 use super::handler::Serving;
 use super::listeners::{Added, ListeningSocket};
-use super::{Connection, Limits, Report, Server, Tell};
+use super::{Connection, Report, Server, Tell};
 use crate::net::{TcpListener, TcpStream};
 use crate::port::{Accepted, is_aborted};
+use crate::runtime;
 use crate::runtime::time::{sleep, timeout};
-use crate::runtime::{self, Observer, Shared};
 
 /// The pause after an accept that failed for want of something.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(50);
@@ -54,7 +54,7 @@ where
             Err(error) => control.fail(error),
         }
     }
-    let cut_off = drain(&runtime, limits, &control).await;
+    let cut_off = drain(limits.drain, &control).await;
     match control.take_failure() {
         Some(error) => Err(error),
         None => Ok(Report {
@@ -65,23 +65,19 @@ where
 }
 
 /// Waits for the connections to end, and cuts those that do not. Returns how many those were.
-async fn drain(runtime: &Shared, limits: Limits, control: &Arc<Control>) -> u64 {
+async fn drain(time: Duration, control: &Arc<Control>) -> u64 {
     // Whoever was let in last is to hear of the drain as well.
     control
         .until(|remains| (remains.accepting == 0).then_some(()))
         .await;
-    if limits.drain_ends_receives {
-        let observer: Arc<dyn Observer> = control.clone();
-        runtime.drain(&observer);
-    }
+    control.end_receives();
     let mut left = 0;
     let ended = control.until(|remains| {
         left = remains.left;
         (remains.phase != Phase::Draining || left == 0).then_some(())
     });
-    if timeout(limits.drain, ended).await.is_err() || left > 0 {
+    if timeout(time, ended).await.is_err() || left > 0 {
         control.cut();
-        runtime.wake_all_tasks();
     }
     left
 }

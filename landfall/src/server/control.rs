@@ -1,6 +1,7 @@
 //! What a server, its handles, its listeners and its connections share.
 
 use std::io;
+use std::mem::take;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +11,17 @@ use parking_lot::Mutex;
 
 use super::Stats;
 use super::counter::Counter;
-use super::listeners::{Added, Listeners, ListeningSocket, Removed};
+use super::listeners::{Added, Listeners, ListeningSocket};
 use crate::net::{ListenOptions, TcpListener};
-use crate::runtime::{Observer, Shared};
+use crate::runtime::{self, Observer, Shared};
 use crate::waiting::{Waiting, until};
 
 #[derive(Default)]
 pub(super) struct Control {
     state: Mutex<State>,
+    /// Held while listeners are made ready, which takes system calls. Whoever removes one waits for that,
+    /// and finds what is to be closed.
+    readying: Mutex<()>,
     /// Handlers and tasks that have not ended are to be dropped.
     is_cut: AtomicBool,
     received: Counter,
@@ -29,6 +33,10 @@ struct State {
     phase: Phase,
     /// The runtime that it serves on, while it does.
     runtime: Option<Arc<Shared>>,
+    /// Those that tasks were spawned on before.
+    early_runtimes: Vec<Arc<Shared>>,
+    /// A drain ends no receives.
+    leaves_receives: bool,
     options: ListenOptions,
     listeners: Listeners,
     /// Listeners' tasks that have not ended.
@@ -163,6 +171,25 @@ impl Control {
         self.state.lock().runtime.clone()
     }
 
+    /// The runtime for a task that is spawned now: before the server serves, that of the calling code.
+    pub(super) fn runtime_for_task(&self) -> Option<Arc<Shared>> {
+        let mut state = self.state.lock();
+        if let Some(runtime) = &state.runtime {
+            return Some(runtime.clone());
+        }
+        let runtime = runtime::current()?;
+        let is_known = (state.early_runtimes.iter()).any(|known| Arc::ptr_eq(known, &runtime));
+        if state.phase != Phase::Over && !is_known {
+            state.early_runtimes.push(runtime.clone());
+        }
+        Some(runtime)
+    }
+
+    /// Whether a drain leaves receives alone that find nothing.
+    pub(super) fn leave_receives(&self, leaves: bool) {
+        self.state.lock().leaves_receives = leaves;
+    }
+
     /// How many connections may be open at a time.
     pub(super) fn set_limit(&self, connections: u64) {
         self.change(|state| {
@@ -173,26 +200,42 @@ impl Control {
 
     /// Goes on to a phase, unless it is past that already: one that was stopped does not drain.
     pub(super) fn enter(&self, phase: Phase) {
-        let removed = self.change(|state| {
+        let (wakers, removed) = {
+            let _readying = self.readying.lock();
+            let mut state = self.state.lock();
             if state.phase >= phase {
-                return (Vec::new(), Removed::default());
+                return;
             }
             state.phase = phase;
-            if phase == Phase::Over {
-                state.runtime = None;
-            }
             (state.waiting.take(), state.listeners.remove(|_| true))
-        });
+        };
+        wakers.into_iter().for_each(Waker::wake);
         removed.close();
     }
 
     /// Nobody drives the server any more: what is left of it can be told to end now, and not later.
-    pub(super) fn abandon(&self) {
-        let runtime = self.runtime();
+    pub(super) fn abandon(self: &Arc<Self>) {
         self.enter(Phase::Over);
         if self.state.lock().remains().left > 0 && !self.is_cut() {
             self.cut();
-            runtime.inspect(|runtime| runtime.wake_all_tasks());
+            // Whoever is let in meanwhile is cut before a handler has it.
+            self.end_receives();
+        }
+        let mut state = self.state.lock();
+        let runtimes = (state.runtime.take(), take(&mut state.early_runtimes));
+        drop(state);
+        drop(runtimes);
+    }
+
+    /// Has receives that find nothing end, unless they are to be left alone.
+    pub(super) fn end_receives(self: &Arc<Self>) {
+        let runtime = {
+            let state = self.state.lock();
+            state.runtime.clone().filter(|_| !state.leaves_receives)
+        };
+        if let Some(runtime) = runtime {
+            let observer: Arc<dyn Observer> = self.clone();
+            runtime.drain(&observer);
         }
     }
 
@@ -202,9 +245,17 @@ impl Control {
         until(&self.state, |state| &mut state.waiting, wanted).await
     }
 
-    /// Has handlers and tasks dropped where they wait, once they are polled.
+    /// Has handlers and tasks dropped where they wait.
     pub(super) fn cut(&self) {
         self.is_cut.store(true, Ordering::Release);
+        let runtimes: Vec<_> = {
+            let state = self.state.lock();
+            let early = state.early_runtimes.iter();
+            early.chain(&state.runtime).cloned().collect()
+        };
+        for runtime in runtimes {
+            runtime.wake_all_tasks();
+        }
     }
 
     pub(super) fn is_cut(&self) -> bool {
@@ -265,7 +316,9 @@ impl Control {
 
     /// Returns whether there was one at the address.
     pub(super) fn remove(&self, address: SocketAddr) -> bool {
+        let readying = self.readying.lock();
         let removed = (self.state.lock().listeners).remove(|other| other == address);
+        drop(readying);
         let was_there = !removed.is_empty();
         removed.close();
         was_there
@@ -289,19 +342,33 @@ impl Control {
         &self,
         ready: &impl Fn(ListeningSocket) -> io::Result<TcpListener>,
     ) -> Option<io::Result<Vec<Added>>> {
-        let added = |state: &mut State| {
-            if state.phase != Phase::Serving {
-                return Some(None);
-            }
-            // With the lock held, so that whoever removes one finds what is to be closed.
-            let added = state.listeners.take_added(ready);
-            state.accepting += added.as_ref().map_or(0, |added| added.len() as u64);
-            match &added {
-                Ok(added) if added.is_empty() => None,
-                _ => Some(Some(added)),
-            }
+        let is_more = |state: &mut State| match state.phase {
+            Phase::Serving => state.listeners.has_added().then_some(true),
+            _ => Some(false),
         };
-        until(&self.state, |state| &mut state.waiting, added).await
+        match until(&self.state, |state| &mut state.waiting, is_more).await {
+            true => Some(self.make_ready(ready)),
+            false => None,
+        }
+    }
+
+    fn make_ready(
+        &self,
+        ready: &impl Fn(ListeningSocket) -> io::Result<TcpListener>,
+    ) -> io::Result<Vec<Added>> {
+        let _readying = self.readying.lock();
+        let taken = self.state.lock().listeners.take_added();
+        let listeners: Vec<_> = taken
+            .into_iter()
+            .map(|(number, socket)| Ok((number, ready(socket)?)))
+            .collect::<io::Result<_>>()?;
+        let mut state = self.state.lock();
+        let added: Vec<_> = listeners
+            .into_iter()
+            .filter_map(|(number, listener)| state.listeners.put(number, listener))
+            .collect();
+        state.accepting += added.len() as u64;
+        Ok(added)
     }
 
     /// Whether a listener has not been removed.
@@ -456,6 +523,16 @@ mod tests {
             assert!(!control.admit(number));
         }
         (control, tasks)
+    }
+
+    #[test]
+    fn listeners_are_made_ready_with_the_state_unlocked() {
+        let (control, _) = full(1);
+        let added = control.make_ready(&|_| {
+            assert!(control.state.try_lock().is_some(), "others wait for it");
+            Err(io::ErrorKind::Unsupported.into())
+        });
+        assert!(added.is_err());
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) struct Listeners {
 
 struct Entry {
     address: SocketAddr,
-    /// Until it has a task, which has the listener then.
+    /// Until it is made ready for its task, which has the listener then.
     added: Option<ListeningSocket>,
     listener: Option<Arc<TcpListener>>,
     /// Its task, which accepts.
@@ -74,7 +74,6 @@ impl ListeningSocket {
 }
 
 /// What was removed, to be closed with no lock held.
-#[derive(Default)]
 pub(super) struct Removed(Vec<Entry>);
 
 impl Removed {
@@ -122,24 +121,29 @@ impl Listeners {
         Removed(removed.into_values().collect())
     }
 
-    /// Those that need a task, made ready for it. Some may have been removed when they get it.
-    pub(super) fn take_added(
-        &mut self,
-        ready: impl Fn(ListeningSocket) -> io::Result<TcpListener>,
-    ) -> io::Result<Vec<Added>> {
-        let mut taken = Vec::new();
-        for (number, entry) in &mut self.entries {
-            if let Some(socket) = entry.added.take() {
-                let listener = Arc::new(ready(socket)?);
-                entry.listener = Some(listener.clone());
-                taken.push(Added {
-                    number: *number,
-                    address: entry.address,
-                    listener,
-                });
-            }
-        }
-        Ok(taken)
+    /// Whether some are not ready yet.
+    pub(super) fn has_added(&self) -> bool {
+        self.entries.values().any(|entry| entry.added.is_some())
+    }
+
+    /// Those that are to be made ready, by their numbers.
+    pub(super) fn take_added(&mut self) -> Vec<(u64, ListeningSocket)> {
+        let entries = self.entries.iter_mut();
+        entries
+            .filter_map(|(number, entry)| Some((*number, entry.added.take()?)))
+            .collect()
+    }
+
+    /// Enters one that is ready, for its task. It may have been removed when it gets it.
+    pub(super) fn put(&mut self, number: u64, listener: TcpListener) -> Option<Added> {
+        let listener = Arc::new(listener);
+        let entry = self.entries.get_mut(&number)?;
+        entry.listener = Some(listener.clone());
+        Some(Added {
+            number,
+            address: entry.address,
+            listener,
+        })
     }
 
     pub(super) fn has(&self, number: u64) -> bool {
