@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::{Driver, Settings};
+use super::{Driver, Settings, SocketRef};
 
 /// A socket of the program's own.
 #[cfg(unix)]
@@ -104,8 +104,9 @@ pub(crate) fn descriptor_limit() -> u64 {
 /// How many bytes of a stream the system has taken and the peer's system has not acknowledged (SIOCOUTQ,
 /// tcp(7)).
 #[cfg(target_os = "linux")]
-pub(crate) fn unacknowledged(socket: &OwnedDescriptor) -> io::Result<u64> {
+pub(crate) fn unacknowledged(driver: &dyn Driver, socket: SocketRef) -> io::Result<u64> {
     use std::os::fd::AsRawFd;
+    let socket = driver.descriptor(socket)?;
     let mut bytes: libc::c_int = 0;
     // SAFETY: the kernel writes a number to a local. The call is known by the terminals' name, too.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
@@ -116,7 +117,7 @@ pub(crate) fn unacknowledged(socket: &OwnedDescriptor) -> io::Result<u64> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn unacknowledged(_: &OwnedDescriptor) -> io::Result<u64> {
+pub(crate) fn unacknowledged(_: &dyn Driver, _: SocketRef) -> io::Result<u64> {
     Err(io::Error::new(
         io::ErrorKind::Unsupported,
         "this system does not say what a peer has acknowledged",

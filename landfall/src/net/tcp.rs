@@ -94,14 +94,23 @@ impl TcpStream {
 
     /// How many of the bytes that the system has taken to send the peer's system has not
     /// acknowledged: 0 once all have arrived there. A connection that is closed while its peer sends is
-    /// reset, which may cost the peer what had not (RFC 9112, 9.6). Asking costs a few system calls.
+    /// reset, which may cost the peer what had not (RFC 9112, 9.6).
+    ///
+    /// The end of the stream counts as a byte, after [`shutdown`](Self::shutdown). Once the peer has reset
+    /// the connection the number stays what it was: only a receive or a send tells of that.
+    ///
+    /// Asking costs a few system calls. A socket in a table of the port's own
+    /// ([`Facilities::direct_descriptors`](crate::port::Facilities::direct_descriptors)) is given a
+    /// descriptor for it, for which the caller waits.
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](io::ErrorKind::Unsupported) on systems other than Linux; what the system
-    /// answers.
+    /// - [`Unsupported`](io::ErrorKind::Unsupported) on systems other than Linux.
+    /// - What the system answers: no descriptor is left, or it cannot give one to a socket in such a table
+    ///   (before Linux 6.8).
     pub fn unacknowledged_bytes(&self) -> io::Result<u64> {
-        unacknowledged(&self.socket.handle.descriptor()?)
+        let handle = &self.socket.handle;
+        unacknowledged(handle.driver(), handle.socket())
     }
 }
 
