@@ -67,7 +67,7 @@ fn a_stream_tells_how_much_has_not_arrived() {
         while !reader.is_finished() || stream.unacknowledged_bytes().expect("Linux tells") > 0 {
             sleep(Duration::from_millis(1)).await;
         }
-        drop(reader.join());
+        drop(reader.join().expect("all has come"));
     });
 }
 

@@ -108,7 +108,13 @@ mod tests {
     #[test]
     fn a_new_socket_is_what_it_is_taken_for_without_asking() {
         for domain in [Domain::IPV4, Domain::IPV6] {
-            let new = Socket::new(domain, Type::STREAM, Some(Protocol::TCP)).expect("a socket");
+            let new = match Socket::new(domain, Type::STREAM, Some(Protocol::TCP)) {
+                Err(_) if domain == Domain::IPV6 => {
+                    eprintln!("skipped: this system has no IPv6");
+                    continue;
+                }
+                new => new.expect("a socket"),
+            };
             let asked = SocketKind::prepare(&new, Origin::Program).expect("a stream");
             let told = SocketKind::prepare(&new, Origin::NewTcp).expect("nothing is asked");
             assert_eq!(asked, told);

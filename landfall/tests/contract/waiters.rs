@@ -651,6 +651,8 @@ fn sleeps_of_watchers() -> u64 {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_port_with_nothing_to_do_wakes_nobody() {
+    /// Between looks at threads at work, of which the longest is 100 ms (`IDLE` of `port/watcher.rs`).
+    const LONGER_THAN_ANY_PAUSE: Duration = Duration::from_millis(350);
     for_each_driver_alone(|driver| {
         let port = driver.port(2);
         let worker = {
@@ -659,9 +661,9 @@ fn a_port_with_nothing_to_do_wakes_nobody() {
         };
         (0..10).for_each(|token| post(&port, token));
         worker.wait_until_asleep();
-        eventually("the port's own thread sleeps", || {
+        eventually("the port's own thread sleeps through", || {
             let before = sleeps_of_watchers();
-            thread::sleep(A_WHILE);
+            thread::sleep(LONGER_THAN_ANY_PAUSE);
             before > 0 && before == sleeps_of_watchers()
         });
         port.close();
