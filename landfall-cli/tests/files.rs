@@ -1111,6 +1111,25 @@ fn a_client_that_has_said_that_it_sends_no_more_is_not_waited_for() {
 }
 
 #[test]
+fn a_client_that_sends_more_than_it_has_said_loses_nothing_of_a_long_answer() {
+    let site = Site::new();
+    site.write("tail", &noise(TAIL));
+    for driver in ["auto", "poll"] {
+        let (mut server, address) = site.serve(&["-v", "--driver", driver]);
+        for head in ["HTTP/1.0", "HTTP/1.1\r\nHost: h\r\nConnection: close"] {
+            let mut stream = connect(&address);
+            write!(stream, "GET /tail {head}\r\n\r\n").unwrap();
+            server.stderr_after(&format!("\" 200 {TAIL} "));
+            // The server closes its side now, if it does not wait.
+            thread::sleep(Duration::from_millis(50));
+            stream.write_all(b"\r\n").unwrap();
+            assert!(read_answer(&mut stream, true).body == noise(TAIL), "{head}");
+            assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "an orderly end");
+        }
+    }
+}
+
+#[test]
 fn a_client_that_goes_on_sending_loses_nothing_of_its_last_answer() {
     let site = Site::new();
     site.write("tail", &noise(TAIL));

@@ -59,6 +59,8 @@ struct Session {
     begun: Option<Instant>,
     /// Answers that have not gone.
     out: Vec<u8>,
+    /// Bytes of those that have.
+    sent: u64,
     /// What is to be told of them once they have.
     untold: Vec<Access>,
     /// A drain has begun amid a request, which is waited for.
@@ -84,6 +86,9 @@ enum Step {
 enum Ending {
     /// Its client sends nothing more, or has all of its answers.
     AtOnce,
+    /// Its client has said that it sends nothing more, and is not waited for unless it would have much to
+    /// lose: what it sends nevertheless (an empty line behind its request, say) ends all in a reset.
+    AtItsWord,
     /// Its client may go on sending, and has not had all of its answers yet.
     Lingering,
 }
@@ -100,15 +105,21 @@ impl Service {
             skipping: 0,
             begun: None,
             out: Vec::new(),
+            sent: 0,
             untold: Vec::new(),
             outlasts_drain: false,
         };
         let result = session.run().await;
         session.tell();
-        if let Ok(Ending::Lingering) = result {
+        let lingers = match result? {
+            Ending::AtOnce => false,
+            Ending::AtItsWord => session.sent >= MOST_TOGETHER as u64 && !session.has_arrived(),
+            Ending::Lingering => true,
+        };
+        if lingers {
             session.linger().await;
         }
-        result.map(drop)
+        Ok(())
     }
 }
 
@@ -182,8 +193,8 @@ impl Session {
         let is_its_last = !request.keeps_alive && body_length == 0 && head_length == input.len();
         let ending = match (answer.keeps_alive, is_its_last) {
             (true, _) => None,
-            // Its client has said that it sends no other (RFC 9112, 9.6).
-            (false, true) => Some(Ending::AtOnce),
+            // RFC 9112, 9.6.
+            (false, true) => Some(Ending::AtItsWord),
             (false, false) => Some(Ending::Lingering),
         };
         if service.tells_answers {
@@ -255,13 +266,16 @@ impl Session {
             self.outlasts_drain = true;
             return None;
         }
-        let has_it_all =
-            self.skipping == 0 && self.connection.unacknowledged_bytes().ok() == Some(0);
-        Some(match has_it_all {
+        Some(match self.skipping == 0 && self.has_arrived() {
             true => Ending::AtOnce,
             // What it sends meanwhile would cost it its last answer.
             false => Ending::Lingering,
         })
+    }
+
+    /// Whether the client's system is known to have all that was sent.
+    fn has_arrived(&self) -> bool {
+        self.connection.unacknowledged_bytes().ok() == Some(0)
     }
 
     /// A client took too long over a request.
@@ -285,6 +299,7 @@ impl Session {
         if out.is_empty() {
             return Ok(());
         }
+        self.sent += out.len() as u64;
         let Some(pace) = &mut self.pace else {
             return self.connection.send(out).await;
         };
@@ -314,6 +329,7 @@ impl Session {
             }
             let sent = self.send_piece(&file, offset, piece).await?;
             offset += sent;
+            self.sent += sent;
             if let Some(last) = self.untold.last_mut() {
                 last.bytes += sent;
             }
