@@ -141,7 +141,8 @@ fn write_targets(families: &mut Families<'_>, doors: &[Arc<Door>]) -> fmt::Resul
     let up = series.iter().zip(fit);
     families.gauges(
         "map_target_up",
-        "1: clients are sent to it; 0: it is down by its checks, or left out after failed connects",
+        "1: clients are sent to it; 0: its name has no address, it is down by its checks, or connects to \
+         it have failed and it is the last resort",
         up.map(|((labels, _), is_fit)| (&labels[..], u64::from(is_fit))),
     )
 }

@@ -151,7 +151,7 @@ impl Target {
 
     /// Whether clients are sent to it before all others.
     pub fn is_fit(&self) -> bool {
-        self.health.lock().fitness(Instant::now()) == Fitness::Fit
+        self.fitness(Instant::now()) == Fitness::Fit
     }
 
     /// A client's connect has failed.
@@ -202,7 +202,8 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// Finds the addresses of targets. Those that `old` has too go on as they are.
+    /// Finds the addresses of targets. Those that `old` has too go on as they are, unless one has no
+    /// address and is to have one.
     pub fn find(
         texts: &[TargetText],
         settings: &Settings,
@@ -212,7 +213,8 @@ impl Targets {
             let known = old
                 .into_iter()
                 .flat_map(Self::iter)
-                .find(|target| target.name == text.address);
+                .find(|target| target.name == text.address)
+                .filter(|target| settings.resolve_later || !target.addresses().is_empty());
             match known {
                 Some(target) => Ok(Arc::clone(target)),
                 None => Target::new(&text.address, settings)
@@ -338,6 +340,25 @@ mod tests {
         assert!(!Target::new("[::1]:80", &settings).unwrap().is_named());
         // RFC 6761 sets this domain apart.
         assert!(Target::new("nobody.invalid:80", &settings).is_err());
+    }
+
+    #[test]
+    fn without_an_address_a_target_is_unfit_and_kept_only_as_long_as_that_is_permitted() {
+        let texts = [TargetText {
+            address: String::from("nobody.invalid:80"),
+            weight: 1,
+        }];
+        let later = Settings {
+            resolve_later: true,
+            ..test_settings()
+        };
+        let old = Targets::find(&texts, &later, None).unwrap();
+        assert!(!old.all[0].is_fit());
+        assert!(old.pick(CLIENT, &[]).is_none());
+        let kept = Targets::find(&texts, &later, Some(&old)).unwrap();
+        assert!(Arc::ptr_eq(&kept.all[0], &old.all[0]));
+        let refusal = Targets::find(&texts, &test_settings(), Some(&old)).unwrap_err();
+        assert!(refusal.contains("cannot find the address of nobody.invalid:80"));
     }
 
     #[test]
