@@ -4,6 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 
+#[path = "../../landfall-cli/src/http/target.rs"]
+mod http;
 #[path = "../../landfall-cli/src/files/path.rs"]
 #[allow(dead_code, reason = "the tool's own; a part is used here")]
 mod path;

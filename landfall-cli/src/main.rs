@@ -136,11 +136,13 @@ mod tests {
     }
 
     /// Flags that mean something of their own in a subcommand, beside those of the same name in others.
-    const OWN: [(&str, &str); 7] = [
+    const OWN: [(&str, &str); 9] = [
         ("load", "rate"),
         ("load", "timeout"),
         ("demo", "timeout"),
         ("files", "timeout"),
+        ("files", "zero-copy"),
+        ("map", "zero-copy"),
         ("scan", "timeout"),
         ("scan", "rate"),
         ("scan", "concurrency"),

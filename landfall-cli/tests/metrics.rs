@@ -411,6 +411,9 @@ fn nothing_else_is_to_be_had_there() {
         .unwrap();
     assert!(length.parse::<usize>().unwrap() > 100, "{head}");
     assert!(curl(&[&format!("{url}?x=y")]).contains("landfall_build_info"));
+    // In absolute form, as a proxy is asked.
+    let absolute = curl(&["--request-target", &url, &url]);
+    assert!(absolute.contains("landfall_build_info"), "{absolute}");
     for path in ["", "metrics/", "metric", "favicon.ico"] {
         let answer = curl(&["-i", &format!("{root}{path}")]);
         assert!(

@@ -73,7 +73,7 @@ pub struct FilesArgs {
     /// Whether the system sends from files without copying
     #[arg(
         long, value_enum, value_name = "WHEN", default_value_t = ZeroCopy::Auto,
-        env = "LANDFALL_ZERO_COPY"
+        env = "LANDFALL_FILES_ZERO_COPY"
     )]
     pub zero_copy: ZeroCopy,
 

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
+use crate::http::origin_form;
+
 /// All but what may stand in any part of a URL as it is.
 const NAMES: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -32,10 +34,7 @@ pub struct Target<'a> {
 impl<'a> Target<'a> {
     /// Reads a target in origin form (`/path?query`) or absolute form (`http://host/path?query`).
     pub fn parse(target: &'a str) -> Result<Self, BadTarget> {
-        let target = match target.starts_with('/') {
-            true => target,
-            false => without_authority(target)?,
-        };
+        let target = origin_form(target).ok_or(BadTarget)?;
         let (path, query) = match target.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
@@ -72,27 +71,6 @@ pub fn encode_name(name: &[u8]) -> impl std::fmt::Display + '_ {
 /// could take for the beginning of a host's name.
 pub fn encode_path(path: &[u8]) -> impl std::fmt::Display + '_ {
     percent_encode(path, PATHS)
-}
-
-/// The rest of a URL behind its host.
-fn without_authority(target: &str) -> Result<&str, BadTarget> {
-    let (scheme, rest) = target.split_once("://").ok_or(BadTarget)?;
-    if !["http", "https"]
-        .iter()
-        .any(|known| scheme.eq_ignore_ascii_case(known))
-    {
-        return Err(BadTarget);
-    }
-    let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    if authority.is_empty() || authority.contains('@') {
-        return Err(BadTarget);
-    }
-    match path.is_empty() {
-        true => Ok("/"),
-        false if path.starts_with('?') => Err(BadTarget),
-        false => Ok(path),
-    }
 }
 
 fn decode(path: &str) -> Result<Cow<'_, [u8]>, BadTarget> {

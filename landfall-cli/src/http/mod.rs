@@ -2,6 +2,8 @@
 
 mod request;
 mod status;
+mod target;
 
 pub use request::{MOST_FIELDS, Method, Request};
 pub use status::Status;
+pub use target::origin_form;

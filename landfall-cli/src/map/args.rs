@@ -128,7 +128,7 @@ pub struct Settings {
         value_enum,
         value_name = "WHEN",
         default_value = "auto",
-        env = "LANDFALL_ZERO_COPY"
+        env = "LANDFALL_MAP_ZERO_COPY"
     )]
     pub zero_copy: Splicing,
 

@@ -15,7 +15,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::exit::Failure;
-use crate::http::{MOST_FIELDS, Method, Request, Status};
+use crate::http::{MOST_FIELDS, Method, Request, Status, origin_form};
 use crate::output::Log;
 use crate::serve::listen;
 use crate::system::systemd::Sockets;
@@ -147,10 +147,8 @@ fn answer_to(input: &[u8], registry: &Registry) -> Option<String> {
 }
 
 fn page(request: &Request<'_>, registry: &Registry) -> Result<String, Status> {
-    let (path, _query) = request
-        .target
-        .split_once('?')
-        .unwrap_or((request.target, ""));
+    let target = origin_form(request.target).unwrap_or_default();
+    let (path, _query) = target.split_once('?').unwrap_or((target, ""));
     match request.method {
         _ if path != PATH => Err(Status::NOT_FOUND),
         Method::Other => Err(Status::METHOD_NOT_ALLOWED),

@@ -6,7 +6,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncod
 use prometheus_client::metrics::MetricType;
 
 /// Labels of what has none.
-const UNLABELLED: [(&str, &str); 0] = [];
+type Unlabelled = [(&'static str, &'static str); 0];
 
 /// Writes families, one after the other. Their names get the prefix `landfall_`.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ impl<'a> Families<'a> {
 
     /// Something that only grows. `_total` is put behind the name.
     pub fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        self.counters(name, help, [(UNLABELLED, value)])
+        self.counters(name, help, [(Unlabelled::default(), value)])
     }
 
     /// The same for each of several, told apart by labels.
@@ -33,13 +33,13 @@ impl<'a> Families<'a> {
         let mut family = self.family(name, help, MetricType::Counter)?;
         samples.into_iter().try_for_each(|(labels, value)| {
             let mut sample = family.encode_family(&labels)?;
-            sample.encode_counter::<[(&str, &str); 0], _, u64>(&value, None)
+            sample.encode_counter::<Unlabelled, _, u64>(&value, None)
         })
     }
 
     /// Something as it is now.
     pub fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        self.gauges(name, help, [(UNLABELLED, value)])
+        self.gauges(name, help, [(Unlabelled::default(), value)])
     }
 
     /// The same for each of several, told apart by labels.
