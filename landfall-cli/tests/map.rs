@@ -507,7 +507,18 @@ fn it_says_when_clients_have_to_wait_for_room_and_when_no_more() {
         .stderr_after("1 connection is open, which is all there is room for: clients have to wait");
     drop(only);
     mapper.stderr_after("there is room for connections again");
-    end(mapper);
+    // A drain makes room for nobody.
+    let mut only = connect(&address);
+    assert_eq!(ask(&mut only), "a");
+    mapper.stderr_after("clients have to wait");
+    mapper.signal(Signal::TERM);
+    mapper.stderr_after("letting 1 connection finish");
+    drop(only);
+    let outcome = mapper.finish().expect_code(0);
+    assert_eq!(
+        outcome.stderr.matches("room for connections again").count(),
+        1
+    );
 }
 
 #[test]
@@ -1302,6 +1313,16 @@ fn rules_are_checked_without_being_used() {
         .expect_code(2)
         .expect_message(&["for ever: localhost:2 to 127.0.0.1:3 to localhost:2"]);
     run(&["map"]).expect_code(2).expect_message(&["no rule"]);
+    let file = directory.file("large.toml", &format!("max-conns = \"100M\"\n{good}"));
+    run(&["map", "--config", &file, "--check-config"])
+        .expect_code(4)
+        .expect_message(&["sockets: 200,000,"]);
+    let file = directory.file("key.toml", &format!("zzz = 1\n{good}"));
+    run(&["map", "--config", &file, "--check-config"])
+        .expect_code(2)
+        .expect_message(&[
+            "`zzz`: there are map, metrics, max-conns, drain-timeout, and the flags",
+        ]);
     let file = directory.file("empty.toml", "udp = true\n");
     run(&["map", "--config", &file])
         .expect_code(2)

@@ -211,7 +211,7 @@ fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> Stri
             "unknown key `{name}`: there are {}, and the flags of a rule without their dashes \
              (landfall map --help)",
             match known.clone().any(|known| known == "map") {
-                true => String::from("map"),
+                true => format!("map, {}", OF_THE_PROCESS.join(", ")),
                 false => OF_A_RULE.join(", "),
             }
         ),

@@ -9,7 +9,7 @@ use landfall::net::relay::Relay;
 
 use super::health::Change;
 use super::mapping::Mapping;
-use super::room::Room;
+use super::room::{Occupancy, Room};
 use super::targets::{Counters, Target};
 use crate::output::Log;
 
@@ -22,8 +22,8 @@ pub struct Control {
     pub log: Log,
     /// Everything together, rules of before a reload as well.
     pub total: Arc<Counters>,
-    /// How many connections there may be.
-    pub max_connections: AtomicU64,
+    /// How many connections there are, and may be.
+    pub occupancy: Arc<Occupancy>,
     /// For sessions of UDP.
     pub udp_room: Arc<Room>,
     /// The ports that this machine gives to connections.
@@ -43,7 +43,7 @@ impl Control {
             messages,
             log,
             total: Arc::default(),
-            max_connections: AtomicU64::new(0),
+            occupancy: Arc::default(),
             udp_room: Arc::default(),
             local_ports,
             relay: Relay::new(),

@@ -69,6 +69,7 @@ pub struct TcpDoors(Mutex<HashMap<SocketAddr, Arc<Door>>>);
 impl TcpDoors {
     /// Serves a client, unless it is refused.
     pub async fn serve(&self, control: &Arc<Control>, client: Connection) {
+        let _occupied = control.occupancy.enter();
         let door = self.0.lock().get(&client.listener()).map(Arc::clone);
         let (Some(door), Ok(peer)) = (door, client.peer_addr()) else {
             // One of them has left already.

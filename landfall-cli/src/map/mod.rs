@@ -70,7 +70,7 @@ pub fn run(args: &MapArgs) -> Result<Exit, Failure> {
 fn map(args: &MapArgs, mut inherited: Sockets, messages: &Log) -> Result<Exit, Failure> {
     let config = config::read_all(args).map_err(Failure::usage)?;
     if args.check_config {
-        return check(config);
+        return check(args, config);
     }
     let metrics = config.metrics.clone();
     let mut sink = Sink::open(&args.output)?;
@@ -131,15 +131,25 @@ fn map(args: &MapArgs, mut inherited: Sockets, messages: &Log) -> Result<Exit, F
     Ok(exit)
 }
 
-/// Says of a configuration that it is right; what is wrong has been said.
-fn check(config: Config) -> Result<Exit, Failure> {
-    let Config { rules, metrics, .. } = config;
+/// Says of a configuration that it is right, and that this machine has room for it; what is wrong has been
+/// said.
+fn check(args: &MapArgs, config: Config) -> Result<Exit, Failure> {
+    let Config {
+        rules,
+        metrics,
+        max_conns,
+        ..
+    } = config;
+    let descriptor_limit = limits::raise_descriptor_limit();
+    let supply = Supply::of(&args.runtime.build()?, descriptor_limit).beside(&metrics);
+    supply.share(&rules, max_conns)?;
     let count = rules.len() as u64;
     let metrics = metrics.address().map(|address| {
         let problem = |error| Failure::usage(format!("cannot find --metrics {address}: {error}"));
         address
             .to_socket_addrs()
-            .map(metrics::ends)
+            // It listens on the first that it can have.
+            .map(|addresses| metrics::ends(addresses.take(1)))
             .map_err(problem)
     });
     front::find(rules, &[], metrics.transpose()?)
@@ -223,9 +233,8 @@ impl Mapper<'_> {
                 Ok(())
             }
         }));
-        let (control, server) = (Arc::clone(&self.control), self.server.clone());
-        drop(runtime::spawn(room::tell_when_full(control, server)));
         self.announce(driver)?;
+        let control = Arc::clone(&self.control);
         let reloading = async {
             loop {
                 reload.wait().await;
@@ -234,7 +243,8 @@ impl Mapper<'_> {
                 systemd::ready(&self.control.messages, self.status());
             }
         };
-        or(stop.wait_for_drain(), reloading).await;
+        let telling = async { room::tell_when_full(&control).await };
+        or(stop.wait_for_drain(), or(reloading, telling)).await;
         self.front.close();
         let report = self.drain(serving, stop).await?;
         self.course.cut_off = report.cut_off;
@@ -287,8 +297,7 @@ impl Mapper<'_> {
         }
         let connections = usize::try_from(shares.connections).unwrap_or(usize::MAX);
         self.server.set_max_connections(connections);
-        let limit = &self.control.max_connections;
-        limit.store(shares.connections, Ordering::Relaxed);
+        self.control.occupancy.resize(shares.connections);
         self.control.udp_room.resize(shares.sessions);
         self.front.apply(prepared, self.drain_timeout);
         self.figures.follow(self.front.doors());
@@ -370,8 +379,8 @@ impl Mapper<'_> {
     ) -> Result<Report, Failure> {
         let stats = self.server.stats();
         let open = stats.active + stats.tasks;
-        announce_drain(&self.control.messages, open, self.drain_timeout);
         self.server.drain();
+        announce_drain(&self.control.messages, open, self.drain_timeout);
         let stopped = async {
             let second = async {
                 stop.wait_for_now().await;

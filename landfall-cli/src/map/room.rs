@@ -3,35 +3,31 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use landfall::net::MOST_READY;
+use event_listener::Event;
 use landfall::net::relay::PipePool;
 use landfall::runtime::Runtime;
 use landfall::runtime::time::sleep;
-use landfall::server::ServerHandle;
 use parking_lot::Mutex;
 
 use super::control::Control;
 use super::mapping::Rule;
 use crate::exit::Failure;
 use crate::metrics::MetricsArgs;
-use crate::system::limits;
+use crate::system::limits::{self, MOST_WAITING};
 use crate::units::{counted, grouped};
 
 /// Descriptors that are neither a connection's nor a listener's: the standard streams, files, the
 /// port's own, sockets on their way to the port.
 const OTHER_DESCRIPTORS: u64 = 64;
 
-/// Clients that a listener takes in before there is room for them, and some more until it has stopped.
-const WAITING: u64 = MOST_READY as u64 + 8;
-
 /// What a pipe takes for as long as it is used: its ends, and one for each of the two sockets.
 const DESCRIPTORS_OF_PIPE: u64 = 4;
 
-/// The time between two looks at whether there is room for connections.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The time between two messages that there is no room for connections, or that there is again.
+const MESSAGES_APART: Duration = Duration::from_secs(1);
 
 /// What rules may have open.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +118,7 @@ impl Supply {
         } = demand;
         let left = self.sockets.saturating_sub(listeners + checks);
         // Of many listeners, only some have as many clients waiting: half of all is enough for them.
-        let waiting = (demand.doors * WAITING).min(WAITING.max(left / 2));
+        let waiting = (demand.doors * MOST_WAITING).min(MOST_WAITING.max(left / 2));
         let least = match demand.connections {
             Some(connections) => connections.saturating_mul(2),
             None => 2 * demand.doors.min(1),
@@ -195,31 +191,81 @@ fn parts(counts: &[(u64, &str, &str)]) -> String {
     }
 }
 
-/// Says when clients have to wait, since there are as many connections as may be, and when they have to
-/// no more: then a tenth of the room is free, so that it is not said again and again.
-pub async fn tell_when_full(control: Arc<Control>, server: ServerHandle) {
-    let mut was_full = false;
-    loop {
-        sleep(LOOK_EVERY).await;
-        let (open, most) = (
-            server.stats().active,
-            control.max_connections.load(Ordering::Relaxed),
-        );
+/// How many connections there are, and how many there may be.
+#[derive(Debug, Default)]
+pub struct Occupancy {
+    open: AtomicU64,
+    most: AtomicU64,
+    /// The first has come up to the second, or gone far enough below it, or there is another second one.
+    changed: Event,
+}
+
+impl Occupancy {
+    /// There may be so many from now on.
+    pub fn resize(&self, most: u64) {
+        self.most.store(most, Ordering::Relaxed);
+        self.changed.notify(usize::MAX);
+    }
+
+    /// There is one more, as long as the guard lives.
+    pub fn enter(self: &Arc<Self>) -> Occupied {
+        let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
+        if open == self.most.load(Ordering::Relaxed) {
+            self.changed.notify(usize::MAX);
+        }
+        Occupied(Arc::clone(self))
+    }
+
+    /// Whether there are as many as may be. Once there were, there are until a tenth of the room is free:
+    /// so not every client is news.
+    fn is_full(&self, was_full: bool) -> bool {
+        let most = self.most.load(Ordering::Relaxed);
         let spare = if was_full { most / 10 } else { 0 };
         // Rules of UDP alone need no room.
-        let is_full = most > 0 && open + spare >= most;
-        if is_full == was_full {
-            continue;
+        most > 0 && self.open.load(Ordering::Relaxed) + spare >= most
+    }
+
+    async fn until_full(&self, is_full: bool) {
+        loop {
+            let changed = self.changed.listen();
+            if self.is_full(!is_full) == is_full {
+                return;
+            }
+            changed.await;
         }
-        was_full = is_full;
-        match is_full {
-            true => control.messages.note(format_args!(
-                "{} {} open, which is all there is room for: clients have to wait",
-                counted(open, "connection"),
-                if open == 1 { "is" } else { "are" },
-            )),
-            false => control.messages.note("there is room for connections again"),
+    }
+}
+
+/// A connection that is counted as long as this lives.
+#[derive(Debug)]
+pub struct Occupied(Arc<Occupancy>);
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        let open = self.0.open.fetch_sub(1, Ordering::Relaxed) - 1;
+        let most = self.0.most.load(Ordering::Relaxed);
+        if open + most / 10 + 1 == most {
+            self.0.changed.notify(usize::MAX);
         }
+    }
+}
+
+/// Says when clients have to wait, since there are as many connections as may be, and when they have to
+/// no more.
+pub async fn tell_when_full(control: &Control) -> ! {
+    let (occupancy, messages) = (&control.occupancy, &control.messages);
+    loop {
+        occupancy.until_full(true).await;
+        let open = occupancy.open.load(Ordering::Relaxed);
+        messages.note(format_args!(
+            "{} {} open, which is all there is room for: clients have to wait",
+            counted(open, "connection"),
+            if open == 1 { "is" } else { "are" },
+        ));
+        sleep(MESSAGES_APART).await;
+        occupancy.until_full(false).await;
+        messages.note("there is room for connections again");
+        sleep(MESSAGES_APART).await;
     }
 }
 
@@ -342,6 +388,30 @@ mod tests {
         );
         let refusal = supply(0).share(&udp, None).unwrap_err().to_string();
         assert!(refusal.contains("mapping 1 port is more"), "{refusal}");
+    }
+
+    #[test]
+    fn fullness_is_heard_of_without_looking_and_ends_when_a_tenth_is_free() {
+        use futures_lite::future::{block_on, poll_once};
+        use std::pin::pin;
+        let occupancy = Arc::new(Occupancy::default());
+        occupancy.resize(10);
+        let mut connections: Vec<_> = (0..9).map(|_| occupancy.enter()).collect();
+        let mut full = pin!(occupancy.until_full(true));
+        assert_eq!(block_on(poll_once(full.as_mut())), None);
+        connections.push(occupancy.enter());
+        block_on(full);
+        let mut free = pin!(occupancy.until_full(false));
+        assert_eq!(block_on(poll_once(free.as_mut())), None);
+        connections.pop();
+        assert_eq!(block_on(poll_once(free.as_mut())), None, "one of ten");
+        connections.pop();
+        block_on(free);
+        let full = pin!(occupancy.until_full(true));
+        occupancy.resize(8);
+        block_on(full);
+        occupancy.resize(0);
+        block_on(occupancy.until_full(false));
     }
 
     #[test]

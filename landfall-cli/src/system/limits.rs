@@ -6,6 +6,7 @@ use std::fs;
 #[cfg(unix)]
 use std::path::Path;
 
+use landfall::net::MOST_READY;
 #[cfg(unix)]
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -13,6 +14,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::process::kib_field;
 use crate::exit::Failure;
 use crate::units::{grouped, show_bytes};
+
+/// Clients that a listener takes in before there is room for them, and some more until it has stopped.
+pub const MOST_WAITING: u64 = MOST_READY as u64 + 8;
 
 /// Something there is too little of.
 #[derive(Debug, PartialEq, Eq)]
