@@ -5,7 +5,7 @@ mod support;
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use support::{PATIENCE, Running, landfall, run, serve, socat};
+use support::{PATIENCE, Running, landfall, landfall_after, run, serve, socat};
 
 /// Waits for a server to say where its metrics are.
 #[track_caller]
@@ -167,7 +167,7 @@ fn connect(address: &str) -> TcpStream {
 }
 
 /// Has something sent back.
-fn echo(stream: &mut TcpStream, text: &str) {
+fn echo(stream: &mut (impl Read + Write), text: &str) {
     stream.write_all(text.as_bytes()).unwrap();
     let mut buffer = vec![0; text.len()];
     stream.read_exact(&mut buffer).unwrap();
@@ -349,7 +349,7 @@ fn a_reload_changes_rules_but_not_where_metrics_are() {
 
     directory.write("map.toml", &text("127.0.0.1:1", "two"));
     mapper.signal(Signal::HUP);
-    mapper.stderr_after("metrics stay where they are, and not at 127.0.0.1:1");
+    mapper.stderr_after("metrics do not move to 127.0.0.1:1 in a reload");
     let done = "landfall_map_reloads_total{result=\"success\"}";
     let page = Page::wait_for(&url, &[(done, 1)]);
     assert!(page.text.contains("rule=\"two\"") && !page.text.contains("rule=\"one\""));
@@ -380,6 +380,49 @@ fn a_reload_changes_rules_but_not_where_metrics_are() {
 }
 
 #[test]
+fn where_metrics_are_is_said_to_scripts_too() {
+    let base = ["serve", "127.0.0.1:0", "-q", "--metrics", "127.0.0.1:0"];
+    let mut server = Running::start(landfall(&base));
+    let address = server.stdout_after("metrics on ");
+    Page::scrape(&format!("http://{address}/metrics"));
+    let rule = ["map", "127.0.0.1:0=127.0.0.1:1", "-q", "--json"];
+    let args = [&rule[..], &base[3..]].concat();
+    let mut mapper = Running::start(landfall(&args));
+    let address = mapper.stdout_after("\"metrics\":\"");
+    let address = address.strip_suffix("\"}").unwrap();
+    Page::scrape(&format!("http://{address}/metrics"));
+}
+
+#[test]
+fn metrics_are_not_where_clients_come() {
+    for command in [&["serve"][..], &["files", ".", "--listen"]] {
+        let address = "127.0.0.1:9100";
+        run(&[command, &[address, "--metrics", address]].concat())
+            .expect_code(2)
+            .expect_message(&["127.0.0.1:9100 is an address to listen on and that of --metrics"]);
+    }
+}
+
+#[test]
+fn metrics_have_sockets_when_clients_have_all_others() {
+    let args = [
+        "serve",
+        "127.0.0.1:0",
+        "--driver",
+        "poll",
+        "--metrics",
+        "127.0.0.1:0",
+    ];
+    let mut server = Running::start(landfall_after("ulimit -n 300", &args));
+    let url = url_of_metrics(&mut server);
+    let address = server.stdout_after("listening on ");
+    let clients: Vec<_> = (0..300).map(|_| connect(&address)).collect();
+    echo(&mut &clients[0], "hello");
+    let page = Page::scrape(&url);
+    assert_eq!(page.value("landfall_accept_errors_total"), 0);
+}
+
+#[test]
 fn check_config_looks_at_metrics_too() {
     let directory = Directory::new();
     let text = "metrics = \"127.0.0.1:9100\"\n[[map]]\nlisten = \"127.0.0.1:9100\"\n\
@@ -390,6 +433,21 @@ fn check_config_looks_at_metrics_too() {
         .expect_message(&["rules 127.0.0.1:9100 and --metrics both listen on 127.0.0.1:9100"]);
     let config = directory.write("map.toml", &text.replacen("9100", "9101", 1));
     run(&["map", "--config", &config, "--check-config"]).expect_code(0);
+    // A name of which only the first address is listened on.
+    let args = [
+        "map",
+        "[::1]:9100=127.0.0.1:1",
+        "127.0.0.1:9101=127.0.0.1:1",
+    ];
+    let metrics = ["--metrics", "localhost:9100", "--check-config"];
+    let first = ("localhost", 9100)
+        .to_socket_addrs()
+        .unwrap()
+        .next()
+        .unwrap();
+    let refusals = usize::from(first.is_ipv6());
+    let outcome = run(&[&args[..], &metrics].concat());
+    assert_eq!(outcome.stderr.matches("both listen on").count(), refusals);
 }
 
 #[test]
@@ -454,6 +512,7 @@ fn slow_clients_are_cut_and_keep_nobody_out_for_long() {
         .unwrap()
         .strip_suffix("/metrics")
         .unwrap();
+    let began = Instant::now();
     let slow: Vec<_> = (0..8)
         .map(|_| {
             let mut client = connect(metrics);
@@ -465,6 +524,8 @@ fn slow_clients_are_cut_and_keep_nobody_out_for_long() {
     echo(&mut connect(&address), "hello");
     // As many as may be there at a time are, so this waits until they are cut.
     Page::scrape(&url);
+    // They have 2 s; Prometheus gives a scrape 10 s.
+    assert!(began.elapsed() < Duration::from_secs(9));
     for mut client in slow {
         match client.read(&mut [0]) {
             Ok(count) => assert_eq!(count, 0),

@@ -71,12 +71,15 @@ fn serve(args: &FilesArgs, mut inherited: Sockets, log: &Log) -> Result<Exit, Fa
         .leave_of(runtime.port().socket_capacity() as u64);
     let most = most_connections(args, sockets, descriptor_limit)?;
     let began = Instant::now();
-    let server = bind(args, most, &mut inherited, descriptor_limit)?;
-    inherited.refuse_rest()?;
+    let server = bind(args, most, inherited, descriptor_limit)?;
     let setting = Setting {
         command: "files",
         runtime: &args.runtime,
-        announcement: Announcement::new(&server, runtime.port().driver()),
+        announcement: Announcement::new(
+            &server,
+            runtime.port().driver(),
+            endpoint.as_ref().map(Endpoint::address),
+        ),
         driver_reason: runtime.port().driver_reason().to_owned(),
         descriptor_limit,
         began,
@@ -198,7 +201,8 @@ fn most_connections(
     descriptor_limit: u64,
 ) -> Result<usize, Failure> {
     let each = 2 + u64::from(args.zero_copy.sends_at_once());
-    let capacity = descriptor_limit.saturating_sub(OTHER_DESCRIPTORS) / each;
+    let descriptors = descriptor_limit.saturating_sub(OTHER_DESCRIPTORS);
+    let capacity = args.metrics.leave_of(descriptors) / each;
     let capacity = capacity.min(sockets).max(1);
     let most = args.max_conns.0.map_or(capacity, u64::from);
     limits::refuse_if_short(
@@ -211,10 +215,12 @@ fn most_connections(
 fn bind(
     args: &FilesArgs,
     most: usize,
-    inherited: &mut Sockets,
+    mut inherited: Sockets,
     descriptor_limit: u64,
 ) -> Result<Server, Failure> {
-    let mut server = listen(&args.listen, inherited, descriptor_limit)?;
+    args.metrics.check_apart(&args.listen)?;
+    let mut server = listen(&args.listen, &mut inherited, descriptor_limit)?;
+    inherited.refuse_rest()?;
     if let Some(idle) = args.idle_timeout.0 {
         server = server.idle_timeout(idle);
     }

@@ -321,10 +321,14 @@ impl Mapper<'_> {
                 let messages = &self.control.messages;
                 messages.note(format_args!("reloaded: {rules} in force"));
                 if metrics != self.metrics {
-                    messages.note(format_args!(
-                        "metrics stay where they are, and not at {}: to change that, start anew",
-                        metrics.metrics
-                    ));
+                    messages.note(match metrics.address() {
+                        Some(address) => format!(
+                            "metrics do not move to {address} in a reload: to change that, start anew"
+                        ),
+                        None => String::from(
+                            "metrics do not end with a reload: to change that, start anew",
+                        ),
+                    });
                 }
             }
             Err(failure) => {
@@ -367,6 +371,7 @@ impl Mapper<'_> {
         let announcement = Announcement {
             listening: listening.collect(),
             driver: driver.to_owned(),
+            metrics: self.metrics_address,
         };
         announce(&announcement, self.args.output.json, &self.control.messages)
     }

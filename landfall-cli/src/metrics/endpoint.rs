@@ -1,5 +1,6 @@
 //! Where metrics are asked for: one page over HTTP.
 
+use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
@@ -18,6 +19,7 @@ use crate::exit::Failure;
 use crate::http::{MOST_FIELDS, Method, Request, Status, origin_form};
 use crate::output::Log;
 use crate::serve::listen;
+use crate::system::limits::MOST_WAITING;
 use crate::system::systemd::Sockets;
 
 /// Where the page is.
@@ -26,7 +28,10 @@ const PATH: &str = "/metrics";
 /// Connections at any one time; more wait.
 const MOST_CONNECTIONS: usize = 8;
 
-/// How long one may take: its request, its answer and its end.
+/// How long one may take to send its request, and to end after its answer: those that are silent keep
+/// others out.
+const SILENCE: Duration = Duration::from_secs(2);
+/// How long it may take for the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What listens for those who ask.
@@ -37,7 +42,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// How many sockets it has open at most.
-    pub(super) const SOCKETS: u64 = MOST_CONNECTIONS as u64 + 1;
+    pub(super) const SOCKETS: u64 = MOST_CONNECTIONS as u64 + 1 + MOST_WAITING;
 
     /// Listens, if that is asked for. Whoever comes waits for [`serve`](Self::serve).
     pub fn listen(
@@ -71,10 +76,7 @@ impl Endpoint {
         let registry = Arc::new(registry_of(runtime.port().driver(), collectors));
         let serve = move |connection| {
             let registry = Arc::clone(&registry);
-            async move {
-                let served = timeout(PATIENCE, answer(connection, &registry)).await;
-                served.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            }
+            async move { serve_one(connection, &registry).await }
         };
         let log = log.clone();
         drop(runtime.spawn(async move {
@@ -102,22 +104,39 @@ fn registry_of(driver: &str, collectors: impl IntoIterator<Item = Box<dyn Collec
 }
 
 /// Answers one request. Another one needs another connection.
-async fn answer(mut connection: Connection, registry: &Registry) -> io::Result<()> {
+async fn serve_one(mut connection: Connection, registry: &Registry) -> io::Result<()> {
+    let answer = within(SILENCE, answer(&mut connection, registry)).await?;
+    let Some(answer) = answer else {
+        return Ok(());
+    };
+    let sending = async {
+        connection.send(answer).await?;
+        connection.shutdown(Shutdown::Write).await
+    };
+    within(PATIENCE, sending).await?;
+    // Closed with something unread, it would be reset, and what is still on the way lost.
+    let ending = async {
+        while connection.receive().await?.is_some() {}
+        Ok(())
+    };
+    within(SILENCE, ending).await
+}
+
+async fn within<T>(time: Duration, what: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let done = timeout(time, what).await;
+    done.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// The answer to the request that comes, if one does.
+async fn answer(connection: &mut Connection, registry: &Registry) -> io::Result<Option<String>> {
     let mut input = Vec::new();
-    let answer = loop {
-        let Some(data) = connection.receive().await? else {
-            return Ok(());
-        };
+    while let Some(data) = connection.receive().await? {
         input.extend_from_slice(&data);
         if let Some(answer) = answer_to(&input, registry) {
-            break answer;
+            return Ok(Some(answer));
         }
-    };
-    connection.send(answer).await?;
-    connection.shutdown(Shutdown::Write).await?;
-    // Closed with something unread, it would be reset, and what is still on the way lost.
-    while connection.receive().await?.is_some() {}
-    Ok(())
+    }
+    Ok(None)
 }
 
 /// The answer to a request. `None`: its head is not there as a whole.

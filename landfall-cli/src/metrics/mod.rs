@@ -10,6 +10,7 @@ use clap::Args;
 pub use endpoint::Endpoint;
 pub use families::Families;
 
+use crate::exit::Failure;
 use crate::units::{Limit, port_of};
 
 /// Where metrics are to be had.
@@ -27,6 +28,18 @@ impl MetricsArgs {
     /// Where they are to be had, if anywhere.
     pub fn address(&self) -> Option<&str> {
         self.metrics.0.as_deref()
+    }
+
+    /// Refuses an address that a program's own clients are to come to.
+    pub fn check_apart(&self, others: &[String]) -> Result<(), Failure> {
+        let is_same = |address: &&str| others.iter().any(|other| other == address);
+        match self.address().filter(is_same) {
+            // Another one each time.
+            Some(address) if port_of(address) != Ok(0) => Err(Failure::usage(format!(
+                "{address} is an address to listen on and that of --metrics: give one of them another port"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// How many of these sockets are left for others. As many as there can be are without a limit.

@@ -1,5 +1,6 @@
 //! What a program that serves says of itself: where it listens, and how it ends.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use landfall::server::Server;
@@ -18,15 +19,19 @@ pub struct Announcement {
     pub listening: Vec<String>,
     /// The driver that runs.
     pub driver: String,
+    /// Where metrics are to be had, if anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Announcement {
     /// What is to be said of a server that listens.
-    pub fn new(server: &Server, driver: &str) -> Self {
+    pub fn new(server: &Server, driver: &str, metrics: Option<SocketAddr>) -> Self {
         let addresses = server.local_addrs();
         Self {
             listening: addresses.iter().map(ToString::to_string).collect(),
             driver: driver.to_owned(),
+            metrics,
         }
     }
 }
@@ -37,11 +42,11 @@ pub fn announce(announcement: &Announcement, json: bool, log: &Log) -> Result<()
     let text = if json {
         json_line(announcement)?
     } else {
-        announcement
-            .listening
-            .iter()
-            .map(|address| format!("listening on {address}\n"))
-            .collect()
+        let listening = announcement.listening.iter();
+        let listening = listening.map(|address| format!("listening on {address}\n"));
+        let metrics = announcement.metrics.iter();
+        let metrics = metrics.map(|address| format!("metrics on {address}\n"));
+        listening.chain(metrics).collect()
     };
     write_stdout(&text)
         .map_err(|error| Failure::of_system("cannot write to standard output", &error))?;

@@ -25,7 +25,7 @@ use report::ServeReport;
 use crate::exit::{Exit, Failure};
 use crate::metrics::Endpoint;
 use crate::output::{Announcement, Log, Sink, announce, announce_drain};
-use crate::system::limits;
+use crate::system::limits::{self, MOST_WAITING};
 use crate::system::signals::StopRequest;
 use crate::system::systemd::Sockets;
 use crate::units::port_of;
@@ -57,18 +57,17 @@ fn serve(args: &ServeArgs, mut inherited: Sockets, log: &Log) -> Result<Exit, Fa
     let sockets = args
         .metrics
         .leave_of(runtime.port().socket_capacity() as u64);
-    let most = args.max_conns.0.map(u64::from);
-    limits::refuse_if_short(
-        "--max-conns",
-        [most.and_then(|most| limits::check_sockets(most, sockets, descriptor_limit))],
-    )?;
+    let most = most_connections(args, sockets, descriptor_limit)?;
     let began = Instant::now();
-    let server = bind(args, &mut inherited, descriptor_limit)?;
-    inherited.refuse_rest()?;
+    let server = bind(args, most, inherited, descriptor_limit)?;
     let setting = Setting {
         command: "serve",
         runtime: &args.runtime,
-        announcement: Announcement::new(&server, runtime.port().driver()),
+        announcement: Announcement::new(
+            &server,
+            runtime.port().driver(),
+            endpoint.as_ref().map(Endpoint::address),
+        ),
         driver_reason: runtime.port().driver_reason().to_owned(),
         descriptor_limit,
         began,
@@ -104,14 +103,36 @@ fn serve(args: &ServeArgs, mut inherited: Sockets, log: &Log) -> Result<Exit, Fa
     Ok(exit)
 }
 
+/// How many connections there may be, if there is a bound: metrics are to be had when all other sockets are
+/// taken.
+fn most_connections(
+    args: &ServeArgs,
+    sockets: u64,
+    descriptor_limit: u64,
+) -> Result<Option<u64>, Failure> {
+    let Some(most) = args.max_conns.0.map(u64::from) else {
+        let listeners = args.addresses.len() as u64;
+        let left = sockets.saturating_sub(listeners * (1 + MOST_WAITING));
+        return Ok(args.metrics.address().map(|_| left.max(1)));
+    };
+    limits::refuse_if_short(
+        "--max-conns",
+        [limits::check_sockets(most, sockets, descriptor_limit)],
+    )?;
+    Ok(Some(most))
+}
+
 fn bind(
     args: &ServeArgs,
-    inherited: &mut Sockets,
+    most: Option<u64>,
+    mut inherited: Sockets,
     descriptor_limit: u64,
 ) -> Result<Server, Failure> {
-    let mut server = listen(&args.addresses, inherited, descriptor_limit)?;
-    if let Some(most) = args.max_conns.0 {
-        server = server.max_connections(most as usize);
+    args.metrics.check_apart(&args.addresses)?;
+    let mut server = listen(&args.addresses, &mut inherited, descriptor_limit)?;
+    inherited.refuse_rest()?;
+    if let Some(most) = most {
+        server = server.max_connections(usize::try_from(most).unwrap_or(usize::MAX));
     }
     if let Some(idle) = args.idle_timeout.0 {
         server = server.idle_timeout(idle);
