@@ -4,13 +4,14 @@
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use support::{PATIENCE, Running, landfall, socat};
@@ -212,6 +213,90 @@ fn a_socket_that_nobody_takes_is_named() {
 }
 
 #[test]
+fn a_socket_that_has_the_port_at_another_address_is_named() {
+    let listener = TcpListener::bind("[::]:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let address = format!("0.0.0.0:{port}");
+    let rule = format!("{address}=127.0.0.1:1");
+    let commands: [&[&str]; 4] = [
+        &["serve", &address],
+        &["files", ".", "--listen", &address],
+        &["map", &rule],
+        &["map", "127.0.0.1:0=127.0.0.1:1", "--metrics", &address],
+    ];
+    for command in commands {
+        let socket = listener.try_clone().unwrap();
+        let outcome = with_socket(socket, HANDED_OVER, command).finish();
+        outcome.expect_code(2).expect_message(&[
+            &format!("cannot listen on {address}: descriptor 3 (web), TCP on [::]:{port}, was handed over"),
+            &format!("name [::]:{port} as the address to listen on"),
+        ]);
+    }
+}
+
+#[test]
+fn descriptors_are_counted_from_the_first_that_is_named() {
+    let (socket, address, _kept) = listener();
+    let variables = "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDS_FIRST_FD=5 && exec 5<&3 3<&-";
+    with_socket(socket, variables, &["serve", "127.0.0.1:0"])
+        .finish()
+        .expect_code(2)
+        .expect_message(&[&format!("descriptor 5, TCP on {address}")]);
+}
+
+/// A client that nobody takes in. One that came just when the listener closed may be ended.
+fn waiting(address: &str) -> TcpStream {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut client = connect(address);
+        client
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .unwrap();
+        let waits = client.read(&mut [0]);
+        if waits.is_err_and(|error| error.kind() == ErrorKind::WouldBlock) {
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            return client;
+        }
+        assert!(Instant::now() < deadline);
+    }
+}
+
+#[test]
+fn a_rule_that_comes_back_takes_its_socket_again() {
+    let (_target, target) = socat("", "EXEC:cat");
+    let notified = Notified::new();
+    let config = notified.place.join("map.toml");
+    let rule = |listen: &str| format!("[[map]]\nlisten = \"{listen}\"\ntargets = [\"{target}\"]\n");
+    let (socket, address, _kept) = listener();
+    let other = rule("127.0.0.1:0");
+    fs::write(&config, rule(&address) + &other).unwrap();
+    for driver in ["auto", "poll"] {
+        let args = [
+            "map",
+            "--driver",
+            driver,
+            "--config",
+            config.to_str().unwrap(),
+        ];
+        let mut mapper = with_socket(socket.try_clone().unwrap(), HANDED_OVER, &args);
+        mapper.stdout_after(&format!("listening on {address}"));
+        fs::write(&config, &other).unwrap();
+        mapper.signal(Signal::HUP);
+        mapper.stderr_after(&format!("no rule listens on {address} (tcp) any more"));
+        mapper.stderr_after("reloaded: 1 rule in force");
+        let mut client = waiting(&address);
+        client.write_all(b"hello").unwrap();
+        fs::write(&config, rule(&address) + &other).unwrap();
+        mapper.signal(Signal::HUP);
+        mapper.stderr_after("reloaded: 2 rules in force");
+        client.read_exact(&mut [0; 5]).unwrap();
+        check_echo(&address);
+        drop(client);
+        end(mapper);
+    }
+}
+
+#[test]
 fn what_is_no_socket_to_serve_on_is_refused() {
     let (kept, address, _) = listener();
     let connection: OwnedFd = connect(&address).into();
@@ -284,6 +369,8 @@ fn the_service_manager_is_told_of_each_step() {
     let status = format!("STATUS=listening on {address}");
     assert_eq!(notified.next(), ["READY=1", &status]);
     check_echo(&address);
+    // The line that it leaves when it has ended.
+    mapper.stderr_after(" -- ");
 
     let is_reloading = |lines: &[String]| {
         let [first, time] = lines else {
@@ -300,8 +387,12 @@ fn the_service_manager_is_told_of_each_step() {
     mapper.signal(Signal::HUP);
     is_reloading(&notified.next());
     // It serves as before; that the reload has failed is in its status.
-    let status = "STATUS=1 rule in force; 1 reload failed";
+    let status = "STATUS=1 rule in force; the last reload failed";
     assert_eq!(notified.next(), ["READY=1", status]);
+    fs::write(&config, &rule).unwrap();
+    mapper.signal(Signal::HUP);
+    is_reloading(&notified.next());
+    assert_eq!(notified.next(), ["READY=1", "STATUS=1 rule in force"]);
 
     let mut client = connect(&address);
     client.write_all(b"hello").unwrap();
@@ -332,6 +423,41 @@ fn serve_and_files_are_ready_and_stop() {
         assert_eq!(notified.next(), ["STOPPING=1", status]);
         server.finish().expect_code(0);
         notified.expect_none();
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_abstract_name_is_told_as_well() {
+    use std::os::linux::net::SocketAddrExt;
+    let name = format!("landfall-notify-{}", std::process::id());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let socket = UnixDatagram::bind_addr(&address).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = landfall(&["serve", "127.0.0.1:0"]);
+    command.env("NOTIFY_SOCKET", format!("@{name}"));
+    let server = Running::start(command);
+    let mut buffer = [0; 4096];
+    let count = socket.recv(&mut buffer).expect("a notification");
+    assert!(buffer[..count].starts_with(b"READY=1\n"));
+    end(server);
+}
+
+#[test]
+fn a_service_manager_that_does_not_read_keeps_nobody_from_ending() {
+    for command in [
+        &["serve", "127.0.0.1:0"][..],
+        &["files", ".", "--listen", "127.0.0.1:0"],
+        &["map", "127.0.0.1:0=127.0.0.1:1"],
+    ] {
+        let notified = Notified::new();
+        let filler = UnixDatagram::unbound().unwrap();
+        filler.set_nonblocking(true).unwrap();
+        while filler.send_to(b"x", notified.place.join("notify")).is_ok() {}
+        let mut server = notified.start(command);
+        server.stdout_after("listening on ");
+        server.stderr_after("NOTIFY_SOCKET how far this has come: it does not read");
+        end(server);
     }
 }
 

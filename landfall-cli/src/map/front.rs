@@ -37,6 +37,8 @@ pub struct Front {
     /// Those of UDP that were closed, as long as their sessions go on.
     closing: Vec<Weak<Door>>,
     tcp: Arc<TcpDoors>,
+    /// Sockets that were handed over: a rule that comes back takes its one again.
+    inherited: Arc<Mutex<Sockets>>,
 }
 
 /// One address that is listened on.
@@ -242,7 +244,7 @@ pub struct Prepared(Vec<Step>);
 pub fn prepare(
     found: Vec<Found>,
     doors: &[Arc<Door>],
-    mut inherited: Sockets,
+    inherited: &mut Sockets,
     descriptor_limit: u64,
 ) -> Result<Prepared, Failure> {
     let step = |found: Found| match found.door {
@@ -251,7 +253,7 @@ pub fn prepare(
             &found.addresses,
             found.mapping,
             doors,
-            &mut inherited,
+            inherited,
             descriptor_limit,
         ),
     };
@@ -262,14 +264,20 @@ pub fn prepare(
 
 impl Front {
     /// With nothing to listen on.
-    pub fn new(control: Arc<Control>, server: ServerHandle) -> Self {
+    pub fn new(control: Arc<Control>, server: ServerHandle, inherited: Sockets) -> Self {
         Self {
             control,
             server,
             doors: Vec::new(),
             closing: Vec::new(),
             tcp: Arc::default(),
+            inherited: Arc::new(Mutex::new(inherited)),
         }
+    }
+
+    /// Sockets that were handed over.
+    pub fn inherited(&self) -> Arc<Mutex<Sockets>> {
+        Arc::clone(&self.inherited)
     }
 
     /// What connections come in by.
@@ -299,6 +307,7 @@ impl Front {
             // Those that are closing already have their time.
             if self.doors.iter().any(|open| Arc::ptr_eq(open, door)) {
                 self.close_door(door, patience);
+                self.tell_if_inherited(door);
             }
         }
         let of_udp = old.iter().filter(|door| door.is_udp());
@@ -356,6 +365,17 @@ impl Front {
         }
     }
 
+    /// A socket that was handed over is the service manager's as well, which goes on listening.
+    fn tell_if_inherited(&self, door: &Door) {
+        if self.inherited.lock().has(door.address, door.is_udp()) {
+            let (address, protocol) = (door.address, door.mapping().settings().protocol());
+            self.control.messages.note(format_args!(
+                "no rule listens on {address} ({protocol}) any more, which the service manager has handed \
+                 over: clients that come there wait until a rule, or another process, takes it"
+            ));
+        }
+    }
+
     /// Gives a port of UDP up when its sessions have ended, in so long at most.
     fn give_up(&self, door: &Arc<Door>, sessions: &UdpSessions<Flow>, patience: Duration) {
         let closed = door.close(sessions, Duration::MAX);
@@ -391,6 +411,7 @@ impl Front {
                 None => self.close_door(&door, Duration::ZERO),
             }
         }
+        *self.inherited.lock() = Sockets::default();
     }
 }
 
@@ -406,6 +427,9 @@ fn open(
         .and_then(|taken| taken.map_or_else(|| bind(addresses, is_udp), Ok));
     let (socket, address) = socket.map_err(|error| {
         let listen = &mapping.rule.text.listen;
+        if let Some(failure) = inherited.in_the_way(listen, is_udp, &error) {
+            return failure;
+        }
         let is_own = |door: &&Arc<Door>| {
             let mut addresses = addresses.iter();
             door.is_udp() == is_udp && addresses.any(|address| overlap(address, &door.address))

@@ -102,7 +102,7 @@ fn map(args: &MapArgs, mut inherited: Sockets, messages: &Log) -> Result<Exit, F
     let figures = Arc::new(MapMetrics::new(Arc::clone(&control), server.handle()));
     let mut mapper = Mapper {
         args,
-        front: Front::new(Arc::clone(&control), server.handle()),
+        front: Front::new(Arc::clone(&control), server.handle(), inherited),
         server: server.handle(),
         control,
         supply,
@@ -117,11 +117,7 @@ fn map(args: &MapArgs, mut inherited: Sockets, messages: &Log) -> Result<Exit, F
     if let Some(endpoint) = endpoint {
         endpoint.serve(&runtime, messages, [Box::new(figures) as _]);
     }
-    let start = Start {
-        server,
-        config,
-        inherited,
-    };
+    let start = Start { server, config };
     runtime.block_on(mapper.serve(start, &stop, &reload, &setting.driver[0]))?;
 
     let exit = stop.now().map_or(Exit::Done, Exit::Stopped);
@@ -201,7 +197,6 @@ struct Mapper<'a> {
 struct Start {
     server: Server,
     config: Config,
-    inherited: Sockets,
 }
 
 impl Mapper<'_> {
@@ -218,12 +213,8 @@ impl Mapper<'_> {
             let message = "stopped before it listened anywhere";
             Err(Failure::new(Exit::Stopped(signal), message))
         };
-        let Start {
-            server,
-            config,
-            inherited,
-        } = start;
-        let change = or(self.prepare(|| Ok(config), inherited), stopped).await?;
+        let Start { server, config } = start;
+        let change = or(self.prepare(|| Ok(config)), stopped).await?;
         self.apply(change);
         let (control, doors) = (Arc::clone(&self.control), self.front.tcp_doors());
         let serving = runtime::spawn(server.run(move |client| {
@@ -239,8 +230,8 @@ impl Mapper<'_> {
             loop {
                 reload.wait().await;
                 systemd::reloading(&self.control.messages);
-                self.reload().await;
-                systemd::ready(&self.control.messages, self.status());
+                let is_done = self.reload().await;
+                systemd::ready(&self.control.messages, self.status(is_done));
             }
         };
         let telling = async { room::tell_when_full(&control).await };
@@ -258,10 +249,9 @@ impl Mapper<'_> {
     async fn prepare(
         &self,
         read: impl FnOnce() -> Result<Config, String> + Send + 'static,
-        inherited: Sockets,
     ) -> Result<Change, Failure> {
         let (doors, limit) = (self.front.all_doors(), self.descriptor_limit);
-        let supply = self.supply;
+        let (supply, inherited) = (self.supply, self.front.inherited());
         let metrics_address = self.metrics_address;
         let preparing = runtime::spawn(async move {
             let Config {
@@ -273,7 +263,7 @@ impl Mapper<'_> {
             let shares = supply.share(&rules, max_conns)?;
             let beside = metrics_address.map(|address| metrics::ends([address]));
             let found = front::find(rules, &doors, beside)?;
-            let prepared = front::prepare(found, &doors, inherited, limit)?;
+            let prepared = front::prepare(found, &doors, &mut inherited.lock(), limit)?;
             Ok(Change {
                 prepared,
                 shares,
@@ -303,16 +293,19 @@ impl Mapper<'_> {
         self.figures.follow(self.front.doors());
     }
 
-    /// Reads the rules again. If anything is wrong with them, those in force stay.
-    async fn reload(&mut self) {
+    /// Reads the rules again. If anything is wrong with them, those in force stay, and `false` is
+    /// returned.
+    async fn reload(&mut self) -> bool {
         self.reopen();
         if self.args.config.0.is_none() {
             let message = "no rule is read again, as there is no --config";
-            return self.control.messages.note(message);
+            self.control.messages.note(message);
+            return true;
         }
         let args = self.args.clone();
-        let change = self.prepare(move || config::read_all(&args), Sockets::default());
-        match change.await {
+        let change = self.prepare(move || config::read_all(&args)).await;
+        let is_done = change.is_ok();
+        match change {
             Ok(change) => {
                 let metrics = change.metrics.clone();
                 self.apply(change);
@@ -340,6 +333,7 @@ impl Mapper<'_> {
                 messages.error(format_args!("not reloaded, the old rules stay: {reason}"));
             }
         }
+        is_done
     }
 
     fn reopen(&self) {
@@ -355,11 +349,11 @@ impl Mapper<'_> {
     }
 
     /// What a service manager shows of it after a reload.
-    fn status(&self) -> String {
+    fn status(&self, is_reloaded: bool) -> String {
         let rules = counted(self.front.doors().len() as u64, "rule");
-        match self.control.reloads()[1] {
-            0 => format!("{rules} in force"),
-            failed => format!("{rules} in force; {} failed", counted(failed, "reload")),
+        match is_reloaded {
+            true => format!("{rules} in force"),
+            false => format!("{rules} in force; the last reload failed"),
         }
     }
 

@@ -154,8 +154,10 @@ pub fn listen(
     }
     let mut server = Server::new().listen_options(ListenOptions::new().nodelay(true));
     for address in addresses {
-        server = listen_on(server, address, inherited)
-            .map_err(|error| Failure::cannot_listen(address, &error, descriptor_limit))?;
+        server = listen_on(server, address, inherited).map_err(|error| {
+            let in_the_way = inherited.in_the_way(address, false, &error);
+            in_the_way.unwrap_or_else(|| Failure::cannot_listen(address, &error, descriptor_limit))
+        })?;
     }
     Ok(server)
 }

@@ -2,10 +2,14 @@
 //! the program has come (sd_notify(3)).
 
 use std::env;
+use std::ffi::OsStr;
 use std::fmt::{self, Display};
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{self as unix, UnixDatagram};
 use std::process;
+use std::time::Duration;
 
 use listenfd::ListenFd;
 use rustix::net::sockopt;
@@ -15,17 +19,23 @@ use crate::exit::Failure;
 use crate::output::Log;
 
 /// What is meant for this process alone.
-pub const VARIABLES: [&str; 4] = [
+pub const VARIABLES: [&str; 5] = [
     "LISTEN_PID",
     "LISTEN_FDS",
+    FIRST_FD,
     "LISTEN_FDNAMES",
     "NOTIFY_SOCKET",
 ];
 
-/// The first descriptor that is handed over.
+/// Says which descriptor is the first that is handed over, if it is not this one: the crate asks for it,
+/// which systemd does not set.
+const FIRST_FD: &str = "LISTEN_FDS_FIRST_FD";
 const FIRST: usize = 3;
 
-/// Sockets that were handed over, and not taken yet.
+/// How long the service manager may keep the program from going on with what it is told.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Sockets that were handed over. One that is taken can be taken again, by a rule that comes back.
 #[derive(Debug, Default)]
 pub struct Sockets(Vec<Inherited>);
 
@@ -35,6 +45,7 @@ struct Inherited {
     name: String,
     address: SocketAddr,
     socket: Socket,
+    is_taken: bool,
 }
 
 #[derive(Debug)]
@@ -43,9 +54,23 @@ enum Socket {
     Udp(UdpSocket),
 }
 
+impl Socket {
+    fn try_clone(&self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(listener) => Self::Tcp(listener.try_clone()?),
+            Self::Udp(socket) => Self::Udp(socket.try_clone()?),
+        })
+    }
+
+    fn is_udp(&self) -> bool {
+        matches!(self, Self::Udp(_))
+    }
+}
+
 impl Sockets {
     /// Those that the environment says are for this process. To be called before there are threads:
-    /// the variables are taken away, so that no process started later takes them for its own.
+    /// `LISTEN_PID` and `LISTEN_FDS` are taken away, so that no process started later takes them for its
+    /// own.
     pub fn from_environment() -> Result<Self, Failure> {
         let pid = process::id().to_string();
         // Without a process, the crate would take them for its own.
@@ -54,6 +79,8 @@ impl Sockets {
         }
         let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut names = names.split(':');
+        let first = env::var(FIRST_FD).ok().and_then(|first| first.parse().ok());
+        let first: usize = first.unwrap_or(FIRST);
         let mut given = ListenFd::from_env();
         let count = given.len();
         let inherit = |index| {
@@ -61,7 +88,7 @@ impl Sockets {
                 Some(name) if !name.is_empty() => format!(" ({name})"),
                 _ => String::new(),
             };
-            let name = format!("descriptor {}{name}", FIRST + index);
+            let name = format!("descriptor {}{name}", first + index);
             Inherited::take(&mut given, index, name)
         };
         (0..count).map(inherit).collect::<Result<_, _>>().map(Self)
@@ -69,7 +96,7 @@ impl Sockets {
 
     /// The one that listens for connections on one of these addresses.
     pub fn take_tcp(&mut self, addresses: impl ToSocketAddrs) -> io::Result<Option<TcpListener>> {
-        let taken = self.take(addresses, |socket| matches!(socket, Socket::Tcp(_)))?;
+        let taken = self.take(addresses, false)?;
         let Some(Socket::Tcp(listener)) = taken else {
             return Ok(None);
         };
@@ -80,30 +107,60 @@ impl Sockets {
 
     /// The one that receives datagrams at one of these addresses.
     pub fn take_udp(&mut self, addresses: impl ToSocketAddrs) -> io::Result<Option<UdpSocket>> {
-        let taken = self.take(addresses, |socket| matches!(socket, Socket::Udp(_)))?;
+        let taken = self.take(addresses, true)?;
         Ok(match taken {
             Some(Socket::Udp(socket)) => Some(socket),
             _ => None,
         })
     }
 
-    fn take(
-        &mut self,
-        addresses: impl ToSocketAddrs,
-        is_wanted: impl Fn(&Socket) -> bool,
-    ) -> io::Result<Option<Socket>> {
+    fn take(&mut self, addresses: impl ToSocketAddrs, is_udp: bool) -> io::Result<Option<Socket>> {
         if self.0.is_empty() {
             return Ok(None);
         }
         let addresses: Vec<_> = addresses.to_socket_addrs()?.collect();
-        let is_it = |one: &Inherited| is_wanted(&one.socket) && addresses.contains(&one.address);
-        let place = self.0.iter().position(is_it);
-        Ok(place.map(|place| self.0.remove(place).socket))
+        let is_it = |one: &&mut Inherited| {
+            one.socket.is_udp() == is_udp && addresses.contains(&one.address)
+        };
+        let Some(one) = self.0.iter_mut().find(is_it) else {
+            return Ok(None);
+        };
+        let socket = one.socket.try_clone()?;
+        one.is_taken = true;
+        Ok(Some(socket))
+    }
+
+    /// Whether one of them has this address.
+    pub fn has(&self, address: SocketAddr, is_udp: bool) -> bool {
+        let mut all = self.0.iter();
+        all.any(|one| one.address == address && one.socket.is_udp() == is_udp)
+    }
+
+    /// What to say of an address that is in use, if one of them may be why: it has the port, at all
+    /// addresses or at one of those that are meant.
+    pub fn in_the_way(&self, listen: &str, is_udp: bool, error: &io::Error) -> Option<Failure> {
+        if self.0.is_empty() || error.kind() != io::ErrorKind::AddrInUse {
+            return None;
+        }
+        let wanted: Vec<_> = listen.to_socket_addrs().ok()?.collect();
+        let meets = |own: SocketAddr, wanted: &SocketAddr| {
+            let is_any = own.ip().is_unspecified() || wanted.ip().is_unspecified();
+            own.port() == wanted.port() && is_any
+        };
+        let one = self.0.iter().find(|one| {
+            let mut wanted = wanted.iter();
+            one.socket.is_udp() == is_udp && wanted.any(|wanted| meets(one.address, wanted))
+        })?;
+        Some(Failure::usage(format!(
+            "cannot listen on {listen}: {one} was handed over by the service manager and has that port: \
+             name {} as the address to listen on, or change the socket unit",
+            one.address
+        )))
     }
 
     /// Refuses to leave any of them: clients would wait there for ever.
     pub fn refuse_rest(&self) -> Result<(), Failure> {
-        let Some(one) = self.0.first() else {
+        let Some(one) = self.0.iter().find(|one| !one.is_taken) else {
             return Ok(());
         };
         Err(Failure::usage(format!(
@@ -139,6 +196,7 @@ impl Inherited {
                 name,
                 address,
                 socket,
+                is_taken: false,
             });
         }
         let socket = given.take_udp_socket(index).map_err(unfit)?;
@@ -149,6 +207,7 @@ impl Inherited {
             name,
             address,
             socket,
+            is_taken: false,
         })
     }
 }
@@ -196,9 +255,43 @@ pub fn stopping(log: &Log, status: impl Display) {
 }
 
 fn notify(log: &Log, states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        log.note(format_args!(
-            "the service manager cannot be told at NOTIFY_SOCKET how far this has come: {error}"
-        ));
-    }
+    let place = env::var_os("NOTIFY_SOCKET").filter(|place| !place.is_empty());
+    let Some(place) = place else {
+        return;
+    };
+    let text: String = states.iter().map(|state| format!("{state}\n")).collect();
+    let problem = match send(&place, text.as_bytes()) {
+        Ok(()) => return,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => String::from("it does not read"),
+        Err(error) => error.to_string(),
+    };
+    log.note(format_args!(
+        "the service manager cannot be told at NOTIFY_SOCKET how far this has come: {problem}"
+    ));
+}
+
+/// Sends what sd_notify has written, which would wait for a manager that does not read, and takes paths
+/// alone.
+fn send(place: &OsStr, text: &[u8]) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    let address = match place.as_bytes() {
+        [b'@', name @ ..] => abstract_address(name)?,
+        _ => unix::SocketAddr::from_pathname(place)?,
+    };
+    socket.connect_addr(&address)?;
+    socket.send(text).map(drop)
+}
+
+#[cfg(target_os = "linux")]
+fn abstract_address(name: &[u8]) -> io::Result<unix::SocketAddr> {
+    use std::os::linux::net::SocketAddrExt;
+    unix::SocketAddr::from_abstract_name(name)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn abstract_address(_name: &[u8]) -> io::Result<unix::SocketAddr> {
+    Err(io::Error::other(
+        "a name that begins with @ is no socket on this system",
+    ))
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::io;
-use std::net::{TcpListener, ToSocketAddrs, UdpSocket};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 
 use crate::exit::Failure;
 use crate::output::Log;
@@ -28,6 +28,16 @@ impl Sockets {
     /// There is none.
     pub fn take_udp(&mut self, _addresses: impl ToSocketAddrs) -> io::Result<Option<UdpSocket>> {
         Ok(None)
+    }
+
+    /// None has.
+    pub fn has(&self, _address: SocketAddr, _is_udp: bool) -> bool {
+        false
+    }
+
+    /// None is.
+    pub fn in_the_way(&self, _listen: &str, _is_udp: bool, _error: &io::Error) -> Option<Failure> {
+        None
     }
 
     /// There is none to be left.
