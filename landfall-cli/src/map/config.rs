@@ -131,8 +131,8 @@ const OF_A_RULE: [&str; 3] = ["name", "listen", "targets"];
 /// What the file has for all rules together.
 const OF_THE_PROCESS: [&str; 3] = ["metrics", "max-conns", "drain-timeout"];
 
-/// Names this alike (from 0 to 1) are taken for one another, as clap does with flags.
-const ALIKE: f64 = 0.7;
+/// Names more alike than this (from 0 to 1) are taken for one another. With the 0.7 of clap, `x` is `max-fails`.
+const ALIKE: f64 = 0.75;
 
 /// The keys that settings have, from their flags.
 struct Keys {
