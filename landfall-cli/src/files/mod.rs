@@ -61,6 +61,7 @@ fn serve(args: &FilesArgs, mut inherited: Sockets, log: &Log) -> Result<Exit, Fa
     check_times(args)?;
     args.zero_copy.check()?;
     let site = site_of(args, log)?;
+    args.metrics.check_apart(&args.listen)?;
     let stop = StopRequest::listen()?;
     args.runtime.end_with_parent(&stop)?;
     let descriptor_limit = limits::raise_descriptor_limit();
@@ -218,7 +219,6 @@ fn bind(
     mut inherited: Sockets,
     descriptor_limit: u64,
 ) -> Result<Server, Failure> {
-    args.metrics.check_apart(&args.listen)?;
     let mut server = listen(&args.listen, &mut inherited, descriptor_limit)?;
     inherited.refuse_rest()?;
     if let Some(idle) = args.idle_timeout.0 {

@@ -247,6 +247,8 @@ pub fn prepare(
     inherited: &mut Sockets,
     descriptor_limit: u64,
 ) -> Result<Prepared, Failure> {
+    // Of a rule that was taken out: no two of those found listen on one address.
+    inherited.let_all_be_taken_again();
     let step = |found: Found| match found.door {
         Some(door) => Ok(Step::Change(door, found.mapping)),
         None => open(

@@ -16,7 +16,7 @@ use super::control::Control;
 use super::mapping::Rule;
 use crate::exit::Failure;
 use crate::metrics::MetricsArgs;
-use crate::system::limits::{self, MOST_WAITING};
+use crate::system::limits;
 use crate::units::{counted, grouped};
 
 /// Descriptors that are neither a connection's nor a listener's: the standard streams, files, the
@@ -117,8 +117,7 @@ impl Supply {
             listeners, checks, ..
         } = demand;
         let left = self.sockets.saturating_sub(listeners + checks);
-        // Of many listeners, only some have as many clients waiting: half of all is enough for them.
-        let waiting = (demand.doors * MOST_WAITING).min(MOST_WAITING.max(left / 2));
+        let waiting = limits::waiting(demand.doors, left);
         let least = match demand.connections {
             Some(connections) => connections.saturating_mul(2),
             None => 2 * demand.doors.min(1),

@@ -25,7 +25,7 @@ use report::ServeReport;
 use crate::exit::{Exit, Failure};
 use crate::metrics::Endpoint;
 use crate::output::{Announcement, Log, Sink, announce, announce_drain};
-use crate::system::limits::{self, MOST_WAITING};
+use crate::system::limits;
 use crate::system::signals::StopRequest;
 use crate::system::systemd::Sockets;
 use crate::units::port_of;
@@ -49,6 +49,7 @@ fn serve(args: &ServeArgs, mut inherited: Sockets, log: &Log) -> Result<Exit, Fa
             "--idle-timeout 0s leaves clients no time at all: give them some, as in 10m, or `none`",
         ));
     }
+    args.metrics.check_apart(&args.addresses)?;
     let stop = StopRequest::listen()?;
     args.runtime.end_with_parent(&stop)?;
     let descriptor_limit = limits::raise_descriptor_limit();
@@ -112,7 +113,8 @@ fn most_connections(
 ) -> Result<Option<u64>, Failure> {
     let Some(most) = args.max_conns.0.map(u64::from) else {
         let listeners = args.addresses.len() as u64;
-        let left = sockets.saturating_sub(listeners * (1 + MOST_WAITING));
+        let left = sockets.saturating_sub(listeners);
+        let left = left.saturating_sub(limits::waiting(listeners, left));
         return Ok(args.metrics.address().map(|_| left.max(1)));
     };
     limits::refuse_if_short(
@@ -128,7 +130,6 @@ fn bind(
     mut inherited: Sockets,
     descriptor_limit: u64,
 ) -> Result<Server, Failure> {
-    args.metrics.check_apart(&args.addresses)?;
     let mut server = listen(&args.addresses, &mut inherited, descriptor_limit)?;
     inherited.refuse_rest()?;
     if let Some(most) = most {

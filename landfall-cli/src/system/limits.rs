@@ -18,6 +18,12 @@ use crate::units::{grouped, show_bytes};
 /// Clients that a listener takes in before there is room for them, and some more until it has stopped.
 pub const MOST_WAITING: u64 = MOST_READY as u64 + 8;
 
+/// Sockets of those clients, of so many listeners. Of many, only some have as many clients waiting: half of
+/// the sockets that there are is enough for them.
+pub fn waiting(listeners: u64, sockets: u64) -> u64 {
+    (listeners * MOST_WAITING).min(MOST_WAITING.max(sockets / 2))
+}
+
 /// Something there is too little of.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Shortage {

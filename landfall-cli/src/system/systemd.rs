@@ -45,7 +45,10 @@ struct Inherited {
     name: String,
     address: SocketAddr,
     socket: Socket,
+    /// Since the process began.
     is_taken: bool,
+    /// Somebody here listens by it.
+    is_in_use: bool,
 }
 
 #[derive(Debug)]
@@ -120,14 +123,22 @@ impl Sockets {
         }
         let addresses: Vec<_> = addresses.to_socket_addrs()?.collect();
         let is_it = |one: &&mut Inherited| {
-            one.socket.is_udp() == is_udp && addresses.contains(&one.address)
+            !one.is_in_use && one.socket.is_udp() == is_udp && addresses.contains(&one.address)
         };
         let Some(one) = self.0.iter_mut().find(is_it) else {
             return Ok(None);
         };
         let socket = one.socket.try_clone()?;
         one.is_taken = true;
+        one.is_in_use = true;
         Ok(Some(socket))
+    }
+
+    /// Lets all be taken again: whoever calls this sees to it that none has two users at a time.
+    pub fn let_all_be_taken_again(&mut self) {
+        for one in &mut self.0 {
+            one.is_in_use = false;
+        }
     }
 
     /// Whether one of them has this address.
@@ -197,6 +208,7 @@ impl Inherited {
                 address,
                 socket,
                 is_taken: false,
+                is_in_use: false,
             });
         }
         let socket = given.take_udp_socket(index).map_err(unfit)?;
@@ -208,6 +220,7 @@ impl Inherited {
             address,
             socket,
             is_taken: false,
+            is_in_use: false,
         })
     }
 }
