@@ -30,6 +30,9 @@ impl Sockets {
         Ok(None)
     }
 
+    /// There is none.
+    pub fn let_all_be_taken_again(&mut self) {}
+
     /// None has.
     pub fn has(&self, _address: SocketAddr, _is_udp: bool) -> bool {
         false
