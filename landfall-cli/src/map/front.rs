@@ -476,16 +476,12 @@ fn take(
     if is_udp {
         let taken = inherited.take_udp(addresses)?;
         return taken
-            .map(UdpSocket::from_std)
-            .transpose()?
-            .map(udp)
+            .map(|socket| udp(UdpSocket::from_std(socket)?))
             .transpose();
     }
     let taken = inherited.take_tcp(addresses)?;
     taken
-        .map(TcpListener::from_std)
-        .transpose()?
-        .map(tcp)
+        .map(|listener| tcp(TcpListener::from_std(listener)?))
         .transpose()
 }
 
